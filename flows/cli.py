@@ -1,0 +1,143 @@
+"""The command line `devops-sim`. Commands import what they need when they run, so that help comes at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from flows import options
+from flows.catalog import profile_app, trace_app
+
+_RESUME = " What is finished is kept: the same command goes on from there."
+
+app = typer.Typer(
+    name="devops-sim",
+    help="A simulator and autoscaling lab: play traffic against an environment, sweep, train, compare.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(profile_app, name="profile")
+app.add_typer(trace_app, name="trace")
+
+
+@app.command()
+def run(
+    profile: options.Profile,
+    policy: Annotated[str, typer.Option(help="static, hpa, clairvoyant, or a registered model: models:/NAME@ALIAS.")] = "hpa",
+    replicas: Annotated[int | None, typer.Option(min=1, help="Replicas of the static policy.")] = None,
+    target_utilization: Annotated[int | None, typer.Option(min=1, help="CPU target of the HPA [%]; default: the profile's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first lane; lane i has seed + i.")] = 0,
+    lanes: Annotated[int, typer.Option(min=1, max=4096, help="Worlds to play at once, one seed each.")] = 1,
+    start: options.Start = "0d",
+    duration: options.Duration = "24h",
+    trace: options.Trace = None,
+    traffic: options.Traffic = "diurnal",
+    traffic_seed: options.TrafficSeed = 0,
+    scale_peak_to_replicas: options.ScalePeak = None,
+    settings: options.Settings = None,
+    engine: options.Engine = "fluid",
+    state: options.State = None,
+    as_json: options.Json = False,
+) -> None:
+    """Play traffic against a profile under one policy and print the indicators."""
+    from flows.inputs import TrafficChoice
+    from flows.run import RunRequest, run_lanes, show_run
+
+    choice = TrafficChoice(trace, traffic, traffic_seed, scale_peak_to_replicas)
+    request = RunRequest(
+        profile, settings or [], choice, policy, replicas, target_utilization, engine, seed, lanes, start, duration, state
+    )
+    _present(lambda: run_lanes(request), show_run, as_json)
+
+
+@app.command()
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="A sweep specification (YAML), as experiments/specs/demo.yaml.")],
+    trace: options.Trace = None,
+    traffic: Annotated[str | None, typer.Option(help="Play this bundled generator in place of the specification's traffic.")] = None,
+    scale_peak_to_replicas: options.ScalePeak = None,
+    actors: Annotated[int | None, typer.Option(min=1, max=256, help="Simulation actors; default: one a CPU.")] = None,
+    state: options.State = None,
+    as_json: options.Json = False,
+) -> None:
+    """Run a sweep: simulate its points, and train, evaluate and report where the specification says so. Resumes."""
+    from flows.local import sweep_here
+    from flows.sweep_request import SweepRequest
+    from flows.tables import show_sweep
+
+    request = SweepRequest(
+        spec=str(spec),
+        trace=str(trace) if trace else None,
+        traffic=traffic,
+        scale_peak_to_replicas=scale_peak_to_replicas,
+        actors=actors,
+        state=str(state) if state else None,
+    )
+    _present(lambda: sweep_here(request), show_sweep, as_json, resumable=True)
+
+
+@app.command()
+def ui(
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow on loopback.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect on loopback.")] = 4200,
+    state: options.State = None,
+) -> None:
+    """Open MLflow and Prefect on this state folder until Ctrl-C."""
+    from flows.ui import serve_ui
+
+    serve_ui(mlflow_port, prefect_port, state)
+
+
+def _present(
+    work: Callable[[], dict[str, Any]], show: Callable[[dict[str, Any]], None], as_json: bool, resumable: bool = False
+) -> None:
+    from flows.output import print_json, reserved_stdout, say
+
+    try:
+        with reserved_stdout():
+            document = work()
+    except (KeyboardInterrupt, SystemExit):
+        say("Stopped; all that was started has ended." + (_RESUME if resumable else ""))
+        raise
+    if as_json:
+        print_json(document)
+    else:
+        show(document)
+
+
+def main() -> NoReturn:
+    """Run the command line; exit code 0: done, 1: the run failed, 2: the input was wrong, 130 and 143: interrupted."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app()
+    except Exception as error:
+        sys.exit(_explained(error))
+    sys.exit(0)
+
+
+def _explained(error: Exception) -> int:
+    from sim_core.errors import DevOpsSimError, InputError
+
+    cause = getattr(error, "cause", None)  # Ray hands on what failed in an actor in a wrapper
+    error = cause if isinstance(cause, DevOpsSimError) else error
+    if not isinstance(error, DevOpsSimError):
+        raise error
+    print(str(error), file=sys.stderr)
+    return 2 if isinstance(error, InputError) else 1
+
+
+def _terminated(signal_number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what was started is being ended
+    raise SystemExit(128 + signal_number)
+
+
+if __name__ == "__main__":
+    main()

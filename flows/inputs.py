@@ -1,0 +1,157 @@
+"""From the words on the command line to profiles, traffic and settings; every mistake is an `InputError`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim_core.errors import InputError, PolicyError, nearest
+
+if TYPE_CHECKING:
+    from sim_core.profile import Profile
+    from sim_core.workload import Trace
+
+ENGINES = ("fluid",)
+POLICIES = ("static", "hpa", "hpa-tuned", "clairvoyant")
+_MODEL = re.compile(r"models:/[^/@]+(@[^/@]+|/\d+)")
+
+
+@dataclass(frozen=True)
+class TrafficChoice:
+    """Which traffic to play: a trace file, or `duration_s` of a bundled generator.
+
+    Attributes:
+        trace: path of a trace file; None takes the generator.
+        generator: name of a bundled generator.
+        seed: seed of the generator.
+        scale_peak_to_replicas: map the peak to the load that so many replicas serve at 70 % utilization; None leaves the rates.
+    """
+
+    trace: Path | None
+    generator: str
+    seed: int
+    scale_peak_to_replicas: int | None
+
+    def load(self, profile: Profile, until_s: float) -> Trace:
+        """The traffic from 0 to at least `until_s` [s].
+
+        Raises:
+            TraceError: the file cannot be read or breaks the format.
+            InputError: the trace ends before `until_s`.
+        """
+        from sim_core.simulation import scale_to_replicas
+        from sim_core.workload import bundled_traffic, read_trace
+
+        if self.trace is not None:
+            trace = read_trace(self.trace)
+            if until_s > trace.duration_s:
+                rule = f"ends at {trace.duration_s:g} s, but --start and --duration reach to {until_s:g} s"
+                raise InputError(str(self.trace), rule)
+        else:
+            trace = bundled_traffic(self.generator).generate(until_s, self.seed)
+        if self.scale_peak_to_replicas is not None:
+            trace = scale_to_replicas(trace, profile, self.scale_peak_to_replicas)
+        return trace
+
+    def describe(self, trace: Trace) -> dict[str, Any]:
+        """Name, origin and figures of the traffic as played."""
+        source = {"trace": str(self.trace)} if self.trace else {"generator": self.generator, "seed": self.seed}
+        return {
+            "name": trace.name,
+            **source,
+            "scale_peak_to_replicas": self.scale_peak_to_replicas,
+            "peak_per_s": trace.peak_per_s,
+            "mean_per_s": trace.mean_per_s,
+            "digest": trace.digest,
+        }
+
+
+def overrides(settings: Iterable[str]) -> dict[str, Any]:
+    """`--set PATH=VALUE` settings: value by dotted path; a value is JSON (`0.5`, `null`, `[1, 2]`), any other text is itself.
+
+    Raises:
+        InputError: settings that do not read PATH=VALUE, or a path given twice; all at once.
+    """
+    values: dict[str, Any] = {}
+    problems = []
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            problems.append(f"must read PATH=VALUE, as in services.api.replicas.max=40 (got {setting!r})")
+        elif path in values:
+            problems.append(f"{path}: given twice")
+        else:
+            values[path] = _value(text)
+    if problems:
+        raise InputError("--set", problems)
+    return values
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def load_profile_with(name_or_path: str, settings: Iterable[str]) -> Profile:
+    """The profile with the `--set` settings applied.
+
+    Raises:
+        ProfileError: unknown, unreadable, or breaks the schema, before or after the settings.
+    """
+    from sim_core.profile import load_profile
+
+    profile = load_profile(name_or_path)
+    changes = overrides(settings)
+    return profile.with_overrides(changes) if changes else profile
+
+
+def duration_s(option: str, text: str) -> float:
+    """Seconds of `24h`, `7d`, `90m`, `30s` or a plain number.
+
+    Raises:
+        InputError: not a duration; names the option.
+    """
+    from sim_core.units import parse_duration
+
+    try:
+        return float(parse_duration(text))
+    except InputError as error:
+        raise InputError(option, error.problems) from None
+
+
+def check_engine(name: str) -> str:
+    """The name of the engine, if it is one.
+
+    Raises:
+        InputError: unknown.
+    """
+    if name not in ENGINES:
+        raise InputError("--engine", f"unknown engine {name!r}; known: {', '.join(ENGINES)}{nearest(name, ENGINES)}")
+    return name
+
+
+def check_policies(option: str, names: Iterable[str]) -> list[str]:
+    """The names of the policies, if all are known or registered models by form.
+
+    Raises:
+        PolicyError: none, one twice, or unknown ones; all at once.
+    """
+    policies = [name.strip() for name in names if name.strip()]
+    problems = [] if policies else [f"name at least one of {', '.join(POLICIES)}, models:/NAME@ALIAS"]
+    problems += [f"{name!r} is named twice" for name in sorted({name for name in policies if policies.count(name) > 1})]
+    for name in policies:
+        if name.startswith("models:"):
+            if not _MODEL.fullmatch(name):
+                problems.append(f"a model reads models:/NAME@ALIAS or models:/NAME/VERSION (got {name!r})")
+        elif name not in POLICIES:
+            known = ", ".join(POLICIES)
+            problems.append(f"unknown policy {name!r}; known: {known}, models:/NAME@ALIAS{nearest(name, POLICIES)}")
+    if problems:
+        raise PolicyError(option, problems)
+    return policies
