@@ -104,7 +104,7 @@ def shown(value: Any) -> str:
 
 def dotted(at: Iterable[int | str]) -> str:
     """`services.0.name` of ("services", 0, "name")."""
-    return ".".join(str(step) for step in at)
+    return ".".join(str(step) if str(step).isprintable() else repr(step) for step in at)
 
 
 def section_of(annotation: Any) -> type[Section] | None:
@@ -187,7 +187,7 @@ def _line(model: type[Section], detail: ErrorDetails) -> str:
         return f"{dotted(at)}: {_RULES[kind]}"
     context = detail.get("ctx", {})
     rule = _RULES[kind].format(**context) if kind in _RULES else detail["msg"]
-    hint = nearest(value, re.findall(r"'([^']*)'", context["expected"])) if kind == "literal_error" else ""
+    hint = nearest(str(value), re.findall(r"'([^']*)'", context["expected"])) if kind == "literal_error" else ""
     return f"{dotted(at)}: {rule} (got {shown(value)}){hint}"
 
 
@@ -226,7 +226,7 @@ def _places(section: type[Section], prefix: str = "") -> dict[str, list[str]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML by the core schema of YAML 1.2."""
+    """Plain data only (no tags but those of the core schema), read by the core schema of YAML 1.2."""
 
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
@@ -244,6 +244,8 @@ for _kind, _pattern, _first in (
     ("float", r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+.")),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), _first)
+_PLAIN = [None, *(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "str", "seq", "map"))]
+_Loader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _PLAIN}
 _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
@@ -258,22 +260,23 @@ def read_yaml(path: Path, error: type[InputError]) -> Any:
         InputError: of the class `error`: no such file, a directory, unreadable, too large, not UTF-8, not YAML (with
             line and column), empty, more than one document, or keys that stand twice (each with its lines).
     """
-    loader = _Loader(_read_text(path, error))
+    text = _read_text(path, error)
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
-        if root is None:
-            raise error(str(path), "the file is empty")
-        if repeated := list(_repeated_keys(root, (), set())):
+        repeated = list(_repeated_keys(root, (), set())) if root else ["the file is empty"]
+        if repeated:
             raise error(str(path), repeated)
         return loader.construct_document(root)
     except yaml.MarkedYAMLError as failed:
         raise error(str(path), _yaml_problem(failed)) from None
-    except yaml.YAMLError as failed:
-        raise error(str(path), f"is not YAML: {' '.join(str(failed).split())}") from None
+    except yaml.reader.ReaderError as failed:
+        place = f"line {text.count(chr(10), 0, failed.position) + 1}"
+        raise error(str(path), f"not valid YAML: {place} holds the control character {failed.character:#x}") from None
+    except (KeyError, ValueError) as failed:
+        raise error(str(path), f"not valid YAML: a value does not fit its tag: {failed}") from None
     except RecursionError:
         raise error(str(path), "is nested too deeply") from None
-    finally:
-        loader.dispose()
 
 
 def _read_text(path: Path, error: type[InputError]) -> str:
@@ -305,8 +308,7 @@ def _nearest_file(path: Path) -> str:
 def _yaml_problem(failed: yaml.MarkedYAMLError) -> str:
     mark = failed.problem_mark or failed.context_mark
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    reasons = [reason for reason in (failed.context, failed.problem) if reason]
-    return f"{place}is not YAML we read: {', '.join(reasons)}"
+    return f"not valid YAML: {place}{', '.join(part for part in (failed.context, failed.problem) if part)}"
 
 
 def _repeated_keys(node: yaml.Node, at: Location, seen: set[int]) -> Iterator[str]:

@@ -410,8 +410,9 @@ def load_profile(name_or_path: str | Path) -> Profile:
     """
     known = bundled_profiles()
     path = _FOLDER / f"{name_or_path}.yaml" if str(name_or_path) in known else Path(name_or_path)
-    if isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix and not os.path.exists(path):
-        hint = nearest(name_or_path, known)
+    named = isinstance(name_or_path, str) and os.sep not in name_or_path and not path.suffix
+    if named and not os.path.exists(name_or_path):
+        hint = nearest(str(name_or_path), known)
         raise ProfileError(shown(name_or_path), f"unknown profile (known: {', '.join(known)}; or name a file){hint}")
     return Profile.from_dict(read_yaml(path, ProfileError), str(path))
 
@@ -576,8 +577,7 @@ def _item(items: list[dict[str, Any]], step: str, here: str) -> int:
         return names.index(step)
     if step.isascii() and step.isdigit() and int(step) < len(items):
         return int(step)
-    known = f"items 0 to {len(items) - 1}" if items else "no items"
-    known = ", ".join(names) if names else known
+    known = ", ".join(names) or (f"0 to {len(items) - 1}" if items else "none")
     raise LookupError(f"{here}: no such item (there are: {known}){nearest(step, names)}")
 
 
