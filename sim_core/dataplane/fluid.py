@@ -1,0 +1,351 @@
+"""The fluid engine: per tick flows, queues and analytic waiting times instead of single requests."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from sim_core.dataplane.queueing import queue_after, wait_moments
+from sim_core.world import (
+    HIT_POINTS,
+    LATENCY_BUCKETS,
+    LATENCY_MAX_S,
+    LATENCY_MIN_S,
+    LEAST_OUTSTANDING,
+    RETRY_SLOTS,
+    ROUND_ROBIN,
+)
+
+_SQRT_HALF = math.sqrt(0.5)
+_LOG_MIN = math.log(LATENCY_MIN_S)
+_BUCKETS_PER_LOG = LATENCY_BUCKETS / math.log(LATENCY_MAX_S / LATENCY_MIN_S)
+# A latency distribution is written down as these points: normal quantiles at the middles of slices of probability,
+# thinner where the tail counts.
+_EDGES = np.array([0, 0.08, 0.2, 0.35, 0.5, 0.65, 0.78, 0.87, 0.92, 0.945, 0.965, 0.98, 0.988, 0.993, 0.997, 1.0])
+_SLICE_WEIGHTS = np.diff(_EDGES)
+_SLICE_QUANTILES = np.array(
+    # scipy.stats.norm.ppf((_EDGES[1:] + _EDGES[:-1]) / 2), written out so that importing the kernels stays light
+    [-1.75069, -1.08032, -0.59776, -0.18912, 0.18912, 0.56805, 0.93459, 1.25357, 1.49467]
+    + [1.69540, 1.91888, 2.14441, 2.34553, 2.57583, 2.96774]
+)
+
+
+@njit(cache=True, error_model="numpy")
+def lognormal_tail(mean, variance, threshold):
+    """P(X > threshold) of the lognormal distribution with this mean and variance."""
+    if variance <= 1e-12 * mean * mean:
+        return 1.0 if mean > threshold else 0.0
+    log_variance = math.log1p(variance / (mean * mean))
+    log_mean = math.log(mean) - 0.5 * log_variance
+    return 0.5 * math.erfc((math.log(threshold) - log_mean) / math.sqrt(log_variance) * _SQRT_HALF)
+
+
+@njit(cache=True, error_model="numpy")
+def cache_hit_ratio(cache, cached_keys):
+    """Hit ratio [1] with `cached_keys` keys resident, interpolated in the lane's table."""
+    position = math.sqrt(cached_keys / cache.capacity_keys) * (HIT_POINTS - 1)
+    below = min(int(position), HIT_POINTS - 2)
+    share = position - below
+    return cache.hit_ratio[below] + share * (cache.hit_ratio[below + 1] - cache.hit_ratio[below])
+
+
+@njit(cache=True, error_model="numpy")
+def serve_cache(params, state, lookups):
+    """Looks keys up; misses fill the cache.
+
+    Returns:
+        (hit ratio, mean sojourn of a lookup [s]): one thread, Pollaczek-Khinchine; a saturated cache makes a lookup
+        wait a whole tick.
+    """
+    cache = params.cache
+    if not cache.present:
+        return 0.0, 0.0
+    hit_ratio = cache_hit_ratio(cache, state.cached_keys)
+    state.cached_keys = min(cache.capacity_keys, state.cached_keys + lookups * (1.0 - hit_ratio))
+    utilization = lookups * cache.server_s / params.tick_s
+    wait = params.tick_s
+    if utilization < 1.0:
+        wait = min(wait, utilization * cache.server_s * (1.0 + cache.scv) / (2.0 * (1.0 - utilization)))
+    return hit_ratio, cache.lookup_s + wait
+
+
+@njit(cache=True, error_model="numpy")
+def serve_queries(queue_len, queries, query_s, scv, cores, instances, limit, tick_s):
+    """One group of equal database instances, each with a queue of its own, queries spread at random.
+
+    Returns:
+        (queue_len after, mean sojourn of a query [s], its variance [s^2], utilization [1])
+    """
+    if queries <= 0.0 and queue_len <= 0.0:
+        return 0.0, query_s, scv * query_s * query_s, 0.0
+    capacity = instances * cores / query_s * tick_s
+    queue_now, stationary, waits = queue_after(queue_len, queries, capacity, cores, instances, 0.5 * (1.0 + scv))
+    queue_now = min(queue_now, limit)  # a connection holds one query: no more can stand in line
+    wait, variance = wait_moments(queue_len, queue_now, stationary, waits, queries, capacity, tick_s)
+    return queue_now, wait + query_s, variance + scv * query_s * query_s, min(1.0, queries / capacity)
+
+
+@njit(cache=True, error_model="numpy")
+def refused_connection_share(params, state):
+    """(share of pods' connections that the database refuses [1], connections asked for over those there are [1])."""
+    database = params.database
+    if not database.present:
+        return 0.0, 0.0
+    asked = 0.0
+    for i in range(params.n_services):
+        service = params.services[i]
+        if service.cached_reads_per_call + service.plain_reads_per_call + service.writes_per_call > 0.0:
+            asked += state.services[i].n_running * database.pool_size
+    ratio = asked / database.connection_limit
+    return (1.0 - 1.0 / ratio if ratio > 1.0 else 0.0), ratio
+
+
+@njit(cache=True, error_model="numpy")
+def schedule_retries(service, state, tick, tick_s, lost, offered, new_calls, due, timeout_share):
+    """Sends lost calls round again, as far as attempts and the retry budget allow.
+
+    Args:
+        lost: calls that failed in this tick, of `offered`, of which `new_calls` were first attempts.
+        due: calls of the first, second, third retry among those offered.
+        timeout_share: of the lost calls; they come back a timeout later than refused ones.
+
+    Returns:
+        Calls that fail for good.
+    """
+    share = lost / offered
+    wanted = 0.0
+    for attempt in range(service.max_retries):
+        wanted += share * (new_calls if attempt == 0 else due[attempt - 1])
+    allowed = service.retry_budget_ratio * new_calls
+    if wanted <= 0.0 or allowed <= 0.0:
+        return lost
+    admitted = min(1.0, allowed / wanted)
+    for attempt in range(service.max_retries):
+        calls = admitted * share * (new_calls if attempt == 0 else due[attempt - 1])
+        refused_ticks = max(1, int(service.backoff_s[attempt] / tick_s + 0.5))
+        timeout_ticks = max(1, int((service.backoff_s[attempt] + service.timeout_s) / tick_s + 0.5))
+        state.retries[(tick + refused_ticks) % RETRY_SLOTS, attempt] += calls * (1.0 - timeout_share)
+        state.retries[(tick + timeout_ticks) % RETRY_SLOTS, attempt] += calls * timeout_share
+    state.retries_waiting += admitted * wanted
+    return lost - admitted * wanted
+
+
+@njit(cache=True, error_model="numpy")
+def serve_service(params, service, state, window, tick, new_calls, refused_share):
+    """One service for one tick: retries join, pods serve, the rest waits, is refused or times out.
+
+    Returns:
+        (calls answered, calls failed for good, share of first attempts answered, mean [s] and variance [s^2] of a
+        call's sojourn, calls that the pods worked on)
+    """
+    tick_s = params.tick_s
+    due_1, due_2, due_3 = 0.0, 0.0, 0.0
+    if state.retries_waiting > 0.0:
+        slot = state.retries[tick % RETRY_SLOTS]
+        due_1, due_2, due_3 = slot[0], slot[1], slot[2]
+        slot[0], slot[1], slot[2] = 0.0, 0.0, 0.0
+        state.retries_waiting = max(0.0, state.retries_waiting - due_1 - due_2 - due_3)
+    offered = new_calls + due_1 + due_2 + due_3
+    ready = float(state.n_ready)
+    queue_before = state.queue_len
+    lost, timeout_share, cpu_core_s = 0.0, 0.0, 0.0
+    served, mean, variance = 0.0, service.cpu_s, 0.0
+    if ready == 0.0:
+        lost = offered
+        state.queue_len = 0.0  # nobody holds these calls any more
+    else:
+        # Cold pods are slow pods; the balancer gives each as much as it can take.
+        effective = ready - state.n_cold * (1.0 - 1.0 / service.cold_factor)
+        cpu_s = service.cpu_s * ready / effective
+        capacity = effective * service.cores / service.cpu_s * tick_s
+        servers = service.cores
+        waiting_room = ready * (service.workers - service.cores + service.queue_limit)
+        held_s = cpu_s + service.io_s + state.backend_s
+        by_workers = ready * service.workers / held_s * tick_s
+        if by_workers < capacity:  # workers stand and wait for others: they are the bottleneck, not the CPU
+            capacity = by_workers
+            servers = service.workers
+            waiting_room = ready * service.queue_limit
+        groups, gap_scv = ready, 1.0
+        if params.balancing == LEAST_OUTSTANDING:
+            servers *= ready
+            groups = 1.0
+        elif params.balancing == ROUND_ROBIN:
+            gap_scv = 1.0 / ready  # every ready-th arrival of a Poisson stream: Erlang gaps
+        variability = 0.5 * (gap_scv + service.cpu_scv)
+        queue_now, stationary, waits = queue_after(queue_before, offered, capacity, servers, groups, variability)
+        refused = min(offered, max(0.0, queue_now - waiting_room))
+        queue_now = min(queue_now, waiting_room)
+        admitted = offered - refused
+        wait, wait_variance = wait_moments(queue_before, queue_now, stationary, waits, offered, capacity, tick_s)
+        served = min(capacity, max(0.0, queue_before + admitted - queue_now))
+        mean = wait + held_s
+        variance = wait_variance + service.cpu_scv * cpu_s * cpu_s + service.io_s**2 + state.backend_variance_s2
+        state.queue_len = queue_now
+        timed_out = 0.0
+        slack_s = service.timeout_s - mean
+        if slack_s < 0.0 or slack_s * slack_s < 16.0 * variance:
+            timed_out = lognormal_tail(mean, variance, service.timeout_s)
+        answered = (1.0 - timed_out) * (1.0 - refused_share)
+        lost = refused + admitted * (1.0 - answered)
+        if lost > 0.0:
+            timeout_share = admitted * timed_out / lost
+        cpu_core_s = served * cpu_s
+        state.ready_cpu_core_s += cpu_core_s / ready
+    failed, answered_share = 0.0, 1.0
+    if lost > 1e-12:
+        answered_share = 1.0 - lost / offered
+        failed = schedule_retries(
+            service, state, tick, tick_s, lost, offered, new_calls, (due_1, due_2, due_3), timeout_share
+        )
+    window.calls += offered
+    window.failed += lost
+    window.cpu_core_s += cpu_core_s
+    window.request_core_s += ready * service.request_cores * tick_s
+    window.queue_s += state.queue_len * tick_s
+    window.latency_s += offered * mean
+    return offered - lost, failed, answered_share, mean, variance, served
+
+
+@njit(cache=True, error_model="numpy")
+def serve(params, state, requests):
+    """The data plane for one tick: `requests` arrive, visit every service in turn, and are accounted.
+
+    Cache and database work on what the services pass on in this tick; their sojourn times hold the workers of the next.
+    A call that had to be retried is answered late: it counts as valid and not as good.
+
+    Source of the stations' waiting times: `queueing.py`.
+    """
+    tick_s, tick = params.tick_s, state.tick
+    window, account = state.window, state.account
+    database = params.database
+    refused_share, connection_ratio = refused_connection_share(params, state)
+    state.staged.connection_ratio = connection_ratio
+
+    flow, failed_requests, clean = requests, 0.0, 1.0
+    mean, variance = params.ingress_s, params.ingress_variance_s2
+    lookups, reads, writes, pool = 0.0, 0.0, 0.0, 0.0
+    cpu_core_s, request_core_s = 0.0, 0.0
+    for i in range(params.n_services):
+        service, state_i, window_i = params.services[i], state.services[i], window.services[i]
+        calls = service.calls_per_request
+        queries = service.cached_reads_per_call + service.plain_reads_per_call + service.writes_per_call
+        cut_off = refused_share * min(1.0, queries)
+        cpu_before = window_i.cpu_core_s
+        answered, failed, answered_share, mean_i, variance_i, served = serve_service(
+            params, service, state_i, window_i, tick, flow * calls, cut_off
+        )
+        mean += calls * mean_i
+        variance += calls * variance_i
+        failed_requests += failed / calls
+        if answered_share < 1.0:
+            clean *= answered_share**calls
+        flow = answered / calls
+        lookups += served * service.cached_reads_per_call
+        reads += served * service.plain_reads_per_call
+        writes += served * service.writes_per_call
+        if queries > 0.0:
+            pool += state_i.n_ready * database.pool_size
+        cpu_core_s += window_i.cpu_core_s - cpu_before
+        request_core_s += state_i.n_ready * service.request_cores * tick_s
+
+    hit_ratio, lookup_s = serve_cache(params, state, lookups)
+    if database.present:
+        reads += lookups * (1.0 - hit_ratio)
+        serve_database(params, state, hit_ratio, lookup_s, reads, writes, pool)
+    account_requests(params, state, requests, failed_requests, clean, mean, variance)
+    window.lookups += lookups
+    window.hits += lookups * hit_ratio
+    account.lookups += lookups
+    account.hits += lookups * hit_ratio
+    account.cpu_core_s += cpu_core_s
+    account.request_core_s += request_core_s
+
+
+@njit(cache=True, error_model="numpy")
+def serve_database(params, state, hit_ratio, lookup_s, reads, writes, pool):
+    """Primary, read replicas and connection pools for one tick; sets what a call of each service waits for them next."""
+    tick_s, database = params.tick_s, params.database
+    limit = database.connection_limit
+    utilization = 0.0
+    if database.read_replicas > 0.0:
+        state.replica_queue, read_s, read_variance, utilization = serve_queries(
+            state.replica_queue, reads, database.read_s, database.scv, database.cores, database.read_replicas,
+            limit * database.read_replicas, tick_s,
+        )  # fmt: skip
+        state.primary_queue, write_s, write_variance, write_utilization = serve_queries(
+            state.primary_queue, writes, database.write_s, database.scv, database.cores, 1.0, limit, tick_s
+        )
+        utilization = max(utilization, write_utilization)
+    else:
+        queries = reads + writes
+        query_s = database.read_s
+        if queries > 0.0:
+            query_s = (reads * database.read_s + writes * database.write_s) / queries
+        state.primary_queue, sojourn_s, sojourn_variance, utilization = serve_queries(
+            state.primary_queue, queries, query_s, database.scv, database.cores, 1.0, limit, tick_s
+        )
+        wait_s = sojourn_s - query_s
+        wait_variance = max(0.0, sojourn_variance - database.scv * query_s * query_s)
+        read_s, write_s = database.read_s + wait_s, database.write_s + wait_s
+        read_variance = wait_variance + database.scv * database.read_s**2
+        write_variance = wait_variance + database.scv * database.write_s**2
+    state.window.database_busy += utilization * tick_s
+
+    # A query holds a connection of its pod's pool while it waits and runs: the pool is a station of its own.
+    pool_wait = 0.0
+    if pool > 0.0:
+        held = reads * read_s + writes * write_s
+        if held > 0.3 * pool * tick_s or state.pool_queue > 0.0:
+            queries = reads + writes
+            capacity = pool * tick_s * queries / held
+            queue_now, stationary, waits = queue_after(
+                state.pool_queue, queries, capacity, database.pool_size, pool / database.pool_size, 1.0
+            )
+            queue_now = min(queue_now, pool * 4.0)
+            pool_wait, _ = wait_moments(state.pool_queue, queue_now, stationary, waits, queries, capacity, tick_s)
+            state.pool_queue = queue_now
+    read_s += pool_wait
+    write_s += pool_wait
+
+    miss = 1.0 - hit_ratio
+    miss_variance = miss * (read_variance + read_s * read_s) - (miss * read_s) ** 2
+    for i in range(params.n_services):
+        service, state_i = params.services[i], state.services[i]
+        cached, plain, written = (
+            service.cached_reads_per_call, service.plain_reads_per_call, service.writes_per_call,
+        )  # fmt: skip
+        state_i.backend_s = cached * (lookup_s + miss * read_s) + plain * read_s + written * write_s
+        state_i.backend_variance_s2 = cached * miss_variance + plain * read_variance + written * write_variance
+
+
+@njit(cache=True, error_model="numpy")
+def account_requests(params, state, requests, failed, clean, mean, variance):
+    """Books a tick's requests: good within the SLO's threshold, failed, and by latency."""
+    window, account = state.window, state.account
+    answered = requests * clean
+    good = 0.0
+    if answered > 0.0:
+        log_variance = math.log1p(variance / (mean * mean))
+        log_mean = math.log(mean) - 0.5 * log_variance
+        log_sd = math.sqrt(log_variance)
+        z = (params.latency_threshold_log - log_mean) / log_sd
+        good = answered if z > 6.0 else answered * 0.5 * math.erfc(-z * _SQRT_HALF)
+        first = (log_mean - _LOG_MIN) * _BUCKETS_PER_LOG
+        width = log_sd * _BUCKETS_PER_LOG
+        for k in range(len(_SLICE_QUANTILES)):
+            bucket = int(min(max(first + width * _SLICE_QUANTILES[k], 0.0), LATENCY_BUCKETS - 1.0))
+            account.latency[bucket] += answered * _SLICE_WEIGHTS[k]
+    window.requests += requests
+    window.failed += failed
+    window.good += good
+    window.latency_weight += answered
+    window.latency_s += answered * mean
+    window.latency_s2 += answered * (variance + mean * mean)
+    account.requests += requests
+    account.failed += failed
+    account.good += good
+    account.latency_weight += answered
+    account.latency_s += answered * mean

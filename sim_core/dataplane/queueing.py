@@ -1,0 +1,77 @@
+"""One station of the fluid engine: a queue whose length relaxes to the stationary value and grows under overload."""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+
+@njit(cache=True, error_model="numpy")
+def probability_of_waiting(utilization, servers):
+    """The share of requests that find all servers busy, M/M/c, utilization in [0, 1).
+
+    rho ** (sqrt(2 (c + 1)) - 1): exact for one server.
+    Source: Sakasegawa, "An approximation formula L_q = a rho^b / (1 - rho)", Ann. Inst. Stat. Math. 29 (1977).
+    """
+    if utilization <= 0.0:
+        return 0.0
+    exponent = math.sqrt(2.0 * (servers + 1.0)) - 1.0
+    # exp(-16) of a request waits: not worth two transcendental functions.
+    if exponent * (1.0 - utilization) > 16.0:
+        return 0.0
+    return math.exp(exponent * math.log(utilization))
+
+
+@njit(cache=True, error_model="numpy")
+def queue_after(queue_len, arrivals, capacity, servers, groups, variability):
+    """The queue at the end of a tick, and how it is made.
+
+    Below saturation the queue goes to its stationary length L = groups * Pw rho / (1 - rho) * variability
+    (Allen-Cunneen with Sakasegawa's Pw); it cannot get there faster than by diffusion (a reflected Brownian motion
+    grows by sigma^2 / 2q) nor drain faster than the spare capacity. Above, it grows by what arrives too much. The two
+    meet without a jump at rho = 1. Queues are expected values: fractions of a request are meant.
+
+    Args:
+        queue_len: waiting at the start of the tick [requests].
+        arrivals, capacity: that arrive and that could be served in the tick [requests].
+        servers: of one group [servers].
+        groups: equal groups that share the load, each with a queue of its own (1 = one pooled queue).
+        variability: (scv of the gaps + scv of the service times) / 2 [1].
+
+    Returns:
+        (queue_len at the end, stationary queue_len or a negative number where there is none, share that waits).
+    """
+    utilization = arrivals / capacity
+    sigma2 = (arrivals + capacity) * variability
+    sigma = math.sqrt(sigma2)
+    growth = sigma2 / (2.0 * max(queue_len, 0.5 * sigma))
+    drifted = queue_len + arrivals - capacity + growth
+    if utilization >= 1.0:
+        return drifted, -1.0, 1.0
+    waits = probability_of_waiting(utilization, servers)
+    stationary = groups * waits * utilization / (1.0 - utilization) * variability
+    if queue_len <= stationary:
+        return min(stationary, queue_len + growth), stationary, waits
+    return max(stationary, min(drifted, queue_len)), stationary, waits
+
+
+@njit(cache=True, error_model="numpy")
+def wait_moments(queue_before, queue_now, stationary, waits, arrivals, capacity, tick_s):
+    """Mean [s] and variance [s^2] of the waiting time of those that arrive during a tick.
+
+    The part of the queue that is stationary follows Little's law, and its waits are zero or exponential; the part
+    beyond is work that stands in front of every arrival, gone at the rate of the capacity.
+    """
+    queue_len = 0.5 * (queue_before + queue_now)
+    if queue_len <= 0.0 or arrivals <= 0.0:
+        return 0.0, 0.0
+    if stationary < 0.0:
+        # A reflected random walk is spread like its mean while short, and by its diffusion once it has drifted off.
+        spread2 = min(queue_len * queue_len, 4.0 * (arrivals + capacity))
+        return queue_len / capacity * tick_s, spread2 * (tick_s / capacity) ** 2
+    usual = min(queue_len, stationary)
+    wait = usual / arrivals * tick_s
+    variance = wait * wait * (2.0 / waits - 1.0) if waits > 0.0 else 0.0
+    backlog = (queue_len - usual) / capacity * tick_s
+    return wait + backlog, variance
