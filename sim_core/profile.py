@@ -38,6 +38,7 @@ from sim_core.errors import ProfileError, nearest
 MAX_SERVICES = 4
 MAX_READ_REPLICAS = 8
 MAX_LOG = 255  # recommendations and scale events that an autoscaler remembers
+MAX_RETRY_TICKS = 63  # a retry lies at most so far ahead
 
 _FOLDER = Path(__file__).parent / "profiles"
 _DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
@@ -54,7 +55,7 @@ class Slo(Section):
         description="Share of valid requests that must be good: answered without error within the threshold [1].",
     )
     latency_threshold_seconds: Number = Field(
-        gt=0,
+        ge=0.001,
         le=60,
         description="A slower answer is not a good one, end to end as the client sees it, retries included [s].",
     )
@@ -126,7 +127,9 @@ class Client(Section):
 
     timeout_seconds: Number = Field(gt=0, le=300, description="The caller gives up after this time [s].")
     max_retries: int = Field(ge=0, le=3, description="Attempts after the first one [attempts].")
-    backoff_seconds: Number = Field(ge=0, le=60, description="Mean wait before a retry [s].")
+    backoff_seconds: Number = Field(
+        ge=0, le=60, description="Mean wait before the first retry, doubled before each further one [s]."
+    )
     retry_budget_ratio: Number = Field(
         ge=0,
         le=1,
@@ -276,6 +279,12 @@ class Cache(Section):
     )
     capacity_keys: int = Field(ge=1, le=10**9, description="Keys that fit into maxmemory; LRU evicts the rest [keys].")
     lookup_seconds: Number = Field(gt=0, le=10, description="Mean time of a lookup, network included [s].")
+    server_seconds: Number = Field(
+        default=1e-5,
+        ge=0,
+        le=1,
+        description="Part of a lookup in Redis' one thread [s]; default: 100,000 lookups/s, as redis-benchmark shows.",
+    )
     lookup_scv: Number = Field(ge=0, le=100, description="Squared coefficient of variation of the lookup time [1].")
     initial_fill: Number = Field(
         ge=0, le=1, description="Share of the capacity that is filled at the start [1]; 0 is cold."
@@ -430,9 +439,8 @@ def broken_rules(profile: Any) -> Iterator[Problem]:
     yield from _names_broken(profile.services)
     if profile.database is not None:
         yield from _connections_broken(profile)
-    if profile.cache is not None and profile.cache.capacity_keys > profile.cache.keys:
-        rule = f"must be at most cache.keys {profile.cache.keys}"
-        yield Problem(("cache", "capacity_keys"), rule, profile.cache.capacity_keys)
+    if profile.cache is not None:
+        yield from _cache_broken(profile.cache)
     yield from _too_long_for_log(
         profile,
         ("controller", "downscale_stabilization_window_seconds"),
@@ -492,12 +500,23 @@ def _service_broken(profile: Any, service: Any) -> Iterator[Problem]:
     if service.client.timeout_seconds <= profile.slo.latency_threshold_seconds:
         rule = f"must be greater than slo.latency_threshold_seconds {profile.slo.latency_threshold_seconds:g}"
         yield Problem(("client", "timeout_seconds"), rule, service.client.timeout_seconds)
+    yield from _retries_broken(profile, service.client)
     for field in ("reads_per_call", "writes_per_call"):
         if profile.database is None and getattr(queries, field) > 0:
             yield Problem(("queries", field), "must be 0 without a database", getattr(queries, field))
     if profile.cache is None and queries.cacheable_share > 0:
         yield Problem(("queries", "cacheable_share"), "must be 0 without a cache", queries.cacheable_share)
     yield from _behavior_broken(profile, service.autoscaler.behavior)
+
+
+def _retries_broken(profile: Any, client: Any) -> Iterator[Problem]:
+    if client.max_retries > 0:
+        backoff_s = client.backoff_seconds * 2 ** (client.max_retries - 1)  # doubles with each attempt
+        longest_s = MAX_RETRY_TICKS * profile.tick_seconds
+        if client.timeout_seconds + backoff_s > longest_s:
+            limit = f"{MAX_RETRY_TICKS} ticks = {longest_s:g} s"
+            rule = f"timeout and the last backoff, {backoff_s:g} s, must be at most {limit}"
+            yield Problem(("client", "timeout_seconds"), rule, client.timeout_seconds)
 
 
 def _behavior_broken(profile: Any, behavior: Any) -> Iterator[Problem]:
@@ -528,6 +547,14 @@ def _names_broken(services: Any) -> Iterator[Problem]:
             yield Problem(("services", index, "name"), rule, service.name)
         elif isinstance(service.name, str):
             first[service.name] = index
+
+
+def _cache_broken(cache: Any) -> Iterator[Problem]:
+    if cache.capacity_keys > cache.keys:
+        yield Problem(("cache", "capacity_keys"), f"must be at most cache.keys {cache.keys}", cache.capacity_keys)
+    if cache.server_seconds > cache.lookup_seconds:
+        rule = f"must be at most cache.lookup_seconds {cache.lookup_seconds:g}"
+        yield Problem(("cache", "server_seconds"), rule, cache.server_seconds)
 
 
 def _connections_broken(profile: Any) -> Iterator[Problem]:

@@ -229,6 +229,11 @@ CROSS_RULES = [
     ),
     ({"cache": None}, f"{API}.queries.cacheable_share: must be 0 without a cache (got 0.9)"),
     ({"cache.capacity_keys": 1000001}, "cache.capacity_keys: must be at most cache.keys 1000000 (got 1000001)"),
+    ({"cache.server_seconds": 0.001}, "cache.server_seconds: must be at most cache.lookup_seconds 0.0005 (got 0.001)"),
+    (
+        {f"{API}.client.timeout_seconds": 62.5},
+        f"{API}.client.timeout_seconds: timeout and the last backoff, 1 s, must be at most 63 ticks = 63 s (got 62.5)",
+    ),
     (
         {"slo.latency_threshold_seconds": 0.04},
         "slo.latency_threshold_seconds: must be greater than the latency of an idle system, 0.0445 s "
@@ -296,7 +301,7 @@ def test_rules_hold_at_their_edges():
                 f"{API}.replicas.min": 100,
                 f"{API}.container.cpu_request_cores": 1.0,
                 f"{API}.lifecycle.startup_cpu_cores": 1.0,
-                f"{API}.client.timeout_seconds": 0.301,
+                f"{API}.client.timeout_seconds": 5.3,
                 f"{DB}.max_connections": 403,
                 "cache.capacity_keys": 1000000,
                 "tick_seconds": 0.1,
@@ -306,6 +311,11 @@ def test_rules_hold_at_their_edges():
             }
         )
     )
+
+
+def test_a_caller_that_never_retries_may_wait_long():
+    Profile.from_dict(changed({f"{API}.client.timeout_seconds": 300, f"{API}.client.max_retries": 0}))
+    Profile.from_dict(changed({f"{API}.client.timeout_seconds": 0.301}))
 
 
 def test_queries_need_a_database():
