@@ -37,6 +37,7 @@ from sim_core.errors import ProfileError, nearest
 
 MAX_SERVICES = 4
 MAX_READ_REPLICAS = 8
+MAX_POLICIES = 8  # of an autoscaler, a direction
 MAX_LOG = 255  # recommendations and scale events that an autoscaler remembers
 MAX_RETRY_TICKS = 63  # a retry lies at most so far ahead
 
@@ -207,6 +208,7 @@ class ScalingRules(Section):
     policies: tuple[ScalingPolicy, ...] | None = Field(
         default=None,
         min_length=1,
+        max_length=MAX_POLICIES,
         strict=False,
         description="Limits of the pace; null: up 4 pods or 100 % in 15 s, down 100 % in 15 s.",
     )

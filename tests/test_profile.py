@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
+import sim_core.profile
+from sim_core.controlplane import hpa_records
 from sim_core.documents import Section, is_list, section_of
 from sim_core.errors import InputError, ProfileError
-from sim_core.profile import Profile, bundled_profiles, ideal_latency_seconds, load_profile
+from sim_core.profile import MAX_LOG, MAX_POLICIES, Profile, bundled_profiles, ideal_latency_seconds, load_profile
 
 PRODUCTION = load_profile("production").to_dict()
 TWO_SERVICES = load_profile("experimental").to_dict()
@@ -68,7 +70,7 @@ def test_a_bundled_profile_loads_and_is_named_like_its_file(name):
 @pytest.mark.parametrize("name", bundled_profiles())
 def test_a_bundled_profile_sets_every_field_of_the_schema(name):
     """An SRE copies these files: nothing is hidden in a default, but for the parts that a service does not have."""
-    path = Path(load_profile.__code__.co_filename).parent / "profiles" / f"{name}.yaml"
+    path = Path(sim_core.profile.__file__).parent / "profiles" / f"{name}.yaml"
     written = yaml.safe_load(path.read_text())
 
     def missing(section, data, at=""):
@@ -136,6 +138,7 @@ def lru_hit_ratio(keys, exponent, capacity):
 # --- every rule, with its exact message
 
 API, DB = "services.0", "database"
+POLICY = {"type": "Pods", "value": 1, "period_seconds": 15}
 FIELD_RULES = [
     ({"name": "My App"}, "name: must match ^[a-z]([-a-z0-9]*[a-z0-9])?$ (got 'My App')"),
     ({"name": "a" * 64}, f"name: must have at most 63 characters (got '{'a' * 56}...)"),
@@ -202,6 +205,10 @@ FIELD_RULES = [
             }
         },
         f"{API}.autoscaler.behavior.scale_up.policies.0.period_seconds: must be at most 1800 (got 1801)",
+    ),
+    (
+        {f"{API}.autoscaler.behavior": {"scale_up": {"policies": [POLICY] * 9}}},
+        f"{API}.autoscaler.behavior.scale_up.policies: must have at most 8 items (got a list of 9)",
     ),
     (
         {f"{API}.autoscaler.behavior": {"scale_up": {"select_policy": "max"}}},
@@ -316,6 +323,12 @@ def test_rules_hold_at_their_edges():
 def test_a_caller_that_never_retries_may_wait_long():
     Profile.from_dict(changed({f"{API}.client.timeout_seconds": 300, f"{API}.client.max_retries": 0}))
     Profile.from_dict(changed({f"{API}.client.timeout_seconds": 0.301}))
+
+
+def test_what_a_profile_allows_fits_into_the_autoscaler():
+    """The log holds one entry a sync in the longest window, and the one that the sync adds."""
+    assert MAX_POLICIES <= hpa_records.MAX_POLICIES
+    assert MAX_LOG + 1 <= hpa_records.MAX_LOG
 
 
 def test_queries_need_a_database():
