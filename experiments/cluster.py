@@ -1,0 +1,172 @@
+"""One Ray cluster for the time of a job: loopback only, token-protected, and gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from experiments.state import StateDir
+from sim_core.errors import PlatformError
+
+log = logging.getLogger("devops_sim.cluster")
+
+OBJECT_STORE_BYTES = 128 * 2**20  # Ray's minimum is 75 MB; traces and columns of numbers are small
+# An AF_UNIX path holds 107 bytes, and Ray appends /session_<date>_<pid>/sockets/plasma_store (up to 72).
+LONGEST_TEMP_PATH = 34
+LOOPBACK = ("127.", "::1", "::ffff:127.")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running Ray cluster: its address, its CPUs, and whether this process started it."""
+
+    address: str
+    num_cpus: int
+    started_here: bool
+
+
+@contextlib.contextmanager
+def ray_cluster(state: StateDir, num_cpus: int | None = None) -> Iterator[Cluster]:
+    """Ray for the `with` block; what was started here, and only that, is ended after it.
+
+    With RAY_ADDRESS set, or when this process is connected already, the existing cluster is used and left alone.
+    Otherwise a cluster of this process is started: every socket on loopback, token authentication with the state
+    folder's own token, no dashboard, no usage statistics, temporary files in a short path that is removed at the end.
+
+    Args:
+        state: holds the token file.
+        num_cpus: CPUs the cluster may use; by default those this process may run on.
+
+    Raises:
+        PlatformError: Ray does not start, cannot be reached, or would listen beyond loopback.
+    """
+    existing = os.environ.get("RAY_ADDRESS")
+    if not existing:
+        _protect(state)
+    import ray  # after _protect: Ray reads its loopback switch when it is imported
+
+    if ray.is_initialized():
+        yield _describe(started_here=False)
+    elif existing:
+        with _connected(existing):
+            yield _describe(started_here=False)
+    else:
+        with _started(num_cpus or len(os.sched_getaffinity(0))):
+            yield _describe(started_here=True)
+
+
+def _protect(state: StateDir) -> None:
+    """Environment of a cluster of our own, inherited by every process of it."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # despite its name: loopback only, on Linux too
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(state.ray_token)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs of the future
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[None]:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        raise PlatformError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({_first_line(error)}); "
+            "start it, correct the address, or unset RAY_ADDRESS to use a local cluster"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()  # disconnects; the cluster goes on
+
+
+@contextlib.contextmanager
+def _started(num_cpus: int) -> Iterator[None]:
+    import ray
+
+    folder = _short_temp_dir()
+    before = _descendants()
+    try:
+        try:
+            ray.init(
+                num_cpus=num_cpus,
+                num_gpus=0,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
+        except Exception as error:
+            raise PlatformError(f"Ray does not start: {_first_line(error)}; its logs were in {folder}") from error
+        exposed = listening_beyond_loopback(_descendants() - before)
+        if exposed:
+            raise PlatformError(
+                f"Ray would listen beyond loopback ({', '.join(exposed)}); stopped. Ray was imported before "
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 was set: set it in the environment and run again"
+            )
+        yield
+    finally:
+        started = _descendants() - before
+        ray.shutdown()
+        _end(started)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _describe(started_here: bool) -> Cluster:
+    import ray
+
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    return Cluster(address=ray.get_runtime_context().gcs_address, num_cpus=max(1, cpus), started_here=started_here)
+
+
+def _short_temp_dir() -> Path:
+    candidates = [tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+    for parent in candidates:
+        if len(os.fsencode(parent)) + len("/ds-12345678") <= LONGEST_TEMP_PATH and os.access(parent, os.W_OK):
+            return Path(tempfile.mkdtemp(prefix="ds-", dir=parent))
+    raise PlatformError(
+        f"Ray's sockets need a writable temporary folder with a path of at most {LONGEST_TEMP_PATH - 12} characters "
+        f"(tried {', '.join(dict.fromkeys(candidates))}); set TMPDIR to one"
+    )
+
+
+def _descendants() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def listening_beyond_loopback(processes: set[psutil.Process]) -> list[str]:
+    """Addresses, as `host:port`, on which these processes listen and which other machines can reach."""
+    exposed = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            for socket in process.net_connections(kind="inet"):
+                if socket.status == psutil.CONN_LISTEN and not socket.laddr.ip.startswith(LOOPBACK):
+                    exposed.append(f"{socket.laddr.ip}:{socket.laddr.port}")
+    return sorted(exposed)
+
+
+def _end(processes: set[psutil.Process], patience_s: float = 5.0) -> None:
+    """Ends what Ray's own shutdown left, by process id."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=patience_s)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=patience_s)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

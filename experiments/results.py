@@ -1,0 +1,156 @@
+"""The results of all points, as Parquet files: the source of truth that MLflow, tables and reports are made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sim_core.errors import InputError, PlatformError, nearest
+
+log = logging.getLogger("devops_sim.results")
+
+Columns = Mapping[str, Sequence[Any]]
+
+
+class ResultStore:
+    """Finished points under one folder: one file a batch, and one manifest a sweep.
+
+    A file appears whole or not at all (temporary file, fsync, rename), and its name is a digest of the keys in it, so
+    that a batch that runs twice overwrites itself. A point belongs to its key, not to a sweep: what any sweep has
+    finished, no other sweep runs again.
+
+    Args:
+        root: folder of the store; created when absent.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.points = root / "points"
+        self.manifests = root / "sweeps"
+        self.quarantine = root / "quarantine"
+        for folder in (self.points, self.manifests):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def append(self, columns: Columns) -> Path:
+        """Stores one finished batch.
+
+        Args:
+            columns: equally long columns, among them `key` [str]; one row a point.
+
+        Raises:
+            ValueError: no column `key`, or columns of unequal length.
+            PlatformError: the file cannot be written (disk full, no permission); nothing of it is left.
+        """
+        if "key" not in columns:
+            raise ValueError(f"a batch needs the column 'key', got {sorted(columns)}")
+        table = pa.table({name: pa.array(values) for name, values in columns.items()})
+        digest = hashlib.sha256("\n".join(sorted(columns["key"])).encode()).hexdigest()[:24]
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        path = self.points / f"{digest}.parquet"
+        _write_atomically(path, sink.getvalue().to_pybytes(), f"{table.num_rows} finished points")
+        return path
+
+    def register(self, sweep_id: str, keys: Sequence[str], spec: Mapping[str, Any]) -> None:
+        """Writes the manifest of a sweep: its point keys in order, and its specification."""
+        text = json.dumps({"sweep_id": sweep_id, "spec": dict(spec), "keys": list(keys)}, indent=1)
+        _write_atomically(self.manifests / f"{sweep_id}.json", text.encode(), f"the manifest of {sweep_id}")
+
+    def sweeps(self) -> list[str]:
+        """Ids of the registered sweeps, newest first."""
+        files = sorted(self.manifests.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+        return [file.stem for file in files]
+
+    def manifest(self, sweep_id: str) -> dict[str, Any]:
+        """`sweep_id`, `spec` and `keys` of a registered sweep.
+
+        Raises:
+            InputError: no sweep of that id; names the nearest and the newest.
+        """
+        path = self.manifests / f"{sweep_id}.json"
+        if not path.is_file():
+            known = self.sweeps()
+            newest = f"; newest: {', '.join(known[:5])}" if known else "; no sweep has been run yet"
+            raise InputError(f"sweep '{sweep_id}'", f"unknown{nearest(sweep_id, known) or newest}")
+        loaded: dict[str, Any] = json.loads(path.read_text())
+        return loaded
+
+    def finished_keys(self) -> set[str]:
+        """Keys of all stored points, of every sweep. Unreadable files are set aside, so that their points run again."""
+        keys: set[str] = set()
+        for path in self._files():
+            table = self._read(path, columns=["key"])
+            keys.update(table["key"].to_pylist() if table is not None else ())
+        return keys
+
+    def load(self, sweep_id: str) -> pd.DataFrame:
+        """Finished points of a registered sweep, in the order of its plan; one row a point.
+
+        Raises:
+            InputError: no sweep of that id.
+        """
+        return self.load_keys(self.manifest(sweep_id)["keys"])
+
+    def load_keys(self, keys: Iterable[str]) -> pd.DataFrame:
+        """Rows of these keys, in their order; keys without a result are left out."""
+        order = {key: position for position, key in enumerate(keys)}
+        frames = []
+        for path in self._files():
+            table = self._read(path)
+            if table is not None:
+                frame = table.to_pandas()
+                frames.append(frame[frame["key"].isin(order.keys())])
+        frames = [frame for frame in frames if len(frame)]
+        if not frames:
+            return pd.DataFrame({"key": pd.Series(dtype=str)})
+        rows = pd.concat(frames, ignore_index=True).drop_duplicates("key")
+        return rows.sort_values("key", key=lambda column: column.map(order), ignore_index=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.points.glob("*.parquet"))
+
+    def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table | None:
+        try:
+            table = pq.ParquetFile(path).read(columns=columns)
+            if "key" not in table.column_names:
+                raise pa.ArrowInvalid("no column 'key'")
+            return table
+        except FileNotFoundError:
+            return None  # another process set it aside
+        except (pa.ArrowException, OSError) as error:
+            self.quarantine.mkdir(exist_ok=True)
+            aside = self.quarantine / f"{path.stem}-{uuid.uuid4().hex[:8]}.parquet"
+            path.rename(aside)
+            log.warning("results file %s is damaged (%s): moved to %s; its points run again", path, error, aside)
+            return None
+
+
+def _write_atomically(path: Path, content: bytes, what: str) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise PlatformError(
+            f"cannot store {what} in {path.parent}: {error.strerror or error}; make room or get write permission there "
+            "and run the same command again: it resumes after the last stored batch"
+        ) from error
