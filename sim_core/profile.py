@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sim_core.controlplane.pods import MAX_PODS
 from sim_core.documents import (
     Location,
     Number,
@@ -34,12 +33,12 @@ from sim_core.documents import (
     validate,
 )
 from sim_core.errors import ProfileError, nearest
+from sim_core.limits import MAX_PODS, MAX_SERVICES, RETRY_SLOTS
 
-MAX_SERVICES = 4
 MAX_READ_REPLICAS = 8
 MAX_POLICIES = 8  # of an autoscaler, a direction
 MAX_LOG = 255  # recommendations and scale events that an autoscaler remembers
-MAX_RETRY_TICKS = 63  # a retry lies at most so far ahead
+MAX_RETRY_TICKS = RETRY_SLOTS - 1  # a retry lies at most so far ahead
 
 _FOLDER = Path(__file__).parent / "profiles"
 _DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
@@ -301,10 +300,8 @@ class Telemetry(Section):
         default=15,
         gt=0,
         le=600,
-        description="--metric-resolution of metrics-server [s]; default: its released manifest.",
-    )
-    cpu_window_seconds: Number = Field(
-        default=15, gt=0, le=600, description="CPU use is the mean over this window [s]; default: one scrape interval."
+        description="--metric-resolution of metrics-server [s], and the window that a sample is the mean over; "
+        "default: its released manifest.",
     )
     delay_seconds: Number = Field(ge=0, le=600, description="From the end of a window until a reader sees it [s].")
 
@@ -453,13 +450,16 @@ def broken_rules(profile: Any) -> Iterator[Problem]:
 def _ticks_broken(profile: Any) -> Iterator[Problem]:
     for section, field in (
         ("telemetry", "scrape_interval_seconds"),
-        ("telemetry", "cpu_window_seconds"),
         ("telemetry", "delay_seconds"),
         ("controller", "sync_period_seconds"),
     ):
         value = getattr(getattr(profile, section), field)
         if abs(math.remainder(value, profile.tick_seconds)) > 1e-9 * profile.tick_seconds:
             yield Problem((section, field), f"must be a multiple of tick_seconds {profile.tick_seconds:g}", value)
+    telemetry = profile.telemetry
+    if telemetry.delay_seconds > telemetry.scrape_interval_seconds:
+        rule = f"must be at most scrape_interval_seconds {telemetry.scrape_interval_seconds:g}"
+        yield Problem(("telemetry", "delay_seconds"), rule, telemetry.delay_seconds)
 
 
 def _latency_broken(profile: Any) -> Iterator[Problem]:

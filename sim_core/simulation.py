@@ -16,17 +16,10 @@ from numba import njit
 
 from sim_core.accounting import indicators, latency_percentiles
 from sim_core.controlplane.hpa import reconcile_hpa
-from sim_core.controlplane.pods import (
-    MAX_METRICS,
-    MAX_PODS,
-    SAMPLE,
-    advance_pods,
-    collect_samples,
-    set_replicas,
-    start_warm,
-)
+from sim_core.controlplane.pods import SAMPLE, advance_pods, collect_samples, set_replicas, start_warm
 from sim_core.dataplane.fluid import serve
 from sim_core.errors import InputError
+from sim_core.limits import MAX_METRICS, MAX_PODS
 from sim_core.telemetry import publish, scrape
 from sim_core.workload.arrivals import draw_arrivals, rate_at
 from sim_core.world import (
@@ -46,7 +39,6 @@ def begin_lane(params, state):
     for i in range(params.n_services):
         service, state_i = params.services[i], state.services[i]
         start_warm(service, state_i, service.initial_replicas)
-        state_i.hpa.last_scale_s = -math.inf
         state_i.backend_s = 0.0
     state.cached_keys = params.cache.initial_keys
     state.sample_time_s = -math.inf

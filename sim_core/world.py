@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim_core.controlplane.hpa import HPA, HPA_STATE
-from sim_core.controlplane.pods import MAX_PODS, POD
+from sim_core.controlplane.hpa_manifest import hpa_record
+from sim_core.controlplane.hpa_records import HPA, HPA_STATE
+from sim_core.controlplane.pods import POD
+from sim_core.errors import PolicyError, nearest
+from sim_core.limits import MAX_PODS, MAX_RETRIES, MAX_SERVICES, RETRY_SLOTS
 from sim_core.randomness import lane_key
 from sim_core.theory import lru_hit_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sim_core.profile import Profile, Service
+    from sim_core.profile import Profile, ScalingRules, Service
     from sim_core.workload import Trace
 
-MAX_SERVICES = 4
-MAX_RETRIES = 3
-RETRY_SLOTS = 64  # ticks that a retry may lie ahead
 HIT_POINTS = 33  # of the table of hit ratios
 HISTORY = 64  # scrapes that an observation can look back
 LATENCY_BUCKETS = 160
@@ -270,6 +270,17 @@ STATE = np.dtype(
 )
 
 
+# What a policy may change in every HPA of a profile; all else stays as the profile says.
+HPA_SETTINGS = (
+    "target_cpu_utilization_pct",
+    "scale_up_stabilization_window_seconds",
+    "scale_down_stabilization_window_seconds",
+    "scale_down_percent_per_minute",
+    "tolerance",
+    "min_replicas",
+)
+
+
 @dataclass(frozen=True)
 class Scaler:
     """Who sets the replicas of a lane's services, inside the simulation.
@@ -292,8 +303,14 @@ class Scaler:
         """The profile's HorizontalPodAutoscalers, with some settings replaced in every one of them.
 
         Args:
-            settings: see `agents.policies.hpa.HPA_SETTINGS`.
+            settings: values by name; the names are `HPA_SETTINGS`, in the units that they end in.
+
+        Raises:
+            PolicyError: unknown names; all at once.
         """
+        unknown = [f"{name}: unknown setting{nearest(name, HPA_SETTINGS)}" for name in settings if name not in HPA_SETTINGS]
+        if unknown:
+            raise PolicyError("hpa", unknown)
         return Scaler(kind=HORIZONTAL_POD_AUTOSCALER, settings=dict(settings))
 
     @staticmethod
@@ -391,7 +408,7 @@ def _write_scaler(
         record["scaler"]["length"] = len(padded)
         record["initial_replicas"] = padded[0, index]
     elif scaler.kind == HORIZONTAL_POD_AUTOSCALER and scaler.settings:
-        override_hpa(record["hpa"], scaler.settings)
+        record["hpa"] = hpa_of_service(lane.profile, index, tuple(sorted(scaler.settings.items())))
 
 
 class _Table:
@@ -486,7 +503,63 @@ def _write_service(record: np.ndarray, profile: Profile, service: Service, index
     }
     for name, value in values.items():
         record[name] = value
-    record["hpa"] = hpa_of_service(profile, service)
+    record["hpa"] = hpa_of_service(profile, index, ())
+
+
+@lru_cache(maxsize=4096)
+def hpa_of_service(profile: Profile, index: int, settings: tuple[tuple[str, object], ...]) -> np.void:
+    """HPA record of a service: its autoscaler, the controller's flags, and settings that replace some of them.
+
+    Args:
+        settings: pairs of a name in HPA_SETTINGS and its value.
+
+    Raises:
+        InputError: a value is outside the API's range.
+    """
+    service, controller = profile.services[index], profile.controller
+    values = dict(settings)
+    behavior: dict[str, dict[str, object] | None] | None = None
+    if service.autoscaler.behavior is not None:
+        behavior = {
+            direction: _rules(getattr(service.autoscaler.behavior, direction)) for direction in ("scale_up", "scale_down")
+        }
+    for name, direction in (
+        ("scale_up_stabilization_window_seconds", "scale_up"),
+        ("scale_down_stabilization_window_seconds", "scale_down"),
+    ):
+        if name in values:
+            behavior = behavior or {"scale_up": None, "scale_down": None}
+            behavior[direction] = {**(behavior[direction] or {}), "stabilization_window_s": values[name]}
+    if "scale_down_percent_per_minute" in values:
+        behavior = behavior or {"scale_up": None, "scale_down": None}
+        pace = {"type": "Percent", "value": values["scale_down_percent_per_minute"], "period_s": 60}
+        behavior["scale_down"] = {**(behavior["scale_down"] or {}), "policies": [pace]}
+    return hpa_record(
+        min_replicas=int(values.get("min_replicas", service.replicas.min)),  # type: ignore[call-overload]
+        max_replicas=service.replicas.max,
+        target_cpu_utilization_pct=int(
+            values.get("target_cpu_utilization_pct", service.autoscaler.target_cpu_utilization_pct)  # type: ignore[call-overload]
+        ),
+        behavior=behavior,
+        tolerance=float(values.get("tolerance", controller.tolerance)),  # type: ignore[arg-type]
+        cpu_initialization_period_s=controller.cpu_initialization_period_seconds,
+        initial_readiness_delay_s=controller.initial_readiness_delay_seconds,
+        downscale_stabilization_window_s=controller.downscale_stabilization_window_seconds,
+        sync_period_s=controller.sync_period_seconds,
+    )
+
+
+def _rules(rules: ScalingRules | None) -> dict[str, object] | None:
+    if rules is None:
+        return None
+    policies = rules.policies and [
+        {"type": policy.type, "value": policy.value, "period_s": policy.period_seconds} for policy in rules.policies
+    ]
+    return {
+        "stabilization_window_s": rules.stabilization_window_seconds,
+        "select_policy": rules.select_policy,
+        "policies": policies,
+    }
 
 
 def _write_database(record: np.ndarray, profile: Profile) -> float:

@@ -251,8 +251,8 @@ CROSS_RULES = [
         "telemetry.scrape_interval_seconds: must be a multiple of tick_seconds 1 (got 15.5)",
     ),
     (
-        {"telemetry.cpu_window_seconds": 0.5},
-        "telemetry.cpu_window_seconds: must be a multiple of tick_seconds 1 (got 0.5)",
+        {"telemetry.delay_seconds": 16},
+        "telemetry.delay_seconds: must be at most scrape_interval_seconds 15 (got 16)",
     ),
     ({"telemetry.delay_seconds": 2.5}, "telemetry.delay_seconds: must be a multiple of tick_seconds 1 (got 2.5)"),
     (

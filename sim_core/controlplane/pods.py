@@ -7,11 +7,10 @@ import math
 import numpy as np
 from numba import njit
 
+from sim_core.limits import MAX_CONTAINERS, MAX_METRICS, MAX_PODS
 from sim_core.randomness import POD_STARTUP, normal_quantile, uniform
 
-MAX_PODS = 256  # a service; Profile refuses a larger replicas.max
-MAX_CONTAINERS = 4  # a pod: the application and its side-cars
-MAX_METRICS = 6  # an autoscaler
+__all__ = ["MAX_CONTAINERS", "MAX_METRICS", "MAX_PODS", "POD", "SAMPLE"]
 
 PENDING, RUNNING, SUCCEEDED, FAILED = 1, 2, 3, 4  # phase
 READY_UNKNOWN, READY_FALSE, READY_TRUE = -1, 0, 1  # condition Ready; unknown: the pod has no such condition yet
@@ -241,3 +240,5 @@ def collect_samples(state, samples, time_s, window_s):
         samples[index].time_s = time_s if used_m != NO_USAGE else math.nan
         samples[index].window_s = window_s
         samples[index].usage_m[0] = used_m
+        for container in range(1, MAX_CONTAINERS):
+            samples[index].usage_m[container] = NO_USAGE

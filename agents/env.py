@@ -1,0 +1,282 @@
+"""The world as an environment for reinforcement learning: a Gymnasium env of one lane and a native SB3 VecEnv of many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numba import njit
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.actions import action_space, replicas_for
+from agents.observation import BOUND, observation_size, observe, observe_lanes
+from sim_core.errors import InputError
+from sim_core.profile import Profile
+from sim_core.randomness import lane_key
+from sim_core.simulation import Worlds, tick
+from sim_core.workload import Trace
+from sim_core.world import Lane, Scaler, initial_replicas
+
+INITIAL_SPREAD = 0.35  # an episode starts with this much too few or too many replicas, at most
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What an environment plays.
+
+    Args:
+        start_s, end_s: the part of the trace that episodes may touch [s]; end None = the end of the trace.
+        episode_s: length of an episode [s].
+        decision_s: time between two decisions [s]; None = the controller's sync period.
+        bad_request_weight: how much a spent error budget costs in the reward, as a share of what the mean load's pods cost.
+    """
+
+    profile: Profile
+    trace: Trace
+    start_s: float = 0.0
+    end_s: float | None = None
+    episode_s: float = 4 * 3600.0
+    decision_s: float | None = None
+    bad_request_weight: float = 0.1
+
+    @property
+    def n_services(self) -> int:
+        return len(self.profile.services)
+
+    @property
+    def ticks_per_step(self) -> int:
+        """Ticks from one decision to the next."""
+        return max(1, round((self.decision_s or self.profile.controller.sync_period_seconds) / self.profile.tick_seconds))
+
+    @property
+    def last_start_s(self) -> float:
+        """The latest start of an episode [s of the trace]."""
+        return (self.trace.duration_s if self.end_s is None else self.end_s) - self.episode_s
+
+    def check(self) -> EnvSpec:
+        """Itself, when an episode fits into its part of the trace.
+
+        Raises:
+            InputError: it does not.
+        """
+        end_s = self.trace.duration_s if self.end_s is None else self.end_s
+        if not 0.0 <= self.start_s < end_s <= self.trace.duration_s:
+            raise InputError(
+                "training traffic", f"must lie within the trace's {self.trace.duration_s:g} s (got {self.start_s:g}..{end_s:g} s)"
+            )
+        if self.episode_s > end_s - self.start_s:
+            return replace(self, episode_s=end_s - self.start_s)
+        return self
+
+
+# Columns of the reward scales, one row a lane.
+PODS_SCALE, BAD_SCALE = 0, 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def step_lanes(params, state, rates, schedules, samples, n_ticks, actions, scales, observations, rewards, sums):
+    """One decision of every lane: actions become replicas, the world plays on, rewards and observations come out.
+
+    Args:
+        actions: int64, shape (n_lanes, n_services).
+        scales: float64, shape (n_lanes, 2): what a pod-second and a bad request weigh.
+        observations: float32, shape (n_lanes, observation_size): the vectors that the actions answer; overwritten.
+        rewards: float32, shape (n_lanes,).
+        sums: float64, shape (n_lanes, 4): pod-seconds, requests, bad requests and reward of the episode so far.
+    """
+    for lane in range(len(params)):
+        params_l, state_l = params[lane], state[lane]
+        for i in range(params_l.n_services):
+            desired = replicas_for(observations[lane], i, actions[lane, i], 1.0)
+            service = params_l.services[i]
+            state_l.services[i].desired_replicas = min(max(desired, service.min_replicas), service.max_replicas)
+        account = state_l.account
+        pod_s, requests, good = account.pod_s, account.requests, account.good
+        for _ in range(n_ticks):
+            tick(params_l, state_l, rates, schedules, samples)
+        pod_s = account.pod_s - pod_s
+        requests = account.requests - requests
+        bad = max(0.0, requests - (account.good - good))
+        reward = -scales[lane, PODS_SCALE] * pod_s - scales[lane, BAD_SCALE] * bad
+        rewards[lane] = reward
+        sums[lane, 0] += pod_s
+        sums[lane, 1] += requests
+        sums[lane, 2] += bad
+        sums[lane, 3] += reward
+        observe(params_l, state_l, observations[lane])
+
+
+class Episodes:
+    """Lanes that begin anew at random starts and seeds; the kernel side of both environments."""
+
+    def __init__(self, specs: Sequence[EnvSpec]):
+        self.specs = [spec.check() for spec in specs]
+        self.worlds = Worlds([Lane(spec.profile, spec.trace, 0, spec.start_s, Scaler.external()) for spec in self.specs])
+        n_lanes = len(self.specs)
+        self.n_services = self.worlds.n_services
+        self.ticks_per_step = self.specs[0].ticks_per_step
+        self.episode_steps = np.array(
+            [max(1, int(spec.episode_s / (self.ticks_per_step * spec.profile.tick_seconds) + 1e-9)) for spec in self.specs]
+        )
+        self.observations = np.zeros((n_lanes, observation_size(self.n_services)), dtype=np.float32)
+        self.rewards = np.zeros(n_lanes, dtype=np.float32)
+        self.sums = np.zeros((n_lanes, 4))
+        self.steps = np.zeros(n_lanes, dtype=np.int64)
+        self.scales = np.zeros((n_lanes, 2))
+        for lane, spec in enumerate(self.specs):
+            self._weigh(lane, spec, spec.bad_request_weight)
+
+    def _weigh(self, lane: int, spec: EnvSpec, bad_request_weight: float) -> None:
+        # A step costs about 1 when as many pods run as the mean load keeps busy, and bad_request_weight when the step
+        # spends just its share of the error budget.
+        step_s = self.ticks_per_step * spec.profile.tick_seconds
+        rate = spec.trace.mean_per_s
+        busy_pods = sum(
+            max(s.replicas.min, rate * s.calls_per_request * s.container.cpu_seconds_per_request / s.container.cpu_request_cores)
+            for s in spec.profile.services
+        )
+        budget = (1.0 - spec.profile.slo.objective) * max(rate * step_s, 1e-9)
+        self.scales[lane] = 1.0 / (busy_pods * step_s), bad_request_weight / budget
+
+    def set_bad_request_weight(self, weight: float) -> None:
+        """Changes what a bad request costs in every lane, from now on."""
+        for lane, spec in enumerate(self.specs):
+            self._weigh(lane, spec, weight)
+
+    def begin(self, lanes: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
+        """Starts new episodes in some lanes; each draws its start, seed and first replicas from its own generator."""
+        for lane in lanes:
+            spec, generator = self.specs[lane], generators[lane]
+            start_s = spec.start_s + generator.random() * max(0.0, spec.last_start_s - spec.start_s)
+            record = self.worlds.params[lane]
+            record["traffic"]["start_s"] = start_s
+            record["key"] = lane_key(int(generator.integers(2**62)))
+            rate = spec.trace.rates_per_s[min(int(start_s / spec.trace.step_s), len(spec.trace.rates_per_s) - 1)]
+            for i, service in enumerate(spec.profile.services):
+                replicas = initial_replicas(service, float(rate)) * (1 + INITIAL_SPREAD * (2 * generator.random() - 1))
+                record["services"][i]["initial_replicas"] = np.clip(round(replicas), service.replicas.min, service.replicas.max)
+        self.worlds.reset(lanes)
+        self.sums[lanes] = 0.0
+        self.steps[lanes] = 0
+        view = self.observations[lanes]
+        observe_lanes(self.worlds.params[lanes], self.worlds.state[lanes], view)
+        self.observations[lanes] = view
+
+    def step(self, actions: np.ndarray) -> np.ndarray:
+        """One decision of every lane, actions of shape (n_lanes, n_services); returns which episodes are at their end."""
+        worlds = self.worlds
+        step_lanes(
+            worlds.params, worlds.state, worlds.rates, worlds.schedules, worlds.samples, self.ticks_per_step,
+            actions, self.scales, self.observations, self.rewards, self.sums,
+        )  # fmt: skip
+        self.steps += 1
+        return self.steps >= self.episode_steps
+
+    def summary(self, lane: int) -> dict[str, float]:
+        """What the episode of a lane came to, for `info`."""
+        pod_s, requests, bad, _ = self.sums[lane]
+        seconds = self.steps[lane] * self.ticks_per_step * self.specs[lane].profile.tick_seconds
+        return {
+            "slo_attainment": float(1.0 - bad / requests) if requests > 0.0 else 1.0,
+            "replicas_mean": float(pod_s / seconds),
+            "requests": float(requests),
+            "bad_requests": float(bad),
+        }
+
+
+def _observation_space(n_services: int) -> gym.spaces.Box:
+    return gym.spaces.Box(-BOUND, BOUND, (observation_size(n_services),), dtype=np.float32)
+
+
+class DevOpsEnv(gym.Env[np.ndarray, Any]):
+    """One environment profile under traffic, to be autoscaled.
+
+    Action space: `Discrete(N_ACTIONS)`, or `MultiDiscrete` with one entry a service; see `agents.actions`.
+    Observation space: `Box(-10, 10, (observation_size,), float32)`; entries in `agents.observation.feature_names`.
+    Reward: minus the pods' cost minus the weighted bad requests of the step; see `EnvSpec`.
+    Start: a random moment of the traffic, replicas near what the load needs, pods warm.
+    End: never terminated; truncated after `EnvSpec.episode_s`.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own convention)
+
+    def __init__(self, spec: EnvSpec):
+        self._episodes = Episodes([spec])
+        self._generator = np.random.default_rng(0)
+        self.observation_space = _observation_space(self._episodes.n_services)
+        self.action_space = action_space(self._episodes.n_services)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self._generator = np.random.default_rng(seed)
+        self._episodes.begin(np.array([0]), [self._generator])
+        return self._episodes.observations[0].copy(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        ended = self._episodes.step(np.asarray(action, dtype=np.int64).reshape(1, -1))
+        info = self._episodes.summary(0) if ended[0] else {}
+        return self._episodes.observations[0].copy(), float(self._episodes.rewards[0]), False, bool(ended[0]), info
+
+
+class DevOpsVecEnv(VecEnv):
+    """Many lanes in one kernel call, as stable-baselines3 wants them.
+
+    Lane i behaves as a `DevOpsEnv` seeded with `seed + i`. Ended episodes begin anew at once; the last observation is in
+    `infos[i]["terminal_observation"]`, and `TimeLimit.truncated` is always set, since a time limit is the only end.
+    """
+
+    def __init__(self, spec: EnvSpec | Sequence[EnvSpec], n_envs: int = 64):
+        specs = [spec] * n_envs if isinstance(spec, EnvSpec) else list(spec)
+        self.episodes = Episodes(specs)
+        super().__init__(len(specs), _observation_space(self.episodes.n_services), action_space(self.episodes.n_services))
+        self._generators = [np.random.default_rng(i) for i in range(self.num_envs)]
+        self._actions = np.zeros((self.num_envs, self.episodes.n_services), dtype=np.int64)
+        self._infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+
+    def seed(self, seed: int | None = None) -> list[int | None]:
+        first = int(np.random.default_rng().integers(2**31)) if seed is None else seed
+        self._generators = [np.random.default_rng(first + i) for i in range(self.num_envs)]
+        return [first + i for i in range(self.num_envs)]
+
+    def reset(self) -> np.ndarray:
+        self.episodes.begin(np.arange(self.num_envs), self._generators)
+        return self.episodes.observations.copy()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions[:] = actions.reshape(self.num_envs, -1)
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        episodes = self.episodes
+        ended = episodes.step(self._actions)
+        infos = self._infos
+        if ended.any():
+            lanes = np.flatnonzero(ended)
+            infos = [{} for _ in range(self.num_envs)]
+            for lane in lanes:
+                summary = episodes.summary(lane)
+                infos[lane] = {
+                    "terminal_observation": episodes.observations[lane].copy(),
+                    "TimeLimit.truncated": True,
+                    "episode": {"r": float(episodes.sums[lane, 3]), "l": int(episodes.steps[lane]), **summary},
+                }
+            episodes.begin(lanes, self._generators)
+        return episodes.observations.copy(), episodes.rewards.copy(), ended, infos
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        return [getattr(self, method_name)(*args, **kwargs) for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]
