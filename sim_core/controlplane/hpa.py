@@ -20,9 +20,7 @@ from sim_core.controlplane.hpa_behavior import (
     store_event,
 )
 from sim_core.controlplane.hpa_metrics import (
-    per_pod_value_replicas,
-    sum_values,
-    total_value_replicas,
+    series_replicas,
     utilization_replicas,
     value_replicas,
 )
@@ -56,7 +54,6 @@ from sim_core.controlplane.hpa_records import (
     INVALID_TARGET,
     NO_ACTION,
     NO_ERROR,
-    NO_METRICS_RETURNED,
     OBJECT,
     PODS,
     READY_FOR_NEW_SCALE,
@@ -159,18 +156,9 @@ def metric_replicas(hpa, state, row, pods, n_pods, samples, spec_replicas, statu
     elif failed_call(metric.type, fail_mask):
         result.failure = CALL_FAILED
     elif metric.type in (OBJECT, EXTERNAL):
-        if state.n_values[row] == 0:
-            result.failure = NO_METRICS_RETURNED
-            return
-        usage_m = sum_values(state.values_m, state.n_values, row)
-        if metric.target_type == VALUE:
-            result.proposal, result.failure = total_value_replicas(
-                hpa, metric.target, pods, n_pods, usage_m, spec_replicas
-            )
-            result.reported = usage_m
-        else:
-            result.proposal, result.reported = per_pod_value_replicas(hpa, metric.target, usage_m, status_replicas)
-            result.failure = COMPUTED
+        result.proposal, result.reported, result.failure = series_replicas(
+            hpa, metric, state.values_m, state.n_values, row, pods, n_pods, spec_replicas, status_replicas
+        )
     elif metric.target_type == UTILIZATION:
         result.proposal, result.reported, result.average_value_m, _, result.failure = utilization_replicas(
             hpa, metric, pods, n_pods, samples, row, spec_replicas, now_s

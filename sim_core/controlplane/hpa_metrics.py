@@ -23,6 +23,7 @@ from sim_core.controlplane.hpa_records import (
     NO_METRICS_RETURNED,
     NO_PODS,
     PODS,
+    VALUE,
 )
 from sim_core.controlplane.pods import (
     FAILED,
@@ -340,3 +341,20 @@ def per_pod_value_replicas(hpa, target_m, usage_m, status_replicas):
     if status_replicas == 0:
         return replicas, 0
     return replicas, math.ceil(float(usage_m) / float(status_replicas))
+
+
+@njit(cache=True)
+def series_replicas(hpa, metric, values_m, n_values, row, pods, n_pods, spec_replicas, status_replicas):
+    """Replicas for an Object or External metric: its series are summed.
+
+    Returns:
+        (replicas [pods], reported value [milli-units], failure).
+    """
+    if n_values[row] == 0:
+        return 0, 0, NO_METRICS_RETURNED
+    usage_m = sum_values(values_m, n_values, row)
+    if metric.target_type == VALUE:
+        replicas, failure = total_value_replicas(hpa, metric.target, pods, n_pods, usage_m, spec_replicas)
+        return replicas, usage_m, failure
+    replicas, per_pod_m = per_pod_value_replicas(hpa, metric.target, usage_m, status_replicas)
+    return replicas, per_pod_m, COMPUTED

@@ -1,4 +1,4 @@
-"""`python -m tests.conformance DIR`: runs every vector file of a folder; exit 0 all passed, 1 some failed, 2 no vectors."""
+"""`python -m tests.conformance DIR` runs every vector file of a folder; exit 0: all passed, 1: not all, 2: none."""
 
 from __future__ import annotations
 

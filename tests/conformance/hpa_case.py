@@ -31,9 +31,7 @@ from sim_core.controlplane.hpa_metrics import (
     MISSING,
     UNREADY,
     group_pods,
-    per_pod_value_replicas,
-    sum_values,
-    total_value_replicas,
+    series_replicas,
     utilization_replicas,
     value_replicas,
 )
@@ -235,7 +233,7 @@ def _fit(what: str, count: int, most: int) -> None:
 
 
 @njit(cache=True)
-def _reconcile(case, samples, spec_replicas, status_replicas, fail_mask, now_s):
+def call_reconcile(case, samples, spec_replicas, status_replicas, fail_mask, now_s):
     return reconcile_hpa(
         case.hpa, case.state, case.pods, case.n_pods, samples, spec_replicas, status_replicas, fail_mask, now_s
     )
@@ -257,17 +255,12 @@ def _value_replicas(case, samples, current, now_s):
 
 
 @njit(cache=True)
-def _total_value_replicas(case, current):
-    usage_m = sum_values(case.state.values_m, case.state.n_values, 0)
-    target_m = case.hpa.metrics[0].target
-    replicas, failure = total_value_replicas(case.hpa, target_m, case.pods, case.n_pods, usage_m, current)
-    return replicas, usage_m, failure
-
-
-@njit(cache=True)
-def _per_pod_value_replicas(case, current):
-    usage_m = sum_values(case.state.values_m, case.state.n_values, 0)
-    return per_pod_value_replicas(case.hpa, case.hpa.metrics[0].target, usage_m, current)
+def _series_replicas(case, current):
+    state = case.state
+    metric = case.hpa.metrics[0]
+    return series_replicas(
+        case.hpa, metric, state.values_m, state.n_values, 0, case.pods, case.n_pods, current, current
+    )
 
 
 # Replica calculation
@@ -309,31 +302,24 @@ def pods_metric(given: Json) -> Json:
     return {"replicas": replicas, "usage_m": usage_m}
 
 
-def total_value(given: Json) -> Json:
-    """Replicas for an Object or External metric with target Value."""
-    case = _calculation(given, {"type": "External", "target": {"type": "Value", "value_m": given["target_m"]}})
+def series_value(given: Json) -> Json:
+    """Replicas for an Object or External metric, with target Value or AverageValue."""
+    target = {"type": "Value", "value_m": given.get("target_m")}
+    if "target_average_m" in given:
+        target = {"type": "AverageValue", "average_value_m": given["target_average_m"]}
+    case = _calculation(given, {"type": "External", "target": target})
     case.add_values(0, given["values_m"] if "values_m" in given else [given["value_m"]])
-    replicas, usage_m, failure = _total_value_replicas(case.record, given["current_replicas"])
+    replicas, usage_m, failure = _series_replicas(case.record, given["current_replicas"])
     if failure != codes.COMPUTED:
         return {"error": FAILURES[failure]}
     return {"replicas": replicas, "usage_m": usage_m}
 
 
-def per_pod_value(given: Json) -> Json:
-    """Replicas for an Object or External metric with target AverageValue."""
-    target = {"type": "AverageValue", "average_value_m": given["target_average_m"]}
-    case = _calculation(given, {"type": "External", "target": target})
-    case.add_values(0, given["values_m"] if "values_m" in given else [given["value_m"]])
-    replicas, usage_m = _per_pod_value_replicas(case.record, given["current_replicas"])
-    return {"replicas": replicas, "usage_m": usage_m}
-
-
 def pod_groups(given: Json) -> Json:
     """Groups of pods; the names of each are a set."""
-    tolerance = {"tolerance": 0.1} | given
-    case = _calculation(tolerance, {"type": "Resource" if given["resource"] else "Pods", "resource": given["resource"]})
-    for sample in given["pod_metrics"]:
-        case.add_samples(0, [sample])
+    flags = {"tolerance": 0.1} | given
+    case = _calculation(flags, {"type": "Resource" if given["resource"] else "Pods", "resource": given["resource"]})
+    case.add_samples(0, given["pod_metrics"])
     ready = _group_pods(case.record, case.samples, NOW_S)
     names = {group: [] for group in (UNREADY, MISSING, IGNORED)}
     for name, group in zip(case.slots, case.record.groups, strict=False):
@@ -488,7 +474,7 @@ def reconcile(given: Json) -> Json:
     _add_answers(case, hpa["metrics"], samples)
 
     spec_replicas, status_replicas = scale["spec_replicas"], scale["status_replicas"]
-    replicas = _reconcile(case.record, case.samples, spec_replicas, status_replicas, fail_mask, NOW_S)
+    replicas = call_reconcile(case.record, case.samples, spec_replicas, status_replicas, fail_mask, NOW_S)
     return {"desired_replicas": replicas} | _outcome(case.state, hpa["metrics"])
 
 
@@ -547,10 +533,10 @@ def _outcome(state: Any, metrics: Sequence[Json]) -> Json:
 KINDS: dict[str, Callable[[Json], Json]] = {
     "resource_utilization": resource_utilization,
     "pods_metric": pods_metric,
-    "object_metric": total_value,
-    "external_metric": total_value,
-    "object_per_pod_metric": per_pod_value,
-    "external_per_pod_metric": per_pod_value,
+    "object_metric": series_value,
+    "external_metric": series_value,
+    "object_per_pod_metric": series_value,
+    "external_per_pod_metric": series_value,
     "group_pods": pod_groups,
     "utilization_ratio": utilization_ratio,
     "usage_ratio": usage_ratio,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ class Outcome:
     problem: str
 
 
-def vector_files(folder: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """The vector files of a folder with their cases, by name. Files that are none are left out.
+def vector_files(folder: Path) -> Iterator[tuple[Path, list[Any]]]:
+    """The vector files of a folder, objects with a list `cases`, by name; other files are left out.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -33,16 +34,17 @@ def vector_files(folder: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
         raise NotADirectoryError(folder)
     for path in sorted(folder.glob("*.json")):
         try:
-            cases = json.loads(path.read_bytes())["cases"]
-        except (KeyError, TypeError, ValueError):
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            print(f"{path}: left out, not readable as JSON: {error}", file=sys.stderr)
             continue
-        if isinstance(cases, list) and all(isinstance(case, dict) for case in cases):
-            yield path, cases
+        if isinstance(content, dict) and isinstance(content.get("cases"), list):
+            yield path, content["cases"]
 
 
-def run_case(case: dict[str, Any]) -> Outcome:
+def run_case(case: Any) -> Outcome:
     """Runs one case; whatever goes wrong with it makes it fail, never the run."""
-    name = str(case.get("id", "(no id)"))
+    name = str(case.get("id", "(no id)")) if isinstance(case, dict) else "(no object)"
     try:
         run = KINDS.get(case["kind"])
         if run is None:
@@ -54,7 +56,7 @@ def run_case(case: dict[str, Any]) -> Outcome:
 
 
 def difference(expected: dict[str, Any], actual: dict[str, Any]) -> str:
-    """What differs, or an empty string. A case may assert less than comes out, except that an error comes out alone."""
+    """What differs, or an empty string. A case may assert less than comes out; an error comes out alone."""
     parts = []
     for key, value in expected.items():
         got = actual.get(key, "nothing")

@@ -1,0 +1,336 @@
+"""The HorizontalPodAutoscaler: what must hold whatever the numbers, and what no upstream vector covers."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from sim_core.controlplane import hpa_records as codes
+from sim_core.controlplane.hpa_behavior import limit_rate, stabilize, stabilize_legacy, store_event
+from sim_core.controlplane.hpa_manifest import hpa_record
+from sim_core.controlplane.hpa_metrics import truncated_quotient
+from sim_core.controlplane.hpa_records import HPA, HPA_STATE, MAX_LOG
+from sim_core.controlplane.pods import NO_REQUEST, PENDING, READY_FALSE, READY_TRUE, RUNNING
+from sim_core.errors import InputError
+from tests.conformance.hpa_case import Case, call_reconcile
+from tests.conformance.selectors import SelectorError, parse_selector, selects
+
+BEHAVIOR: dict[str, Any] = {"scale_up": None, "scale_down": None}
+PROPERTIES = settings(max_examples=60, deadline=None)
+
+
+class Target:
+    """A Deployment of pods with one container of 1000 milli-cores, all long ready, and its HPA."""
+
+    def __init__(self, replicas: int, **hpa: Any):
+        self.case = Case()
+        self.case.record.hpa = hpa_record(**{"max_replicas": 100} | hpa)
+        self.hpa, self.state, self.pods = self.case.record.hpa, self.case.record.state, self.case.record.pods
+        self.replicas = replicas
+        self.resize()
+
+    def resize(self) -> None:
+        """As many running pods as the scale says, at once."""
+        self.case.record.n_pods = self.replicas
+        self.pods["phase"] = RUNNING
+        self.pods["ready"] = READY_TRUE
+        self.pods["start_s"] = self.pods["ready_transition_s"] = -1e9
+        self.pods["request_m"][:, 0] = 1000
+
+    def sync(self, usage_m: int | list[int], now_s: float = 0.0, fail_mask: int = 0) -> int:
+        """One reconcile at the given usage of each pod; the scale follows at once."""
+        used_m = usage_m if isinstance(usage_m, list) else [usage_m] * self.replicas
+        samples = self.case.samples
+        samples.time_s = math.nan
+        samples.window_s = 30.0
+        for row in range(self.hpa.n_metrics):
+            for index, value_m in enumerate(used_m):
+                samples[row, index].time_s = now_s
+                samples[row, index].usage_m[0] = value_m
+        self.replicas = int(
+            call_reconcile(self.case.record, samples, self.replicas, self.replicas, fail_mask, float(now_s))
+        )
+        return self.replicas
+
+    def conditions(self) -> list[tuple[str, str, str]]:
+        """Type, status and reason of the conditions, in their order."""
+        return [
+            (codes.CONDITION_TYPES[c.type], codes.STATUSES[c.status], codes.REASONS[c.reason])
+            for c in self.state.conditions[: self.state.n_conditions]
+        ]
+
+
+def test_utilization_is_cut_to_whole_percent_before_it_is_divided():
+    """105 % over 60 % of 4 pods is 7 pods; as fractions (1.054 / 0.6) it would round up to 8."""
+    assert Target(4, target_cpu_utilization_pct=60).sync(1054) == 7
+    assert math.ceil(1.054 / 0.6 * 4) == 8
+
+
+@PROPERTIES
+@given(
+    replicas=st.integers(0, 120),
+    usage_m=st.integers(0, 20_000),
+    target=st.integers(1, 200),
+    bounds=st.tuples(st.integers(0, 100), st.integers(1, 100)),
+    behavior=st.sampled_from([None, BEHAVIOR]),
+)
+def test_result_is_always_between_min_and_max(replicas, usage_m, target, bounds, behavior):
+    """Only a target that a person has set to 0 replicas stays outside: scaling is disabled then."""
+    low, high = min(bounds), max(bounds)
+    scaled = Target(
+        replicas, min_replicas=low, max_replicas=high, target_cpu_utilization_pct=target, behavior=behavior
+    ).sync(usage_m)
+    assert low <= scaled <= high or (replicas == 0 and scaled == 0)
+
+
+@PROPERTIES
+@given(
+    usage_m=st.lists(st.integers(0, 3000), min_size=1, max_size=12),
+    pod=st.integers(0, 11),
+    more_m=st.integers(0, 3000),
+    unready=st.sets(st.integers(0, 11)),
+    pending=st.sets(st.integers(0, 11)),
+)
+def test_more_usage_never_asks_for_fewer_replicas(usage_m, pod, more_m, unready, pending):
+    """The window is empty, so that the first recommendation is what the metric proposes."""
+
+    def replicas(usage: list[int]) -> int:
+        target = Target(len(usage), target_cpu_utilization_pct=60)
+        target.state.recommendations.exists = True
+        for index in unready & set(range(len(usage))):
+            target.pods[index].ready = READY_FALSE
+        for index in pending & set(range(len(usage))):
+            target.pods[index].phase = PENDING
+        return target.sync(usage)
+
+    higher = list(usage_m)
+    higher[pod % len(usage_m)] += more_m
+    assert replicas(higher) >= replicas(usage_m)
+
+
+@PROPERTIES
+@given(usage_m=st.lists(st.integers(0, 5000), min_size=1, max_size=30), target=st.integers(1, 300))
+@example(usage_m=[829] * 4, target=75)
+def test_ready_pods_follow_the_formula_of_the_documentation(usage_m, target):
+    """ceil(replicas * utilization / target) outside the tolerance, in exact fractions, with whole percentages."""
+    utilization = sum(usage_m) * 100 // (1000 * len(usage_m))
+    ratio = Fraction(utilization, target)
+    assume(abs(abs(ratio - 1) - Fraction(1, 10)) > Fraction(1, 10**9))  # the last bit of the tolerance is open
+    scaled = Target(
+        len(usage_m),
+        target_cpu_utilization_pct=target,
+        max_replicas=100_000,
+        scale_up_limit_minimum=100_000,
+        downscale_stabilization_window_s=0.0,
+        min_replicas=0,
+    )
+    scaled.state.recommendations.exists = True
+    expected = len(usage_m) if abs(ratio - 1) <= Fraction(1, 10) else math.ceil(ratio * len(usage_m))
+    product = utilization / target * len(usage_m)  # where floats leave a whole number, Kubernetes rounds up too
+    assert scaled.sync(usage_m) in {expected, math.ceil(product)}
+
+
+@PROPERTIES
+@given(
+    loads=st.lists(st.integers(10, 8000), min_size=5, max_size=60),
+    window=st.sampled_from([0, 60, 300]),
+    behavior=st.booleans(),
+)
+def test_shrinking_never_undercuts_a_recommendation_of_the_window(loads, window, behavior):
+    """The log never outgrows what the window holds, and the newest recommendation is in it."""
+    rules = {"scale_up": None, "scale_down": {"stabilization_window_s": window}} if behavior else None
+    target = Target(3, target_cpu_utilization_pct=60, behavior=rules, downscale_stabilization_window_s=window)
+    for step, load_m in enumerate(loads):
+        now_s = 15.0 * step
+        before = target.replicas
+        log = target.state.recommendations
+        recent = [
+            int(entry.replicas)
+            for entry in log.entries[: log.n]
+            if (now_s - entry.time_s < window if behavior else now_s - entry.time_s <= window)
+        ]
+        scaled = target.sync(load_m // max(1, before), now_s)
+        if scaled < before and recent:
+            assert scaled >= max(recent)
+        assert log.n <= window / 15 + 3
+        assert now_s in [entry.time_s for entry in log.entries[: log.n]]
+        target.resize()
+
+
+@PROPERTIES
+@given(
+    current=st.integers(1, 200),
+    desired=st.integers(0, 400),
+    value=st.integers(1, 400),
+    percent=st.integers(1, 400),
+    select=st.sampled_from(["Max", "Min", "Disabled"]),
+    past=st.lists(st.tuples(st.integers(1, 50), st.integers(0, 100), st.booleans()), max_size=8),
+)
+def test_the_pace_never_turns_a_change_around(current, desired, value, percent, select, past):
+    policies = [{"type": "Pods", "value": value, "period_s": 60}, {"type": "Percent", "value": percent, "period_s": 30}]
+    rules = {"select_policy": select, "policies": policies}
+    target = Target(current, min_replicas=0, max_replicas=1000, behavior={"scale_up": rules, "scale_down": rules})
+    for change, age_s, up in past:
+        log = target.state.up_events if up else target.state.down_events
+        log.entries[log.n].time_s, log.entries[log.n].change = -float(age_s), change
+        log.n += 1
+    up_events, down_events = target.state.up_events, target.state.down_events
+    limited, reason = limit_rate(target.hpa, up_events, down_events, current, desired, 0.0)
+    assert min(current, desired) <= limited <= max(current, desired)
+    assert (limited == desired) == (codes.REASONS[reason] == "DesiredWithinRange")
+    if select == "Disabled":
+        assert limited == current
+
+
+def test_pods_that_have_gone_leave_samples_that_still_count():
+    """Usage of 2 pods, samples of 4: the mean over known pods decides, the number of samples multiplies."""
+    target = Target(2, target_cpu_utilization_pct=50, scale_up_limit_minimum=100)
+    target.case.record.n_pods = 5
+    target.pods["phase"][2:4] = 0
+    target.pods["phase"][4] = PENDING
+    assert target.sync([1000, 1000, 1000, 1000]) == 7  # ceil(2000 / 3000 -> 66 % over 50 % = 1.32, times 5 samples)
+
+
+def test_a_pod_of_two_containers_needs_both_requests_but_a_named_one_only_its_own():
+    cpu = {"type": "Utilization", "average_utilization": 50}
+    named = {"type": "ContainerResource", "resource": "cpu", "container": "app", "target": cpu}
+    for metric, failure in ((named | {"type": "Resource", "container": None}, "MISSING_REQUEST"), (named, "COMPUTED")):
+        target = Target(2, metrics=[metric], containers=("app", "proxy"))
+        target.pods["request_m"][:, 1] = NO_REQUEST
+        target.sync(1000)
+        assert target.state.results[0].failure == getattr(codes, failure)
+
+
+def test_conditions_keep_their_order_and_say_the_last_state():
+    target = Target(4, target_cpu_utilization_pct=60)
+    assert target.sync(1050) == 7
+    first = target.conditions()
+    assert [kind for kind, _, _ in first] == ["AbleToScale", "ScalingActive", "ScalingLimited"]
+    assert first[0] == ("AbleToScale", "True", "SucceededRescale")
+    target.sync(600, now_s=15.0, fail_mask=codes.FAIL_GET_SCALE)
+    assert target.conditions() == [("AbleToScale", "False", "FailedGetScale"), *first[1:]]
+    target.sync(600, now_s=30.0, fail_mask=codes.FAIL_RESOURCE_METRICS)
+    assert target.conditions()[:2] == [
+        ("AbleToScale", "True", "SucceededGetScale"),
+        ("ScalingActive", "False", "FailedGetResourceMetric"),
+    ]
+
+
+@pytest.mark.parametrize(("usage_m", "expected"), [(1050, 7), (300, 4)])
+def test_a_failing_metric_forbids_to_shrink_and_not_to_grow(usage_m, expected):
+    cpu = {"type": "Resource", "resource": "cpu", "target": {"type": "Utilization", "average_utilization": 60}}
+    queue = {"type": "External", "target": {"type": "Value", "value_m": 1000}}
+    target = Target(4, metrics=[cpu, queue])
+    target.state.recommendations.exists = True
+    assert target.sync(usage_m, fail_mask=codes.FAIL_EXTERNAL_METRICS) == expected
+    assert target.state.error == codes.INTERNAL_ERROR
+
+
+def test_an_update_that_fails_is_not_remembered():
+    target = Target(4, target_cpu_utilization_pct=60, behavior=BEHAVIOR)
+    assert target.sync(1050, fail_mask=codes.FAIL_UPDATE_SCALE) == 4
+    assert (target.state.up_events.n, target.state.has_scaled, target.state.scale_updated) == (0, False, False)
+    assert target.sync(1050, now_s=15.0) == 7
+    assert (target.state.up_events.n, target.state.last_scale_s) == (1, 15.0)
+    assert target.state.up_events.entries[0].change == 3
+
+
+def test_zero_replicas_stay_zero_unless_the_minimum_is_zero():
+    queue = {"type": "External", "target": {"type": "Value", "value_m": 1000}}
+    disabled, awake = Target(0, metrics=[queue]), Target(0, metrics=[queue], min_replicas=0)
+    for target in (disabled, awake):
+        target.state.n_values[0], target.state.values_m[0, :2] = 1, (2500, 9999)
+        target.sync([])
+    assert (disabled.replicas, awake.replicas) == (0, 3)
+    assert ("ScalingActive", "False", "ScalingDisabled") in disabled.conditions()
+
+
+def test_a_full_log_gives_up_its_oldest_entry():
+    """`hpa_record` refuses windows that need more entries; a record that is written by hand stays sound."""
+    target = Target(1)
+    log, events = target.state.recommendations, target.state.up_events
+    target.hpa.behavior_set = True
+    target.hpa.scale_down.stabilization_window_s = 1e9
+    target.hpa.scale_up.policies[0].period_s = 1e9
+    for step in range(MAX_LOG + 5):
+        stabilize(target.hpa, log, 1, step, float(step))
+        store_event(target.hpa, events, target.hpa.scale_up, 1 + step, float(step))
+    assert log.n == events.n == MAX_LOG
+    assert sorted(log.entries["replicas"]) == sorted(events.entries["change"] - 1) == list(range(5, MAX_LOG + 5))
+    assert stabilize_legacy(target.hpa, log, 3, float(MAX_LOG + 5)) == MAX_LOG + 4
+
+
+@PROPERTIES
+@given(dividend=st.integers(-(10**15), 10**15), divisor=st.integers(1, 10**9))
+def test_integer_division_cuts_towards_zero(dividend, divisor):
+    assert truncated_quotient(dividend, divisor) == math.trunc(Fraction(dividend, divisor))
+
+
+def test_defaults_are_those_of_kubernetes():
+    record = hpa_record(max_replicas=10, behavior={"scale_down": {"select_policy": "Min"}})
+    assert (record.min_replicas, record.metrics[0].target, record.metrics[0].resource) == (1, 80, codes.CPU)
+    up, down = record.scale_up, record.scale_down
+    assert (up.stabilization_window_s, up.n_policies, up.select_policy) == (0, 2, codes.MAX_CHANGE)
+    assert [tuple(policy) for policy in up.policies[:2]] == [
+        (codes.PODS_POLICY, 4, 15.0),
+        (codes.PERCENT_POLICY, 100, 15.0),
+    ]
+    assert (down.stabilization_window_s, down.n_policies, down.select_policy) == (codes.NOT_SET, 1, codes.MIN_CHANGE)
+    assert record.behavior_set and not hpa_record(max_replicas=10).behavior_set
+
+
+def test_a_record_can_be_assigned_and_changed_in_place():
+    lanes = np.zeros(3, HPA)
+    lanes[1] = hpa_record(max_replicas=10)
+    lanes[1]["scale_down"]["stabilization_window_s"] = 60
+    assert lanes["max_replicas"].tolist() == [0, 10, 0]
+    assert lanes[1]["scale_down"]["stabilization_window_s"] == 60
+    assert HPA_STATE.isalignedstruct and HPA.isalignedstruct
+
+
+def test_wrong_values_are_reported_all_at_once():
+    policy = {"type": "Pod", "value": 0, "period_s": 4000}
+    with pytest.raises(InputError) as caught:
+        hpa_record(
+            min_replicas=5,
+            max_replicas=3,
+            metrics=[{"type": "Pods", "target": {"type": "Utilization", "average_utilization": 50}}],
+            behavior={"scale_up": {"stabilisation_window_s": 3}, "scale_down": {"policies": [policy]}},
+        )
+    message = str(caught.value)
+    for part in (
+        "min_replicas: must be between 0 and 3 (got 5)",
+        "metrics.0.target.type: must be one of AverageValue (got 'Utilization')",
+        "behavior.scale_up.stabilisation_window_s: unknown key; did you mean 'stabilization_window_s'?",
+        "behavior.scale_down.policies.0.type: must be one of Pods, Percent (got 'Pod')",
+        "behavior.scale_down.policies.0.value: must be between 1",
+        "behavior.scale_down.policies.0.period_s: must be between 1 and 1800 (got 4000)",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "selected"),
+    [
+        ("name=pod", {"name": "pod"}, True),
+        ("name==pod, tier!=web", {"name": "pod", "tier": "web"}, False),
+        ("tier in (web, api),!old", {"tier": "api"}, True),
+        ("tier notin (web)", {}, True),
+        ("example.com/size>3", {"example.com/size": "4"}, True),
+        ("name", {"other": ""}, False),
+    ],
+)
+def test_selectors_select_as_in_kubernetes(text, labels, selected):
+    assert selects(parse_selector(text), labels) is selected
+
+
+@pytest.mark.parametrize("text", ["cheddar cheese", "a=b,", "=b", "a in b", "a>b", "a,,b", "-a=b"])
+def test_what_is_no_selector_is_refused(text):
+    with pytest.raises(SelectorError):
+        parse_selector(text)
