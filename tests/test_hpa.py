@@ -18,7 +18,7 @@ from sim_core.controlplane.hpa_metrics import truncated_quotient
 from sim_core.controlplane.hpa_records import HPA, HPA_STATE, MAX_LOG
 from sim_core.controlplane.pods import NO_REQUEST, PENDING, READY_FALSE, READY_TRUE, RUNNING
 from sim_core.errors import InputError
-from tests.conformance.hpa_case import Case, call_reconcile
+from tests.conformance.hpa_case import Case, call_reconcile, pods_metric, resource_utilization
 from tests.conformance.selectors import SelectorError, parse_selector, selects
 
 BEHAVIOR: dict[str, Any] = {"scale_up": None, "scale_down": None}
@@ -186,6 +186,121 @@ def test_the_pace_never_turns_a_change_around(current, desired, value, percent, 
     assert (limited == desired) == (codes.REASONS[reason] == "DesiredWithinRange")
     if select == "Disabled":
         assert limited == current
+
+
+# A second reading of the rules, over names and dictionaries and in exact fractions, to hold the one-pass kernels to.
+
+
+def plain_groups(case: dict[str, Any], cpu: bool) -> dict[str, str]:
+    samples = {sample["pod"]: sample for sample in case["pod_metrics"]}
+    groups = {}
+    for pod in case["pods"]:
+        start_s, transition_s, sample = -pod["start_age_s"], -pod["ready_transition_age_s"], samples.get(pod["name"])
+        if pod["deleting"] or pod["phase"] == "Failed":
+            group = "ignored"
+        elif pod["phase"] == "Pending":
+            group = "unready"
+        elif sample is None:
+            group = "missing"
+        elif not cpu:
+            group = "ready"
+        elif start_s + case["cpu_initialization_period_s"] > 0:
+            fresh = -sample["age_s"] >= transition_s + sample["window_s"]
+            group = "ready" if pod["ready"] and fresh else "unready"
+        else:
+            never = not pod["ready"] and start_s + case["initial_readiness_delay_s"] > transition_s
+            group = "unready" if never else "ready"
+        groups[pod["name"]] = group
+    return groups
+
+
+def plain_replicas(case: dict[str, Any], ratio_of: Any, fill: Any, groups: dict[str, str]) -> Any:
+    values = {sample["pod"]: sample["value_m"] for sample in case["pod_metrics"]}
+    values = {name: value for name, value in values.items() if groups.get(name) not in ("ignored", "unready")}
+    if not values:
+        return "error"
+    reported, ratio = ratio_of(values)
+    if ratio is None:
+        return "error"
+    names = {group: [name for name in groups if groups[name] == group] for group in ("ready", "unready", "missing")}
+    current = case["current_replicas"]
+    if not names["missing"] and not (names["unready"] and ratio > 1):
+        return current if abs(ratio - 1) <= Fraction(1, 10) else math.ceil(ratio * len(names["ready"])), reported
+    if ratio != 1:
+        values |= {name: fill(name) if ratio < 1 else 0 for name in names["missing"]}
+    if ratio > 1:
+        values |= dict.fromkeys(names["unready"], 0)
+    _, new_ratio = ratio_of(values)
+    replicas = math.ceil(new_ratio * len(values))
+    if abs(new_ratio - 1) <= Fraction(1, 10) or (ratio - 1) * (new_ratio - 1) < 0 or (ratio == 1 != new_ratio):
+        return current, reported
+    return current if (new_ratio - 1) * (replicas - current) < 0 else replicas, reported
+
+
+PLAIN_POD = st.fixed_dictionaries(
+    {
+        "phase": st.sampled_from(["Running"] * 5 + ["Pending", "Failed", "Succeeded"]),
+        "deleting": st.sampled_from([False] * 5 + [True]),
+        "ready": st.sampled_from([True, True, False]),
+        "start_age_s": st.sampled_from([0, 60, 119, 120, 121, 1000]),
+        "ready_transition_age_s": st.sampled_from([0, 30, 60, 110, 111, 990]),
+        "request_m": st.sampled_from([0, 100, 250, 1000]),
+        "sample": st.none() | st.tuples(st.sampled_from([0, 30, 60]), st.sampled_from([0, 30]), st.integers(0, 2000)),
+    }
+)
+
+
+def plain_case(drawn: list[dict[str, Any]], foreign: list[int], current: int) -> dict[str, Any]:
+    """A case as the vector files have it. 64 is a power of two: as a target it keeps floats exact."""
+    case: dict[str, Any] = {"tolerance": 0.1, "cpu_initialization_period_s": 120, "initial_readiness_delay_s": 10}
+    samples = [(f"gone-{index}", (0, 30, value_m)) for index, value_m in enumerate(foreign)]
+    pods = []
+    for index, pod in enumerate(drawn):
+        pods.append({**pod, "name": f"pod-{index}", "requests_m": {"app": pod["request_m"]}})
+        if pod["sample"] is not None:
+            samples.append((f"pod-{index}", pod["sample"]))
+    case["pods"], case["current_replicas"] = pods, current
+    case["pod_metrics"] = [
+        {"pod": name, "age_s": age_s, "window_s": window_s, "value_m": value_m, "usage_m": {"app": value_m}}
+        for name, (age_s, window_s, value_m) in samples
+    ]
+    return case
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PLAIN_POD, max_size=8), st.lists(st.integers(0, 2000), max_size=2), st.integers(0, 10))
+def test_utilization_agrees_with_a_second_reading_of_the_rules(drawn, foreign, current):
+    case = plain_case(drawn, foreign, current)
+    requests_m = {pod["name"]: pod["request_m"] for pod in case["pods"]}
+
+    def ratio_of(values: dict[str, int]) -> Any:
+        known = [name for name in values if name in requests_m]
+        total_m = sum(requests_m[name] for name in known)
+        if total_m == 0:
+            return None, None
+        utilization = 100 * sum(values[name] for name in known) // total_m
+        return utilization, Fraction(utilization, 64)
+
+    expected = plain_replicas(case, ratio_of, requests_m.__getitem__, plain_groups(case, cpu=True))
+    for sample in case["pod_metrics"]:
+        del sample["value_m"]
+    found = resource_utilization(case | {"resource": "cpu", "target_utilization": 64})
+    assert expected == ("error" if "error" in found else (found["replicas"], found["utilization"]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PLAIN_POD, max_size=8), st.lists(st.integers(0, 2000), max_size=2), st.integers(0, 10))
+def test_values_agree_with_a_second_reading_of_the_rules(drawn, foreign, current):
+    case = plain_case(drawn, foreign, current)
+
+    def ratio_of(values: dict[str, int]) -> tuple[int, Fraction]:
+        usage_m = sum(values.values()) // len(values)
+        return usage_m, Fraction(usage_m, 1024)
+
+    groups = plain_groups(case, cpu=False)
+    expected = plain_replicas(case, ratio_of, lambda name: 1024, groups) if case["pods"] else "error"
+    found = pods_metric(case | {"target_average_m": 1024})
+    assert expected == ("error" if "error" in found else (found["replicas"], found["usage_m"]))
 
 
 def test_pods_that_have_gone_leave_samples_that_still_count():

@@ -140,8 +140,12 @@ class Case:
             condition = pod["ready_condition"]
             record.ready = READY_UNKNOWN if condition is None else READY_STATUSES[condition["status"]]
             transition_age_s = None if condition is None else condition["transition_age_s"]
-        record.ready_transition_s = -math.inf if transition_age_s is None else _time(transition_age_s)
-        for name, request_m in (pod.get("requests_m") or {}).items():
+        record.ready_transition_s = _time(transition_age_s)
+        requests_m = pod.get("requests_m")
+        if not requests_m:  # a pod has containers, here none with a request
+            record.request_m[:] = NO_REQUEST
+            return
+        for name, request_m in requests_m.items():
             record.request_m[self.container(name)] = NO_REQUEST if request_m is None else request_m
 
     def add_samples(self, row: int, samples: Iterable[Json]) -> None:
@@ -220,8 +224,8 @@ class Case:
             entry.time_s, entry.replicas = _time(recommendation["age_s"]), recommendation["replicas"]
 
 
-def _time(age_s: float) -> float:
-    return NOW_S - age_s
+def _time(age_s: float | None) -> float:
+    return -math.inf if age_s is None else NOW_S - age_s
 
 
 def _fit(what: str, count: int, most: int) -> None:
@@ -487,7 +491,8 @@ def _selector_bits(given: Json) -> tuple[int, bool]:
         return codes.SELECTOR_INVALID, True
     bits = codes.SELECTOR_INVALID if not selector else 0
     for other in given["other_hpa_selectors"]:
-        if all(labels.get(key) == value for key, value in other.items()):
+        text = other if isinstance(other, str) else ",".join(f"{key}={value}" for key, value in other.items())
+        if selects(parse_selector(text), labels):
             bits |= codes.SELECTOR_SHARED
     return bits, selects(selector, labels)
 
