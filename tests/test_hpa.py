@@ -232,7 +232,7 @@ def plain_replicas(case: dict[str, Any], ratio_of: Any, fill: Any, groups: dict[
         values |= dict.fromkeys(names["unready"], 0)
     _, new_ratio = ratio_of(values)
     replicas = math.ceil(new_ratio * len(values))
-    if abs(new_ratio - 1) <= Fraction(1, 10) or (ratio - 1) * (new_ratio - 1) < 0 or (ratio == 1 != new_ratio):
+    if abs(new_ratio - 1) <= Fraction(1, 10) or (ratio - 1) * (new_ratio - 1) < 0:
         return current, reported
     return current if (new_ratio - 1) * (replicas - current) < 0 else replicas, reported
 
@@ -337,7 +337,39 @@ def test_conditions_keep_their_order_and_say_the_last_state():
     ]
 
 
-@pytest.mark.parametrize(("usage_m", "expected"), [(1050, 7), (300, 4)])
+def test_unready_and_missing_pods_are_left_out_at_exactly_the_target():
+    """2 of 4 pods at the target: filling the others in with nothing would halve the replicas."""
+    target = Target(4, target_cpu_utilization_pct=60, min_replicas=1)
+    target.state.recommendations.exists = True
+    target.pods["ready"][2] = READY_FALSE
+    assert target.sync([600, 600, 0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("usage_m", "earlier", "reason"),
+    [(1050, 4, "ScaleUpStabilized"), (600, 9, "ReadyForNewScale"), (300, 4, "ScaleDownStabilized")],
+)
+def test_stabilization_names_the_direction_of_the_raw_recommendation(usage_m, earlier, reason):
+    """An earlier recommendation of 4 holds 4 replicas against 7 and against 2; one of 9 does not move them."""
+    target = Target(4, target_cpu_utilization_pct=60, behavior=BEHAVIOR)
+    target.hpa.scale_up.stabilization_window_s = 300.0
+    log = target.state.recommendations
+    log.exists, log.n = True, 1
+    log.entries[0].time_s, log.entries[0].replicas = 0.0, earlier
+    target.sync(usage_m, now_s=15.0)
+    assert target.conditions()[0] == ("AbleToScale", "True", reason)
+
+
+def test_an_event_as_old_as_the_longest_period_keeps_its_place():
+    rules = {"policies": [{"type": "Pods", "value": 9, "period_s": 60}]}
+    target = Target(1, behavior={"scale_up": rules, "scale_down": None})
+    log = target.state.up_events
+    for now_s, changes in ((0.0, [1]), (60.0, [1, 2]), (61.0, [3, 2])):
+        store_event(target.hpa, log, target.hpa.scale_up, max(changes[0], changes[-1]), now_s)
+        assert [int(entry.change) for entry in log.entries[: log.n]] == changes
+
+
+@pytest.mark.parametrize(("usage_m", "expected"), [(1050, 7), (600, 4), (300, 4)])
 def test_a_failing_metric_forbids_to_shrink_and_not_to_grow(usage_m, expected):
     cpu = {"type": "Resource", "resource": "cpu", "target": {"type": "Utilization", "average_utilization": 60}}
     queue = {"type": "External", "target": {"type": "Value", "value_m": 1000}}
@@ -345,6 +377,8 @@ def test_a_failing_metric_forbids_to_shrink_and_not_to_grow(usage_m, expected):
     target.state.recommendations.exists = True
     assert target.sync(usage_m, fail_mask=codes.FAIL_EXTERNAL_METRICS) == expected
     assert target.state.error == codes.INTERNAL_ERROR
+    active = ("False", "FailedGetExternalMetric") if usage_m == 300 else ("True", "ValidMetricFound")
+    assert target.conditions()[1] == ("ScalingActive", *active)
 
 
 def test_an_update_that_fails_is_not_remembered():
