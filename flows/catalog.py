@@ -21,7 +21,9 @@ def list_profiles(as_json: options.Json = False) -> None:
 
     rows = [(name, load_profile(name).description) for name in bundled_profiles()]
     if as_json:
-        print_json({"command": "profile list", "profiles": [{"name": name, "description": text} for name, text in rows]})
+        print_json(
+            {"command": "profile list", "profiles": [{"name": name, "description": text} for name, text in rows]}
+        )
     else:
         print_table("Profiles", ("name", "description"), rows, words=2)
 
@@ -55,7 +57,9 @@ def check_profile(profile: options.Profile, settings: options.Settings = None, a
 
 
 @trace_app.command("info")
-def trace_info(trace: Annotated[Path, typer.Argument(help="A trace file: CSV, gzip or not.")], as_json: options.Json = False) -> None:
+def trace_info(
+    trace: Annotated[Path, typer.Argument(help="A trace file: CSV, gzip or not.")], as_json: options.Json = False
+) -> None:
     """Check a trace and print its length, step and rates."""
     from flows.output import print_json, print_table
     from sim_core.workload import read_trace

@@ -31,9 +31,13 @@ app.add_typer(trace_app, name="trace")
 @app.command()
 def run(
     profile: options.Profile,
-    policy: Annotated[str, typer.Option(help="static, hpa, clairvoyant, or a registered model: models:/NAME@ALIAS.")] = "hpa",
+    policy: Annotated[
+        str, typer.Option(help="static, hpa, clairvoyant, or a registered model: models:/NAME@ALIAS.")
+    ] = "hpa",
     replicas: Annotated[int | None, typer.Option(min=1, help="Replicas of the static policy.")] = None,
-    target_utilization: Annotated[int | None, typer.Option(min=1, help="CPU target of the HPA [%]; default: the profile's.")] = None,
+    target_utilization: Annotated[
+        int | None, typer.Option(min=1, help="CPU target of the HPA [%]; default: the profile's.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first lane; lane i has seed + i.")] = 0,
     lanes: Annotated[int, typer.Option(min=1, max=4096, help="Worlds to play at once, one seed each.")] = 1,
     start: options.Start = "0d",
@@ -49,11 +53,23 @@ def run(
 ) -> None:
     """Play traffic against a profile under one policy and print the indicators."""
     from flows.inputs import TrafficChoice
-    from flows.run import RunRequest, run_lanes, show_run
+    from flows.run import RunRequest, run_lanes
+    from flows.tables import show_run
 
     choice = TrafficChoice(trace, traffic, traffic_seed, scale_peak_to_replicas)
     request = RunRequest(
-        profile, settings or [], choice, policy, replicas, target_utilization, engine, seed, lanes, start, duration, state
+        profile,
+        settings or [],
+        choice,
+        policy,
+        replicas,
+        target_utilization,
+        engine,
+        seed,
+        lanes,
+        start,
+        duration,
+        state,
     )
     _present(lambda: run_lanes(request), show_run, as_json)
 
@@ -62,7 +78,9 @@ def run(
 def sweep(
     spec: Annotated[Path, typer.Argument(help="A sweep specification (YAML), as experiments/specs/demo.yaml.")],
     trace: options.Trace = None,
-    traffic: Annotated[str | None, typer.Option(help="Play this bundled generator in place of the specification's traffic.")] = None,
+    traffic: Annotated[
+        str | None, typer.Option(help="Play this bundled generator in place of the specification's traffic.")
+    ] = None,
     scale_peak_to_replicas: options.ScalePeak = None,
     actors: Annotated[int | None, typer.Option(min=1, max=256, help="Simulation actors; default: one a CPU.")] = None,
     state: options.State = None,
@@ -70,7 +88,7 @@ def sweep(
 ) -> None:
     """Run a sweep: simulate its points, and train, evaluate and report where the specification says so. Resumes."""
     from flows.local import sweep_here
-    from flows.sweep_request import SweepRequest
+    from flows.requests import SweepRequest
     from flows.tables import show_sweep
 
     request = SweepRequest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sim_core.workload import Trace
 
 ENGINES = ("fluid",)
-POLICIES = ("static", "hpa", "hpa-tuned", "clairvoyant")
 _MODEL = re.compile(r"models:/[^/@]+(@[^/@]+|/\d+)")
 
 
@@ -28,7 +27,7 @@ class TrafficChoice:
         trace: path of a trace file; None takes the generator.
         generator: name of a bundled generator.
         seed: seed of the generator.
-        scale_peak_to_replicas: map the peak to the load that so many replicas serve at 70 % utilization; None leaves the rates.
+        scale_peak_to_replicas: map the peak to what so many replicas serve at 70 % utilization; None leaves the rates.
     """
 
     trace: Path | None
@@ -36,26 +35,35 @@ class TrafficChoice:
     seed: int
     scale_peak_to_replicas: int | None
 
-    def load(self, profile: Profile, until_s: float) -> Trace:
-        """The traffic from 0 to at least `until_s` [s].
+    def load(self, profile: Profile, start_s: float, duration_s: float) -> Trace:
+        """The whole traffic, scaled; a generator makes as much as is played.
+
+        Args:
+            profile: whose replicas the scale refers to.
+            start_s, duration_s: what will be played [s].
 
         Raises:
             TraceError: the file cannot be read or breaks the format.
-            InputError: the trace ends before `until_s`.
+            InputError: unknown generator, or the trace ends too early.
         """
-        from sim_core.simulation import scale_to_replicas
         from sim_core.workload import bundled_traffic, read_trace
+        from sim_core.world import scale_to_replicas
 
-        if self.trace is not None:
-            trace = read_trace(self.trace)
-            if until_s > trace.duration_s:
-                rule = f"ends at {trace.duration_s:g} s, but --start and --duration reach to {until_s:g} s"
-                raise InputError(str(self.trace), rule)
+        if duration_s <= 0.0:
+            raise InputError("--duration", f"must be greater than 0 (got {duration_s:g} s)")
+        end_s = start_s + duration_s
+        if self.trace is None:
+            trace = bundled_traffic(self.generator).generate(end_s, self.seed)
         else:
-            trace = bundled_traffic(self.generator).generate(until_s, self.seed)
-        if self.scale_peak_to_replicas is not None:
-            trace = scale_to_replicas(trace, profile, self.scale_peak_to_replicas)
-        return trace
+            trace = read_trace(self.trace)
+            if end_s > trace.duration_s * (1 + 1e-9):
+                rule = f"lasts {trace.duration_s:g} s, but --start and --duration reach to {end_s:g} s"
+                raise InputError(str(self.trace), f"{rule}; choose an earlier start or a shorter duration")
+        return (
+            trace
+            if self.scale_peak_to_replicas is None
+            else scale_to_replicas(trace, profile, self.scale_peak_to_replicas)
+        )
 
     def describe(self, trace: Trace) -> dict[str, Any]:
         """Name, origin and figures of the traffic as played."""
@@ -71,7 +79,7 @@ class TrafficChoice:
 
 
 def overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """`--set PATH=VALUE` settings: value by dotted path; a value is JSON (`0.5`, `null`, `[1, 2]`), any other text is itself.
+    """`--set PATH=VALUE` settings: value by dotted path, read as JSON (`0.5`, `null`, `[1, 2]`) where it is, else as text.
 
     Raises:
         InputError: settings that do not read PATH=VALUE, or a path given twice; all at once.
@@ -81,7 +89,7 @@ def overrides(settings: Iterable[str]) -> dict[str, Any]:
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path:
-            problems.append(f"must read PATH=VALUE, as in services.api.replicas.max=40 (got {setting!r})")
+            problems.append(f"must read PATH=VALUE, as in database.cores=8 (got {setting!r})")
         elif path in values:
             problems.append(f"{path}: given twice")
         else:
@@ -136,22 +144,27 @@ def check_engine(name: str) -> str:
     return name
 
 
-def check_policies(option: str, names: Iterable[str]) -> list[str]:
-    """The names of the policies, if all are known or registered models by form.
+def check_policies(option: str, names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """The names of the policies, if all are known, or registered models by their form.
+
+    Args:
+        option: the option that named them, for the message.
+        names: as written.
+        known: what may be named, beside models.
 
     Raises:
         PolicyError: none, one twice, or unknown ones; all at once.
     """
     policies = [name.strip() for name in names if name.strip()]
-    problems = [] if policies else [f"name at least one of {', '.join(POLICIES)}, models:/NAME@ALIAS"]
+    choice = f"known: {', '.join(known)}, models:/NAME@ALIAS"
+    problems = [] if policies else [f"must name at least one policy ({choice})"]
     problems += [f"{name!r} is named twice" for name in sorted({name for name in policies if policies.count(name) > 1})]
     for name in policies:
         if name.startswith("models:"):
             if not _MODEL.fullmatch(name):
-                problems.append(f"a model reads models:/NAME@ALIAS or models:/NAME/VERSION (got {name!r})")
-        elif name not in POLICIES:
-            known = ", ".join(POLICIES)
-            problems.append(f"unknown policy {name!r}; known: {known}, models:/NAME@ALIAS{nearest(name, POLICIES)}")
+                problems.append(f"a model must read models:/NAME@ALIAS or models:/NAME/VERSION (got {name!r})")
+        elif name not in known:
+            problems.append(f"unknown policy {name!r} ({choice}){nearest(name, known)}")
     if problems:
         raise PolicyError(option, problems)
     return policies

@@ -51,7 +51,7 @@ def print_json(document: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON can hold it: NumPy scalars and arrays, paths and models unwrapped, NaN and infinities as None."""
+    """The value as JSON can hold it: NumPy, paths and models unwrapped; NaN and infinities as None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

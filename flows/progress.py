@@ -17,8 +17,7 @@ _PLAIN_PERIOD_S = 5.0  # between two plain lines of one stage
 class Progress:
     """Stages of a long command, each counted against its total.
 
-    Enter it, call `update(stage, done, total)` as often as you like, and leave it. Thread-safe as far as its callers are: one
-    thread at a time for each stage.
+    Enter it, call `update(stage, done, total)` as often as you like, and leave it.
     """
 
     def __init__(self) -> None:
@@ -44,7 +43,9 @@ class Progress:
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bars is not None:
             self._bars.stop()
 

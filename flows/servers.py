@@ -1,8 +1,9 @@
-"""Prefect and MLflow servers on loopback: used where they already run, else started as children and ended by whoever started them."""
+"""Prefect and MLflow servers on loopback: used where they run already, else started as children and ended with us."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from sim_core.errors import InputError, PlatformError
 HOST = "127.0.0.1"
 _SERVER_FILE = "server.json"  # url and pid of the Prefect server that `devops-sim ui` runs
 _LOG_TAIL_LINES = 12
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def platform_environment(home: Path) -> dict[str, str]:
@@ -68,7 +70,9 @@ def check_port_is_free(option: str, port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             remedy = f"end what listens there, or choose another with {option}"
-            raise InputError(f"{option} {port}", f"cannot listen on {HOST}:{port} ({error.strerror}); {remedy}") from None
+            raise InputError(
+                f"{option} {port}", f"cannot listen on {HOST}:{port} ({error.strerror}); {remedy}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,9 @@ class Server:
             if self.process.poll() is not None:
                 raise PlatformError(self.obituary())
             if time.monotonic() > give_up_s:
-                raise PlatformError(f"{self.name} did not answer on {self.url} within {timeout_s:.0f} s{self._log_tail()}")
+                raise PlatformError(
+                    f"{self.name} did not answer on {self.url} within {timeout_s:.0f} s{self._log_tail()}"
+                )
             time.sleep(0.1)
 
     def stop(self, patience_s: float = 10.0) -> None:
@@ -167,11 +173,22 @@ def _start(name: str, command: list[str], url: str, health_url: str, home: Path,
     log = logs / f"{name.split()[0].lower()}-{url.rpartition(':')[2]}.log"
     environment = {**os.environ, **platform_environment(home), **settings}
     with log.open("wb") as stream:
-        # A session of its own: Ctrl-C at the terminal reaches us alone, and we end the server after the last record.
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,  # Ctrl-C at the terminal reaches us alone: the server ends after the last record
+            preexec_fn=_end_with_parent,
         )
     return Server(name, url, health_url, process, log)
+
+
+def _end_with_parent() -> None:
+    """Runs in the new process: have Linux end it should we be killed without a chance to do so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def running_prefect(home: Path) -> str | None:

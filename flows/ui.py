@@ -26,7 +26,9 @@ def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
         PlatformError: a server did not start, or ended by itself.
     """
     if mlflow_port == prefect_port:
-        raise InputError(f"--prefect-port {prefect_port}", "is also the port of MLflow; choose another with --mlflow-port")
+        raise InputError(
+            f"--prefect-port {prefect_port}", "is also the port of MLflow; choose another with --mlflow-port"
+        )
     check_port_is_free("--mlflow-port", mlflow_port)
     check_port_is_free("--prefect-port", prefect_port)
     state = StateDir.open(folder)
@@ -40,7 +42,9 @@ def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
         prefect, mlflow = servers
         with announced(state.root, prefect):
             print(f"MLflow   {mlflow.url}\nPrefect  {prefect.url}", flush=True)
-            say(f"Ctrl-C ends both. Other commands of devops-sim use this Prefect; for Prefect's own: PREFECT_API_URL={prefect.url}/api")
+            say(
+                f"Ctrl-C ends both. Sweeps use this Prefect; for its own commands: PREFECT_API_URL={prefect.url}/api"
+            )
             while all(server.process.poll() is None for server in servers):
                 time.sleep(_WATCH_PERIOD_S)
         ended = next(server for server in servers if server.process.poll() is not None)

@@ -1,0 +1,76 @@
+"""Flows in this process: a Prefect server and a Ray cluster for as long as they run, unless both are there already."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+from experiments.cluster import ray_cluster
+from experiments.planning import make_plan
+from experiments.state import StateDir
+from flows.output import say
+from flows.requests import SweepRequest
+from flows.servers import Server, prefect_api
+
+_SETTLE_S = 5.0  # the most that the last records of a flow may take to reach the server's database
+
+
+def sweep_here(request: SweepRequest) -> dict[str, Any]:
+    """Run the sweep flow in this process and return its document.
+
+    Raises:
+        InputError: specification, traffic or state folder are wrong; found before anything is started or written.
+        PlatformError: a server or the cluster failed.
+    """
+    make_plan(request.resolve())
+    state = StateDir.open(request.state)
+    with platform(state):
+        from flows.sweep import sweep
+
+        return dict(sweep(request.model_copy(update={"state": str(state.root)})))
+
+
+@contextlib.contextmanager
+def platform(state: StateDir) -> Iterator[None]:
+    """Prefect and Ray for the block; both start at the same time, and what was started here ends with the block."""
+    # Errors reach the user as one message of ours; Prefect's own lines are in its log pages.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    with prefect_api(state.root) as server:
+        say(
+            "Starting Prefect and Ray ..."
+            if server
+            else f"Prefect runs at {os.environ['PREFECT_API_URL']}; starting Ray ..."
+        )
+        with ray_cluster(state):
+            if server is not None:
+                server.wait_until_ready()
+            try:
+                yield
+            finally:
+                if server is not None:
+                    settle(server)
+
+
+def settle(server: Server) -> None:
+    """Wait, within limits, until the server has stored the last logs and states of this process's runs."""
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=_SETTLE_S)
+    give_up_s = time.monotonic() + _SETTLE_S
+    with contextlib.suppress(OSError, ValueError):
+        while _unfinished_tasks(server) and time.monotonic() < give_up_s:
+            time.sleep(0.2)
+
+
+def _unfinished_tasks(server: Server) -> int:
+    query = {"task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}}
+    request = urllib.request.Request(
+        f"{server.url}/api/task_runs/count", json.dumps(query).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=_SETTLE_S) as response:
+        return int(json.loads(response.read()))

@@ -1,0 +1,247 @@
+"""The command line as users meet it: real processes, exact exit codes, JSON alone on standard output."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from flows.output import plain
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "flows.cli"]
+
+
+@pytest.fixture
+def sim(tmp_path):
+    """Runs `devops-sim ARGS` with a state folder of its own; gives the finished process."""
+
+    def run(*args: str | Path, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+        words = [str(arg) for arg in args]
+        return subprocess.run(
+            [*COMMAND, *words], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=timeout_s
+        )
+
+    return run
+
+
+def environment(folder: Path) -> dict[str, str]:
+    dropped = ("PREFECT_API_URL", "PREFECT_HOME", "RAY_ADDRESS", "MLFLOW_TRACKING_URI")
+    return {name: value for name, value in os.environ.items() if name not in dropped} | {
+        "DEVOPS_SIM_HOME": str(folder / "state")
+    }
+
+
+@pytest.fixture
+def trace(tmp_path) -> Path:
+    """Two hours of a slow wave, one row a minute."""
+    path = tmp_path / "wave.csv.gz"
+    rates = 60.0 + 30.0 * np.sin(np.arange(120) / 120 * 2 * math.pi)
+    rows = "".join(f"{60 * i},{rate:.3f}\n" for i, rate in enumerate(rates))
+    path.write_bytes(gzip.compress(("t_seconds,requests_per_second\n" + rows).encode()))
+    return path
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """The input was wrong: exit code 2, one message with these words, no traceback, nothing on standard output."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+# --- help and mistakes
+
+
+def test_every_command_has_help(sim):
+    listed = sim("--help").stdout
+    for command in ("run", "sweep", "train", "evaluate", "compare", "report", "profile", "trace", "ui", "bench"):
+        assert f"\n  {command} " in listed
+        assert sim(command, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["evalute"], ["evalute", "evaluate"]),
+        (["run", "production", "--lane", "2"], ["--lane", "--lanes"]),
+        (["run", "production", "--lanes", "two"], ["--lanes"]),
+        (["run", "production", "--lanes", "0"], ["--lanes"]),
+        (["run", "prodution"], ["ProfileError", "prodution", "production"]),
+        (["run", "production", "--policy", "hpaa"], ["PolicyError", "hpaa", "did you mean 'hpa'?"]),
+        (["run", "production", "--policy", "static"], ["--replicas"]),
+        (["run", "production", "--policy", "hpa", "--replicas", "3"], ["--replicas"]),
+        (["run", "production", "--engine", "fluids"], ["--engine", "did you mean 'fluid'?"]),
+        (["run", "production", "--duration", "1 fortnight"], ["--duration"]),
+        (["run", "production", "--duration", "0s"], ["--duration"]),
+        (["run", "production", "--traffic", "diurnl"], ["diurnl", "diurnal"]),
+        (["run", "production", "--trace", "no/such.csv"], ["TraceError", "no/such.csv"]),
+        (["run", "production", "--set", "services.api.replicas.mx=3"], ["services.api.replicas.mx", "max"]),
+        (["run", "production", "--set", "nonsense"], ["--set", "PATH=VALUE"]),
+        (["sweep", "no/such.yaml"], ["SpecError", "no/such.yaml"]),
+        (["profile", "check", "no/such.yaml"], ["ProfileError", "no/such.yaml"]),
+        (["trace", "info", "no/such.csv"], ["TraceError", "no/such.csv"]),
+    ],
+)
+def test_wrong_input_ends_with_one_message_and_code_2(sim, tmp_path, args, words):
+    refused(sim(*args), *words)
+    assert not (tmp_path / "state").exists()  # nothing half-written
+
+
+def test_profile_check_names_all_problems_at_once(sim, tmp_path):
+    profile = yaml.safe_load((ROOT / "sim_core/profiles/production.yaml").read_text())
+    profile["slo"]["objective"] = 1.5
+    profile["services"][0]["replicas"]["mx"] = profile["services"][0]["replicas"].pop("max")
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(profile))
+    refused(sim("profile", "check", path), "slo.objective", "(got 1.5)", "services.0.replicas.mx", "did you mean 'max'?")
+
+
+# --- profiles and traces
+
+
+def test_profile_list_show_check(sim, tmp_path):
+    listed = json.loads(sim("profile", "list", "--json").stdout)["profiles"]
+    assert {"production", "development", "experimental"} <= {profile["name"] for profile in listed}
+    shown = sim("profile", "show", "production", "--set", "services.api.replicas.max=30").stdout
+    assert yaml.safe_load(shown)["services"][0]["replicas"]["max"] == 30
+    path = tmp_path / "copy.yaml"
+    path.write_text(shown)
+    assert sim("profile", "check", path).returncode == 0
+
+
+def test_trace_info_tells_the_figures_of_the_file(sim, trace):
+    facts = json.loads(sim("trace", "info", trace, "--json").stdout)
+    assert facts["step_s"] == 60
+    assert facts["duration_s"] == 7200
+    assert facts["peak_per_s"] == pytest.approx(90.0, abs=0.01)
+    assert facts["mean_per_s"] == pytest.approx(60.0, abs=0.01)
+
+
+def test_trace_info_refuses_a_gap_with_its_line(sim, tmp_path):
+    path = tmp_path / "gap.csv"
+    path.write_text("t_seconds,requests_per_second\n0,1\n60,1\n180,1\n240,-3\n")
+    refused(sim("trace", "info", path), "TraceError", "line 4", "line 5")
+
+
+# --- run
+
+
+def test_run_prints_one_json_document_with_intervals_over_seeds(sim, trace):
+    args = ["run", "production", "--trace", trace, "--policy", "hpa", "--engine", "fluid", "--seed", "7", "--lanes", "4"]
+    done = sim(*args, "--duration", "1h", "--scale-peak-to-replicas", "5", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["seeds"] == [7, 8, 9, 10] == [lane["seed"] for lane in document["lanes"]]
+    assert document["duration_s"] == 3600
+    for name, value in document["indicators"].items():
+        values = np.array([lane[name] for lane in document["lanes"]], dtype=float)
+        if np.isfinite(values).all():
+            low, high = value["ci95"]
+            assert low <= value["mean"] <= high
+            assert value["mean"] == pytest.approx(values.mean())
+    # 5 replicas serve the peak at 70 %: 5 x 0.7 x 40 requests/s of a core
+    assert document["traffic"]["peak_per_s"] == pytest.approx(140.0, rel=0.01)
+    again = json.loads(sim(*args, "--duration", "1h", "--scale-peak-to-replicas", "5", "--json").stdout)
+    assert again == document
+
+
+def test_run_scales_with_the_policy_and_the_overrides(sim, trace):
+    def cost(*extra: str) -> float:
+        done = sim("run", "production", "--trace", trace, "--duration", "1h", "--policy", "static", "--json", *extra)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["indicators"]["replica_hours"]["mean"]
+
+    assert cost("--replicas", "4") == pytest.approx(4.0)
+    assert cost("--replicas", "8", "--set", "services.api.replicas.max=6") == pytest.approx(6.0)
+
+
+def test_run_for_people_prints_a_table(sim, trace):
+    done = sim("run", "production", "--trace", trace, "--duration", "30m", "--lanes", "2", "--policy", "hpa")
+    assert done.returncode == 0, done.stderr
+    assert "slo_attainment" in done.stdout and "cost_usd" in done.stdout
+
+
+def test_run_refuses_to_play_beyond_the_trace(sim, trace):
+    refused(sim("run", "production", "--trace", trace, "--start", "1h", "--duration", "2h"), "wave.csv.gz", "7200")
+
+
+# --- ui
+
+
+def test_ui_serves_both_pages_and_ends_with_ctrl_c(tmp_path):
+    ports = [free_port(), free_port()]
+    args = ["ui", "--mlflow-port", str(ports[0]), "--prefect-port", str(ports[1])]
+    process = subprocess.Popen(
+        [*COMMAND, *args], cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        lines = [process.stdout.readline(), process.stdout.readline()]  # printed once both answer
+        assert [line.split()[0] for line in lines] == ["MLflow", "Prefect"]
+        started = psutil.Process(process.pid).children(recursive=True)
+        for line, path in zip(lines, ("/health", "/api/health"), strict=True):
+            with urllib.request.urlopen(line.split()[1] + path, timeout=10) as response:
+                assert response.status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert not [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+        assert not (tmp_path / "state/prefect/server.json").exists()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_ui_refuses_a_port_in_use(sim):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        refused(sim("ui", "--mlflow-port", port), f"--mlflow-port {port}", "choose another")
+        refused(sim("ui", "--mlflow-port", str(free_port()), "--prefect-port", port), f"--prefect-port {port}")
+
+
+def test_ui_ends_its_servers_even_when_killed(tmp_path):
+    """SIGKILL leaves no time to clean up; Linux then ends the servers."""
+    ports = [str(free_port()), str(free_port())]
+    args = ["ui", "--mlflow-port", ports[0], "--prefect-port", ports[1]]
+    process = subprocess.Popen([*COMMAND, *args], cwd=ROOT, env=environment(tmp_path), stderr=subprocess.DEVNULL)
+    try:
+        give_up_s = time.monotonic() + 30
+        while len(started := psutil.Process(process.pid).children()) < 2 and time.monotonic() < give_up_s:
+            time.sleep(0.1)
+        assert len(started) == 2
+    finally:
+        process.kill()
+        process.wait()
+    gone, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# --- what JSON cannot hold
+
+
+def test_json_holds_neither_nan_nor_infinity():
+    document = {"a": math.nan, "b": [math.inf, 1.5], "c": np.float64("nan"), "d": np.array([1, 2]), "e": np.int64(3), "f": True}
+    expected = {"a": None, "b": [None, 1.5], "c": None, "d": [1, 2], "e": 3, "f": True}
+    assert plain(document) == expected
+    assert json.loads(json.dumps(plain(document), allow_nan=False)) == expected

@@ -1,0 +1,153 @@
+"""The deployments of prefect.yaml on a real server with a real worker: deployed, run by hand, run by their schedule."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.planning import make_plan
+from experiments.results import ResultStore
+from experiments.spec import load_spec
+from flows.servers import platform_environment, start_prefect
+
+ROOT = Path(__file__).parents[1]
+POOL = "devops-sim"
+PREFECT = [sys.executable, "-m", "prefect"]
+RUN_TIMEOUT_S = 150.0
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+
+
+def write_spec(path: Path, seeds: int) -> Path:
+    spec = {
+        "name": path.stem,
+        "profile": "development",
+        "traffic": {"generator": "diurnal", "seed": 3, "scale_peak_to_replicas": 3},
+        "duration": "20m",
+        "seeds": {"first": 0, "count": seeds},
+        "policies": [{"policy": "static", "replicas": [2, 3]}, {"policy": "hpa"}],
+    }
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
+class Api:
+    """The few requests that the test makes of the server."""
+
+    def __init__(self, url: str):
+        self.url = url
+
+    def call(self, path: str, body: object = None, method: str | None = None) -> object:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=20) as response:
+            content = response.read()
+        return json.loads(content) if content else None
+
+    def wait_for(self, flow_run_id: str) -> str:
+        """Type of the final state of a flow run."""
+        give_up_s = time.monotonic() + RUN_TIMEOUT_S
+        while time.monotonic() < give_up_s:
+            state = self.call(f"/flow_runs/{flow_run_id}")["state"]
+            if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                return f"{state['type']} {state.get('message') or ''}".strip()
+            time.sleep(0.5)
+        return f"still {state['type']} ({state['name']}) after {RUN_TIMEOUT_S:.0f} s"
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory):
+    """Server, deployments and worker in folders of their own: (api, state folder, worker's log)."""
+    folder = tmp_path_factory.mktemp("prefect")
+    home = folder / "state"
+    with pytest.MonkeyPatch.context() as environment, contextlib.ExitStack() as stack:
+        for name in ("PREFECT_API_URL", "PREFECT_HOME", "DEVOPS_SIM_HOME", "RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+            environment.delenv(name, raising=False)
+        for name, value in {**platform_environment(home), "DEVOPS_SIM_HOME": str(home), "PWD": str(ROOT)}.items():
+            environment.setenv(name, value)
+        environment.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "2")
+        server = start_prefect(home)
+        stack.callback(server.stop)
+        environment.setenv("PREFECT_API_URL", f"{server.url}/api")
+        server.wait_until_ready()
+        for command in (["work-pool", "create", POOL, "--type", "process"], ["--no-prompt", "deploy", "--all"]):
+            done = subprocess.run([*PREFECT, *command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stdout + done.stderr
+        log = folder / "worker.log"
+        worker = [*PREFECT, "worker", "start", "--pool", POOL, "--limit", "2"]
+        with log.open("wb") as stream:
+            process = subprocess.Popen(worker, cwd=ROOT, stdout=stream, stderr=stream, start_new_session=True)
+        stack.callback(end_group, process)
+        yield Api(f"{server.url}/api"), home, log
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    for signal_number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):  # a worker takes the first as "finish your runs"
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal_number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+    process.wait()
+
+
+def test_every_flow_is_deployed_with_its_schedule(deployed):
+    api, _, _ = deployed
+    deployments = {(d["name"], d["entrypoint"]): d for d in api.call("/deployments/filter", {})}
+    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert {(d["name"], d["entrypoint"]) for d in declared} == set(deployments)
+    for one in declared:
+        found = deployments[one["name"], one["entrypoint"]]
+        assert found["parameters"] == one["parameters"]
+        assert [s["schedule"]["cron"] for s in found["schedules"]] == [s["cron"] for s in one["schedules"]]
+        assert found["work_pool_name"] == POOL
+        assert found["parameter_openapi_schema"]["properties"]["request"]  # a form in the UI, checked before a run exists
+
+
+def test_a_deployed_sweep_runs_by_hand_and_by_its_schedule(deployed, tmp_path):
+    """An ad-hoc run alone would not show a scheduler that creates no runs, as with an SQLAlchemy that does not fit."""
+    api, home, log = deployed
+    deployment = api.call("/deployments/name/sweep/demo")
+    for schedule in deployment["schedules"]:  # the demo itself must not start, whatever the clock says
+        api.call(f"/deployments/{deployment['id']}/schedules/{schedule['id']}", {"active": False}, "PATCH")
+
+    by_hand = write_spec(tmp_path / "by-hand.yaml", seeds=2)
+    run = api.call(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"request": {"spec": str(by_hand)}}})
+    assert api.wait_for(run["id"]) == "COMPLETED", log.read_text()[-3000:]
+    plan = make_plan(load_spec(by_hand))
+    assert set(plan.keys) <= ResultStore(home / "results").finished_keys()
+    tasks = api.call("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+    assert {t["state"]["type"] for t in tasks} == {"COMPLETED"}
+
+    scheduled = write_spec(tmp_path / "by-schedule.yaml", seeds=3)
+    soon = (dt.datetime.now(dt.UTC) + dt.timedelta(seconds=8)).isoformat()
+    interval = {"interval": 86_400, "anchor_date": soon}
+    new = {"schedule": interval, "active": True, "parameters": {"request": {"spec": str(scheduled)}}, "slug": "soon"}
+    api.call(f"/deployments/{deployment['id']}/schedules", [new])
+    wanted = {"flow_runs": {"deployment_id": {"any_": [deployment["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    give_up_s = time.monotonic() + 60.0
+    runs = []
+    while not runs and time.monotonic() < give_up_s:
+        runs = [r for r in api.call("/flow_runs/filter", wanted) if r["auto_scheduled"]]
+        time.sleep(0.5)
+    assert runs, "the scheduler created no run"
+    assert api.wait_for(runs[0]["id"]) == "COMPLETED", log.read_text()[-3000:]
+    assert set(make_plan(load_spec(scheduled)).keys) <= ResultStore(home / "results").finished_keys()
+
+
+def test_a_wrong_request_is_refused_before_a_run_exists(deployed):
+    api, _, _ = deployed
+    deployment = api.call("/deployments/name/sweep/demo")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        api.call(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"request": {"actors": -1}}})
+    assert refused.value.code == 409
