@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,10 +49,8 @@ def ray_cluster(state: StateDir, num_cpus: int | None = None) -> Iterator[Cluste
     Raises:
         PlatformError: Ray does not start, cannot be reached, or would listen beyond loopback.
     """
-    existing = os.environ.get("RAY_ADDRESS")
-    if not existing:
-        _protect(state)
-    import ray  # after _protect: Ray reads its loopback switch when it is imported
+    existing = os.environ.get("RAY_ADDRESS", "").replace("local", "")  # `local` asks Ray for a cluster of one's own
+    import ray
 
     if ray.is_initialized():
         yield _describe(started_here=False)
@@ -59,17 +58,19 @@ def ray_cluster(state: StateDir, num_cpus: int | None = None) -> Iterator[Cluste
         with _connected(existing):
             yield _describe(started_here=False)
     else:
+        _protect(state)
         with _started(num_cpus or len(os.sched_getaffinity(0))):
             yield _describe(started_here=True)
 
 
 def _protect(state: StateDir) -> None:
-    """Environment of a cluster of our own, inherited by every process of it."""
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # despite its name: loopback only, on Linux too
-    os.environ["RAY_AUTH_MODE"] = "token"
+    """Token and environment of a cluster of our own, inherited by every process of it; see also `__init__.py`."""
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(state.ray_token)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs of the future
+    from ray._raylet import AuthenticationTokenLoader
+
+    AuthenticationTokenLoader.instance().reset_cache()  # this process may have used another state folder before
 
 
 @contextlib.contextmanager
@@ -77,6 +78,7 @@ def _connected(address: str) -> Iterator[None]:
     import ray
 
     try:
+        _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         raise PlatformError(
@@ -87,6 +89,13 @@ def _connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()  # disconnects; the cluster goes on
+
+
+def _reach(address: str) -> None:
+    """Fails at once where nothing listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @contextlib.contextmanager
@@ -112,8 +121,8 @@ def _started(num_cpus: int) -> Iterator[None]:
         exposed = listening_beyond_loopback(_descendants() - before)
         if exposed:
             raise PlatformError(
-                f"Ray would listen beyond loopback ({', '.join(exposed)}); stopped. Ray was imported before "
-                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 was set: set it in the environment and run again"
+                f"Ray would listen beyond loopback ({', '.join(exposed)}); stopped. Something imported it before "
+                "`experiments`: set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 and RAY_AUTH_MODE=token and run again"
             )
         yield
     finally:
@@ -150,9 +159,9 @@ def listening_beyond_loopback(processes: set[psutil.Process]) -> list[str]:
     exposed = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            for socket in process.net_connections(kind="inet"):
-                if socket.status == psutil.CONN_LISTEN and not socket.laddr.ip.startswith(LOOPBACK):
-                    exposed.append(f"{socket.laddr.ip}:{socket.laddr.port}")
+            for found in process.net_connections(kind="inet"):
+                if found.status == psutil.CONN_LISTEN and not found.laddr.ip.startswith(LOOPBACK):
+                    exposed.append(f"{found.laddr.ip}:{found.laddr.port}")
     return sorted(exposed)
 
 

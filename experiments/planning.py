@@ -1,0 +1,231 @@
+"""From a specification to points: what is simulated, under which key, in which order and in which batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import sim_core
+from experiments.comparison import label
+from experiments.spec import Settings, Spec, combinations
+from sim_core.errors import SpecError
+from sim_core.profile import Profile, load_profile
+from sim_core.workload import Trace, bundled_traffic, read_trace
+from sim_core.world import scale_to_replicas
+
+LANES_PER_BATCH = 64
+
+
+@cache
+def simulator_version() -> str:
+    """Package version and a digest [hex] of every source file of `sim_core`: an edited kernel makes other keys."""
+    return f"{version('devops-sim')}+{sources_digest(Path(sim_core.__file__).parent)[:16]}"
+
+
+def sources_digest(folder: Path) -> str:
+    """sha256 [hex] over paths and contents of the Python files below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Point:
+    """One simulation of a sweep: one lane.
+
+    `profile_digest` is that of the profile after `overrides`, `trace_digest` that of the whole scaled traffic, of which
+    the point plays `duration_s` from `start_s`.
+    """
+
+    profile: str
+    profile_digest: str
+    overrides: Settings
+    trace_digest: str
+    policy: str
+    settings: Settings
+    seed: int
+    start_s: float
+    duration_s: float
+
+    @cached_property
+    def configuration_key(self) -> str:
+        """sha256 [hex, 24 digits] over everything that decides the result except the seed, the simulator included."""
+        return _digest(
+            {
+                "profile": self.profile_digest,
+                "trace": self.trace_digest,
+                "policy": self.policy,
+                "settings": dict(self.settings),
+                "start_s": self.start_s,
+                "duration_s": self.duration_s,
+                "version": simulator_version(),
+            }
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 [hex, 24 digits] over everything that decides the result."""
+        return _digest({"configuration": self.configuration_key, "seed": self.seed})
+
+    @property
+    def label(self) -> str:
+        """The configuration in one line, for people."""
+        return label(self.policy, dict(self.settings), dict(self.overrides))
+
+    def row(self) -> dict[str, Any]:
+        """Columns of a result row that say what was simulated; settings and parameters as JSON."""
+        return {
+            "key": self.key,
+            "configuration_key": self.configuration_key,
+            "profile": self.profile,
+            "policy": self.policy,
+            "settings": json.dumps(dict(self.settings)),
+            "parameters": json.dumps(dict(self.overrides)),
+            "seed": self.seed,
+            "start_s": self.start_s,
+            "duration_s": self.duration_s,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All points of a specification, with the traffic and the profiles that they name by digest."""
+
+    spec: Spec
+    points: tuple[Point, ...]
+    trace: Trace
+    profile: Profile
+    profiles: Mapping[str, Profile]
+
+    @cached_property
+    def sweep_id(self) -> str:
+        """Name and digest of the points: the same question has the same id, whenever it is asked."""
+        return f"{self.spec.name}-{_digest([point.key for point in self.points])[:10]}"
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of all points, in order."""
+        return [point.key for point in self.points]
+
+    def pending(self, finished: Collection[str]) -> list[Point]:
+        """Points without a result yet, in order."""
+        return [point for point in self.points if point.key not in finished]
+
+    def batches(
+        self, finished: Collection[str] = (), workers: int = 1, lanes: int = LANES_PER_BATCH
+    ) -> list[list[Point]]:
+        """`pack` of the pending points, by the shapes of their profiles."""
+        shapes = {digest: _shape(profile.to_dict()) for digest, profile in self.profiles.items()}
+        return pack(self.pending(finished), lanes, workers, shapes)
+
+
+def make_plan(spec: Spec) -> Plan:
+    """Reads profile and traffic of a specification and expands it.
+
+    Points are ordered by policy, settings, parameters and seed, as written; equal ones are listed once. The scale of
+    the traffic is that of the profile without overrides, so that all points of a sweep get the same load.
+
+    Raises:
+        SpecError: the windows do not fit into the trace.
+        InputError: profile or trace cannot be read.
+    """
+    profile = load_profile(spec.profile)
+    trace = traffic_of(spec, profile)
+    start_s = spec.traffic.train.start if spec.traffic.train else 0.0
+    duration_s = spec.duration or (spec.traffic.train.duration if spec.traffic.train else trace.duration_s - start_s)
+    changed = [(overrides, profile.with_overrides(dict(overrides))) for overrides in combinations(spec.parameters)]
+    profiles = {variant.digest: variant for _, variant in changed}
+    seeds = range(spec.seeds.first, spec.seeds.first + spec.seeds.count)
+    points = (
+        Point(profile.name, variant.digest, overrides, trace.digest, policy, settings, seed, start_s, duration_s)
+        for policy, settings in spec.settings()
+        for overrides, variant in changed
+        for seed in seeds
+    )
+    unique = {point.key: point for point in points}
+    return Plan(spec, tuple(unique.values()), trace, profile, profiles)
+
+
+def expand(spec: Spec) -> list[Point]:
+    """The points of a specification, in order; see `make_plan`."""
+    return list(make_plan(spec).points)
+
+
+def traffic_of(spec: Spec, profile: Profile) -> Trace:
+    """The whole traffic of a specification, read or generated, and scaled to the profile.
+
+    Raises:
+        SpecError: a window or the duration of a point reaches beyond the end of the trace.
+        TraceError: the trace cannot be read.
+    """
+    traffic = spec.traffic
+    windows = {"traffic.train": traffic.train, "traffic.evaluate": traffic.evaluate}
+    ends = {name: window.start + window.duration for name, window in windows.items() if window}
+    if spec.duration and not traffic.train:
+        ends["duration"] = spec.duration
+    if traffic.trace:
+        trace = read_trace(traffic.trace)
+    else:
+        trace = bundled_traffic(str(traffic.generator)).generate(max(ends.values()), seed=traffic.seed)
+    beyond = [f"{name}: must end within the trace, which lasts {trace.duration_s:g} s (ends at {end_s:g} s)"
+              for name, end_s in ends.items() if end_s > trace.duration_s * (1 + 1e-12)]  # fmt: skip
+    if beyond:
+        raise SpecError(f"{spec.name} on {trace.name}", beyond)
+    replicas = traffic.scale_peak_to_replicas
+    return scale_to_replicas(trace, profile, replicas) if replicas else trace
+
+
+def pack(
+    points: Sequence[Point],
+    lanes_per_batch: int = LANES_PER_BATCH,
+    workers: int = 1,
+    shapes: Mapping[str, str] | None = None,
+) -> list[list[Point]]:
+    """Points as batches that are simulated together, evenly filled, in order.
+
+    Args:
+        points: what to simulate.
+        lanes_per_batch: most points of a batch.
+        workers: actors that share the work; there are enough batches to keep all of them busy.
+        shapes: shape of the profile of each `profile_digest`; only equal shapes and durations share a batch.
+
+    Returns:
+        Every point exactly once.
+    """
+    groups: dict[tuple[str, float], list[Point]] = {}
+    for point in points:
+        shape = shapes[point.profile_digest] if shapes else point.profile_digest
+        groups.setdefault((shape, point.duration_s), []).append(point)
+    batches = []
+    for group in groups.values():
+        count = max(math.ceil(len(group) / lanes_per_batch), math.ceil(workers / len(groups)))
+        if count > 1:
+            count = math.ceil(count / workers) * workers  # no actor idles while another takes the last batch
+        count = min(count, len(group))
+        edges = [len(group) * i // count for i in range(count + 1)]
+        batches += [group[begin:end] for begin, end in pairwise(edges)]
+    return batches
+
+
+def _shape(data: Any) -> str:
+    """Structure of a profile: which sections there are, how long the lists are, and the tick, which lanes share."""
+    if isinstance(data, dict):
+        parts = (f"{name}:{value if name == 'tick_seconds' else _shape(value)}" for name, value in sorted(data.items()))
+        return "{" + ",".join(parts) + "}"
+    if isinstance(data, list):
+        return "[" + ",".join(_shape(item) for item in data) + "]"
+    return "0" if data is None else "1"
+
+
+def _digest(data: Any) -> str:
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

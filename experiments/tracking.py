@@ -1,0 +1,561 @@
+"""MLflow: runs, learning curves and models, for people to look at. The Parquet store stays the source of truth.
+
+A parent run is a sweep, a child run a configuration aggregated over its seeds. Everything is written by the driver, in
+three calls a run. When MLflow is locked, down or its disk is full, a warning says what to do, the job goes on, and the
+next run of the same job writes what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import math
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+# MLflow reads these when it is imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import pandas as pd
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, ViewType
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from experiments.comparison import compare, indicators_of
+from experiments.planning import Plan, simulator_version
+from experiments.state import StateDir
+from sim_core.errors import ModelError, nearest
+
+log = logging.getLogger("devops_sim.tracking")
+# Their first lines are table creation and migration, and stack traces of errors that we report ourselves.
+for _name, _level in (("alembic", logging.WARNING), ("mlflow.store", logging.CRITICAL)):
+    logging.getLogger(_name).setLevel(_level)
+
+FAILURES = (MlflowException, SQLAlchemyError, OSError)  # OSError covers refused connections and full disks
+METRICS_PER_CALL = 1000  # MLflow's limit of log_batch
+PARAM_CHARACTERS = 6000  # and of one parameter
+CHALLENGER, CHAMPION = "challenger", "champion"
+PARENT = "mlflow.parentRunId"
+CURVE_STEP = "curve/last_step"
+MODEL_NAME = "policy"
+
+_REGISTERED = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
+_LOGGED = re.compile(r"^models:/(?P<model_id>m-[0-9a-f]{32})$")
+_OF_RUN = re.compile(r"^runs:/(?P<run_id>[0-9a-f]{32})(?:/(?P<name>.+))?$")
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+First = TypeVar("First")
+
+
+def _tolerant(
+    method: Callable[Concatenate[MlflowTracker, First, P], R],
+) -> Callable[Concatenate[MlflowTracker, First | None, P], R | None]:
+    """Makes a failure of MLflow a warning, and every later call a no-op that returns None.
+
+    So is a call whose first argument is None: the run or the model that could not be made.
+    """
+
+    @functools.wraps(method)
+    def guarded(self: MlflowTracker, first: First | None, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        if self.warning is not None or first is None:
+            return None
+        try:
+            return method(self, first, *args, **kwargs)
+        except FAILURES as error:
+            self.warning = (
+                f"MLflow at {self.uri} failed in {method.__name__} ({_reason(error)}). No result is lost: all are in "
+                "the Parquet store. End what locks the database, make room or start the server, and run the same "
+                "command again: it writes what is missing"
+            )
+            log.warning(self.warning)
+            return None
+
+    return guarded
+
+
+class MlflowTracker:
+    """Writes to one MLflow experiment, the profile's.
+
+    Methods that write return None, after a warning, when MLflow fails; from then on this tracker does nothing
+    (`warning` says why), since each attempt on a locked database takes 20 s. Run ids may be None everywhere.
+
+    Args:
+        uri: tracking URI, `sqlite:///...` or `http://...`.
+        artifacts: artifact root of a new experiment; None leaves the choice to a server.
+        experiment: name of the experiment.
+    """
+
+    def __init__(self, uri: str, artifacts: Path | None, experiment: str):
+        self.uri = uri
+        self.warning: str | None = None
+        self._artifacts = artifacts
+        self._experiment = experiment
+        self._experiment_id: str | None = None
+        self._made: MlflowClient | None = None
+
+    @classmethod
+    def open(cls, state: StateDir, experiment: str) -> MlflowTracker:
+        """The tracker of a state folder, or of MLFLOW_TRACKING_URI when that is set."""
+        given = os.environ.get("MLFLOW_TRACKING_URI")
+        return cls(given, None, experiment) if given else cls(state.mlflow_uri, state.artifacts, experiment)
+
+    # --- sweeps
+
+    @_tolerant
+    def log_sweep(self, plan: Plan, points: pd.DataFrame, summary: Mapping[str, float] | None = None) -> str | None:
+        """Writes what MLflow does not have of a sweep yet: call it while results come in, and at the end.
+
+        A configuration is written once all its seeds are there. When all are, the parent gets its summary metrics and
+        its artifacts (points.parquet, spec.yaml, profile.yaml) and is finished; after that a call changes nothing.
+
+        Args:
+            plan: the sweep.
+            points: its finished points, rows of the result store.
+            summary: metrics of the parent run, beside the counts of points and configurations.
+
+        Returns:
+            Id of the parent run, or None when MLflow failed.
+        """
+        tags = {"kind": "sweep", "sweep_id": plan.sweep_id}
+        parent, status = self._find_or_create(tags, plan.sweep_id, {"profile": plan.profile.name})
+        if status == "FINISHED":
+            return parent
+        known = self._children(parent)
+        planned = pd.Series([point.configuration_key for point in plan.points]).value_counts()
+        ready = points["configuration_key"].value_counts() if len(points) else pd.Series(dtype=int)
+        complete = [key for key, seeds in planned.items() if ready.get(key, 0) == seeds]
+        missing = [key for key in complete if known.get(str(key), ("", ""))[1] != "FINISHED"]
+        if missing:
+            rows = points[points["configuration_key"].isin(missing)]
+            names = indicators_of(points)
+            for row in compare(rows).to_dict("records"):
+                run_id = known.get(row["configuration_key"], (None, ""))[0]
+                self._log_configuration(plan.sweep_id, parent, row, names, run_id)
+        if len(complete) == len(planned):
+            counts = {"points": float(len(plan.points)), "configurations": float(len(planned))}
+            self._log_metrics(parent, counts | dict(summary or {}))
+            self._log_frame(parent, "points", points)
+            self._client().log_text(parent, _yaml(plan.spec.to_dict()), "spec.yaml")
+            self._client().log_text(parent, _yaml(plan.profile.to_dict()), "profile.yaml")
+            self._client().set_terminated(parent)
+        return parent
+
+    def _log_configuration(
+        self, sweep_id: str, parent: str, row: Mapping[Any, Any], names: Sequence[str], run_id: str | None
+    ) -> None:
+        key = str(row["configuration_key"])
+        if run_id is None:
+            tags = {"kind": "configuration", "sweep_id": sweep_id, "configuration_key": key, PARENT: parent}
+            run_id = self._create(tags, str(row["label"]))
+        params = {"policy": row["policy"], "seeds": row["seeds"]}
+        params |= json.loads(row["settings"]) | json.loads(row["parameters"])
+        metrics = {}
+        for name in names:
+            metrics |= _with_interval(name, row[name], row[f"{name}_ci95_low"], row[f"{name}_ci95_high"])
+        self._log_metrics(run_id, metrics, params)
+        self._client().set_terminated(run_id)
+
+    # --- training and evaluation
+
+    @_tolerant
+    def start(self, kind: str, key: str, name: str, params: Mapping[str, Any], parent: str | None = None) -> str | None:
+        """The run of a job: the one that an earlier, interrupted attempt began, or a new one.
+
+        Args:
+            kind: `training`, `evaluation`, ...; a tag.
+            key: identifies the job among those of its kind, such as a digest of its request; a tag.
+            name: of a new run.
+            params: of the run; logged once.
+            parent: id of a parent run.
+        """
+        extra = {PARENT: parent} if parent else {}
+        run_id, status = self._find_or_create({"kind": kind, "job_key": key}, name, extra)
+        if status != "FINISHED":
+            self._log_metrics(run_id, {}, params)
+        return run_id
+
+    @_tolerant
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Metrics of a run; values that are not finite are left out."""
+        self._log_metrics(run_id, metrics)
+
+    @_tolerant
+    def log_curve(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Progress rows of a training as metrics over steps, in as few calls as possible.
+
+        Rows up to the last step that the run already has are skipped: after an interruption, pass all rows again.
+
+        Args:
+            run_id: of the training.
+            rows: each with an increasing `step`, and numbers by metric name.
+        """
+        last = self._client().get_run(run_id).data.metrics.get(CURVE_STEP, -math.inf)
+        batch: list[Metric] = []
+        for row in rows:
+            if row["step"] <= last:
+                continue
+            values = {name: value for name, value in row.items() if name != "step"} | {CURVE_STEP: row["step"]}
+            metrics = _metrics(values, step=int(row["step"]))
+            if len(batch) + len(metrics) > METRICS_PER_CALL:
+                self._client().log_batch(run_id, metrics=batch)
+                batch = []
+            batch += metrics
+        if batch:
+            self._client().log_batch(run_id, metrics=batch)
+
+    @_tolerant
+    def log_table(self, run_id: str, name: str, frame: pd.DataFrame) -> None:
+        """A table as the artifact NAME.parquet."""
+        self._log_frame(run_id, name, frame)
+
+    @_tolerant
+    def log_text(self, run_id: str, name: str, text: str) -> None:
+        """Text as the artifact NAME."""
+        self._client().log_text(run_id, text, name)
+
+    @_tolerant
+    def log_file(self, run_id: str, path: Path) -> None:
+        """A file as an artifact of the same name."""
+        self._client().log_artifact(run_id, str(path))
+
+    @_tolerant
+    def log_evaluation(
+        self,
+        key: str,
+        name: str,
+        table: pd.DataFrame,
+        lanes: pd.DataFrame,
+        gap_closed: Mapping[str, Mapping[str, Any]],
+        params: Mapping[str, Any],
+    ) -> str | None:
+        """An evaluation as a parent run and a child run a policy; does nothing when it is there already.
+
+        Args:
+            key: identifies the evaluation.
+            name: of the parent run.
+            table: one row a policy: `policy`, and for each indicator X the columns X, X_ci95_low, X_ci95_high.
+            lanes: one row a policy and seed; the artifact lanes.parquet.
+            gap_closed: of each policy that has one: `mean`, and `ci95` (low, high).
+            params: of the parent run.
+
+        Returns:
+            Id of the parent run, or None when MLflow failed.
+        """
+        parent, status = self._find_or_create({"kind": "evaluation", "job_key": key}, name, {})
+        if status == "FINISHED":
+            return parent
+        metrics = {}
+        for policy, gap in gap_closed.items():
+            metrics |= _with_interval(f"gap_closed/{policy}", gap["mean"], *gap["ci95"])
+        known = self._children(parent)
+        for row in table.to_dict("records"):
+            self._log_policy(key, parent, {str(column): value for column, value in row.items()}, known)
+        self._log_frame(parent, "lanes", lanes)
+        self._log_frame(parent, "policies", table)
+        self._log_metrics(parent, metrics, params)
+        self._client().set_terminated(parent)
+        return parent
+
+    def _log_policy(self, key: str, parent: str, row: Mapping[str, Any], known: Mapping[str, tuple[str, str]]) -> None:
+        policy = str(row["policy"])
+        run_id, status = known.get(policy, (None, ""))
+        if status == "FINISHED":
+            return
+        tags = {"kind": "policy", "job_key": key, "configuration_key": policy, PARENT: parent}
+        run_id = run_id or self._create(tags, policy)
+        numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+        metrics = {re.sub(r"_(ci95_(low|high))$", r"/\1", name): value for name, value in numbers.items()}
+        self._log_metrics(run_id, metrics, {"policy": policy})
+        self._client().set_terminated(run_id)
+
+    @_tolerant
+    def finish(self, run_id: str, failed: bool = False) -> None:
+        """Ends a run as FINISHED, or as FAILED."""
+        self._client().set_terminated(run_id, "FAILED" if failed else "FINISHED")
+
+    # --- models
+
+    @_tolerant
+    def log_model(self, run_id: str, onnx_file: Path, metadata: Mapping[str, Any]) -> str | None:
+        """Logs a policy network as an MLflow model of flavor onnx, with fixed requirements.
+
+        Args:
+            run_id: the training run.
+            onnx_file: one file, no external data; the signature is that of its graph.
+            metadata: plain data kept in the model: profile, spec, seeds, version, what the policy needs to be applied.
+                Each entry is also an artifact of the run, `NAME.yaml`.
+
+        Returns:
+            URI of the model, `models:/m-...`, or None when MLflow failed.
+        """
+        import mlflow.onnx
+        import onnx
+
+        model = onnx.load(str(onnx_file))
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        ended = self._client().get_run(run_id).info.status
+        with mlflow.start_run(run_id=run_id):
+            info = mlflow.onnx.log_model(
+                model,
+                name=MODEL_NAME,
+                signature=_signature(model),
+                metadata={"devops_sim": dict(metadata)},
+                pip_requirements=_requirements(),
+                onnx_execution_providers=["CPUExecutionProvider"],
+                save_as_external_data=False,  # the default moves the weights out of the model in memory
+            )
+        if ended == "RUNNING":
+            self._client().update_run(run_id, "RUNNING")
+        for name, value in metadata.items():
+            self._client().log_text(run_id, _yaml(value), f"{name}.yaml")
+        return str(info.model_uri)
+
+    @_tolerant
+    def register(self, model_uri: str, profile: str, alias: str, tags: Mapping[str, Any] | None = None) -> str | None:
+        """Makes a logged model a version of `autoscaler-<profile>` and points the alias at it.
+
+        A model that is registered already keeps its version.
+
+        Args:
+            model_uri: of `log_model`.
+            profile: name of the profile.
+            alias: `challenger` or `champion`.
+            tags: of the version.
+
+        Returns:
+            The version, or None when MLflow failed.
+        """
+        name, client = registered_name(profile), self._client()
+        with contextlib.suppress(MlflowException):
+            client.create_registered_model(name)
+        versions = [v for v in client.search_model_versions(f"name='{name}'") if v.source == model_uri]
+        if versions:
+            version = str(versions[0].version)
+        else:
+            model_id = model_uri.removeprefix("models:/")
+            run_id = client.get_logged_model(model_id).source_run_id
+            made = client.create_model_version(name, model_uri, run_id, tags=_texts(tags or {}), model_id=model_id)
+            version = str(made.version)
+        client.set_registered_model_alias(name, alias, version)
+        return version
+
+    def alias_version(self, profile: str, alias: str) -> str | None:
+        """Version of `autoscaler-<profile>` that an alias points at, or None."""
+        with contextlib.suppress(MlflowException):
+            return str(self._client().get_model_version_by_alias(registered_name(profile), alias).version)
+        return None
+
+    # --- the parts
+
+    def _client(self) -> MlflowClient:
+        if self._made is None:
+            self._made = MlflowClient(self.uri, self.uri)
+        return self._made
+
+    def experiment_id(self) -> str:
+        """Id of the experiment, created on first use with its artifact root."""
+        if self._experiment_id is None:
+            client = self._client()
+            found = client.get_experiment_by_name(self._experiment)
+            if found is None:
+                location = (self._artifacts / self._experiment).as_uri() if self._artifacts else None
+                self._experiment_id = str(client.create_experiment(self._experiment, artifact_location=location))
+            else:
+                if found.lifecycle_stage == "deleted":
+                    client.restore_experiment(found.experiment_id)
+                self._experiment_id = str(found.experiment_id)
+        return self._experiment_id
+
+    def _find_or_create(self, tags: Mapping[str, str], name: str, extra: Mapping[str, str]) -> tuple[str, str]:
+        query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
+        found = self._client().search_runs([self.experiment_id()], query, ViewType.ACTIVE_ONLY, max_results=1)
+        if found:
+            return found[0].info.run_id, found[0].info.status
+        return self._create({**tags, **extra}, name), "RUNNING"
+
+    def _create(self, tags: Mapping[str, str], name: str) -> str:
+        common = {"version": simulator_version(), "mlflow.source.name": "devops-sim", "mlflow.source.type": "LOCAL"}
+        run = self._client().create_run(self.experiment_id(), tags={**tags, **common}, run_name=name)
+        return str(run.info.run_id)
+
+    def _children(self, parent: str) -> dict[str, tuple[str, str]]:
+        """Id and status of each child run, by configuration key."""
+        children: dict[str, tuple[str, str]] = {}
+        token = None
+        while True:
+            query = f"tags.`{PARENT}` = '{parent}'"
+            page = self._client().search_runs([self.experiment_id()], query, max_results=1000, page_token=token)
+            for run in page:
+                children[run.data.tags.get("configuration_key", "")] = (run.info.run_id, run.info.status)
+            token = page.token
+            if not token:
+                return children
+
+    def _log_metrics(self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, Any] | None = None) -> None:
+        entries = [Param(name, value[:PARAM_CHARACTERS]) for name, value in _texts(params or {}).items()]
+        self._client().log_batch(run_id, metrics=_metrics(metrics), params=entries)
+
+    def _log_frame(self, run_id: str, name: str, frame: pd.DataFrame) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.parquet"
+            frame.to_parquet(path, index=False)
+            self._client().log_artifact(run_id, str(path))
+
+
+def registered_name(profile: str) -> str:
+    """Name in the model registry of a profile's autoscaler."""
+    return f"autoscaler-{profile}"
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model on this machine: the ONNX file, the metadata it was logged with, and where it came from."""
+
+    uri: str
+    path: Path
+    metadata: dict[str, Any]
+    run_id: str | None
+    version: str | None
+
+
+def resolve_model(uri: str, state: StateDir) -> ResolvedModel:
+    """The ONNX file behind a model URI that a user named. Only ONNX is accepted, which holds no code.
+
+    Args:
+        uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `models:/m-ID` or `runs:/RUN_ID[/policy]`.
+        state: its MLflow, or MLFLOW_TRACKING_URI when that is set.
+
+    Raises:
+        ModelError: malformed URI, no such model, alias, version or run (with the known and the nearest), a model of
+            another flavor, or MLflow cannot be read.
+    """
+    tracking = os.environ.get("MLFLOW_TRACKING_URI") or state.mlflow_uri
+    try:
+        return _resolve(uri, MlflowClient(tracking, tracking), tracking)
+    except FAILURES as error:
+        raise ModelError(uri, f"MLflow at {tracking} cannot be read: {_reason(error)}") from error
+
+
+def _resolve(uri: str, client: MlflowClient, tracking: str) -> ResolvedModel:
+    from mlflow.artifacts import download_artifacts
+
+    if registered := _REGISTERED.match(uri):
+        found = _registered_version(uri, registered["name"], registered["alias"], registered["version"], client)
+        source, run_id, version = str(found.source), found.run_id, str(found.version)
+    elif logged := _LOGGED.match(uri):
+        run_id, version = client.get_logged_model(logged["model_id"]).source_run_id, None
+        source = uri
+    elif of_run := _OF_RUN.match(uri):
+        run_id, version = of_run["run_id"], None
+        source = _model_of_run(uri, run_id, of_run["name"] or MODEL_NAME, client)
+    else:
+        raise ModelError(uri, "must be models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID")
+    folder = Path(download_artifacts(artifact_uri=source, tracking_uri=tracking, registry_uri=tracking))
+    description = yaml.safe_load((folder / "MLmodel").read_text())
+    flavors = description.get("flavors", {})
+    if "onnx" not in flavors:
+        raise ModelError(uri, f"must be a model of flavor onnx, this one has {', '.join(flavors) or 'none'}")
+    file = (folder / flavors["onnx"]["data"]).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        raise ModelError(uri, f"its MLmodel names a file outside of the model: {flavors['onnx']['data']}")
+    metadata = (description.get("metadata") or {}).get("devops_sim") or {}
+    return ResolvedModel(uri, file, metadata, run_id, version)
+
+
+def _registered_version(uri: str, name: str, alias: str | None, version: str | None, client: MlflowClient) -> Any:
+    models = {model.name: model for model in client.search_registered_models()}
+    if name not in models:
+        known = f"registered: {', '.join(sorted(models))}" if models else "none is registered yet: train one first"
+        raise ModelError(uri, f"no registered model '{name}' ({known}){nearest(name, models)}")
+    aliases = models[name].aliases
+    if alias is not None:
+        if alias not in aliases:
+            known = ", ".join(sorted(aliases)) or "none"
+            raise ModelError(uri, f"'{name}' has no alias '{alias}' (it has: {known}){nearest(alias, aliases)}")
+        version = str(aliases[alias])
+    versions = {str(found.version): found for found in client.search_model_versions(f"name='{name}'")}
+    if version not in versions:
+        known = ", ".join(sorted(versions, key=int)) or "none"
+        raise ModelError(uri, f"'{name}' has no version {version} (it has: {known})")
+    return versions[version]
+
+
+def _model_of_run(uri: str, run_id: str, name: str, client: MlflowClient) -> str:
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise ModelError(uri, f"no run of id {run_id}") from None
+        raise
+    outputs = run.outputs.model_outputs if run.outputs else []
+    models = {model.name: model for model in (client.get_logged_model(output.model_id) for output in outputs)}
+    if name not in models:
+        known = ", ".join(models) or "none"
+        raise ModelError(uri, f"the run has no model '{name}' (it has: {known}){nearest(name, models)}")
+    return f"models:/{models[name].model_id}"
+
+
+def _signature(model: Any) -> Any:
+    """Signature of an ONNX graph: named tensors, -1 for axes of any length."""
+    import onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def schema(values: Any) -> Schema:
+        specs = []
+        for value in values:
+            tensor = value.type.tensor_type
+            shape = tuple(axis.dim_value if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim)
+            specs.append(TensorSpec(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), shape, value.name))
+        return Schema(specs)
+
+    return ModelSignature(schema(model.graph.input), schema(model.graph.output))
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import version
+
+    return [f"{name}=={version(name)}" for name in ("onnx", "onnxruntime", "numpy")]
+
+
+def _metrics(values: Mapping[str, Any], step: int = 0) -> list[Metric]:
+    now_ms = int(time.time() * 1000)
+    finite = {name: float(value) for name, value in values.items() if value is not None and math.isfinite(float(value))}
+    return [Metric(_metric_name(name), value, now_ms, step) for name, value in finite.items()]
+
+
+def _with_interval(name: str, mean: Any, low: Any, high: Any) -> dict[str, Any]:
+    return {name: mean, f"{name}/ci95_low": low, f"{name}/ci95_high": high}
+
+
+def _metric_name(name: str) -> str:
+    return re.sub(r"[^\w\-. /]", "_", name)  # what MLflow allows
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    render: Callable[[Any], str] = lambda value: value if isinstance(value, str) else json.dumps(value, default=str)  # noqa: E731
+    return {_metric_name(name): render(value) for name, value in values.items()}
+
+
+def _yaml(data: Any) -> str:
+    return yaml.safe_dump(json.loads(json.dumps(data, default=str)), sort_keys=False, allow_unicode=True)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,323 @@
+"""MLflow on a real SQLite file: what is written, that it is written once, and that its failure costs no result."""
+
+import json
+import logging
+import math
+import shutil
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import pytest
+import yaml
+from mlflow import MlflowClient
+from onnx import TensorProto, helper
+
+from experiments.planning import Plan, make_plan
+from experiments.spec import spec_from_dict
+from experiments.state import StateDir
+from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker, resolve_model
+from sim_core.errors import ModelError
+
+SMALL = {
+    "name": "small",
+    "profile": "production",
+    "traffic": {"generator": "diurnal", "scale_peak_to_replicas": 10},
+    "duration": "10m",
+    "seeds": {"count": 3},
+    "policies": [{"policy": "static", "replicas": [8, 12]}, {"policy": "hpa", "target_cpu_utilization_pct": 50}],
+    "parameters": {"database.max_connections": [450, 500]},
+}
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return make_plan(spec_from_dict(SMALL))
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory) -> Path:
+    """A database with MLflow's tables, which take two seconds to create."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch, empty_database) -> StateDir:
+    monkeypatch.chdir(tmp_path)  # MLflow's default artifact root would be here
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    opened = StateDir.open(tmp_path / "state")
+    shutil.copy(empty_database, opened.root / "mlflow.db")
+    return opened
+
+
+def points_of(plan: Plan) -> pd.DataFrame:
+    """Rows as the result store gives them, with numbers that differ from point to point."""
+    numbers = np.random.default_rng(0).uniform(1.0, 2.0, len(plan.points))
+    rows = [
+        point.row() | {"cost_usd": cost, "mttr_s": math.nan} for point, cost in zip(plan.points, numbers, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def runs_of(state: StateDir, kind: str) -> list:
+    client = MlflowClient(state.mlflow_uri)
+    experiment = client.get_experiment_by_name("production")
+    return client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'", max_results=1000)
+
+
+def save_network(path: Path, n_observations: int = 3, n_actions: int = 2) -> Path:
+    """A linear policy with weights 1, as an exporter would write it."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["observation", "weights"], ["logits"])],
+        "policy",
+        [helper.make_tensor_value_info("observation", TensorProto.FLOAT, [None, n_observations])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [None, n_actions])],
+        [
+            helper.make_tensor(
+                "weights", TensorProto.FLOAT, [n_observations, n_actions], np.ones(n_observations * n_actions)
+            )
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+# --- sweeps
+
+
+def test_a_sweep_is_a_parent_run_and_a_child_run_a_configuration(state, plan):
+    points = points_of(plan)
+    parent_id = MlflowTracker.open(state, "production").log_sweep(plan, points, {"wall_s": 12.5})
+    (parent,) = runs_of(state, "sweep")
+    assert parent.info.run_id == parent_id
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics == {"points": 18.0, "configurations": 6.0, "wall_s": 12.5}
+    assert parent.data.tags["sweep_id"] == plan.sweep_id
+
+    children = runs_of(state, "configuration")
+    assert len(children) == 6
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent_id}
+    child = next(run for run in children if run.info.run_name == "static replicas=12 database.max_connections=450")
+    assert child.data.params == {"policy": "static", "seeds": "3", "replicas": "12", "database.max_connections": "450"}
+    costs = points[points["configuration_key"] == child.data.tags["configuration_key"]]["cost_usd"]
+    half = 4.302653 * costs.std(ddof=1) / math.sqrt(3)  # t(0.975, 2)
+    assert child.data.metrics["cost_usd"] == pytest.approx(costs.mean())
+    assert child.data.metrics["cost_usd/ci95_low"] == pytest.approx(costs.mean() - half, rel=1e-5)
+    assert child.data.metrics["cost_usd/ci95_high"] == pytest.approx(costs.mean() + half, rel=1e-5)
+    assert "mttr_s" not in child.data.metrics  # NaN: did not occur
+
+    folder = Path(parent.info.artifact_uri.removeprefix("file://"))
+    assert folder.is_relative_to(state.artifacts)
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "points.parquet"), points, check_dtype=False)
+    assert spec_from_dict(yaml.safe_load((folder / "spec.yaml").read_text())) == plan.spec
+    assert yaml.safe_load((folder / "profile.yaml").read_text()) == plan.profile.to_dict()
+    assert not Path("mlruns").exists()
+
+
+def test_what_is_written_while_results_come_in_is_not_written_again(state, plan):
+    points = points_of(plan)
+    tracker = MlflowTracker.open(state, "production")
+    tracker.log_sweep(plan, points.iloc[:0])
+    assert runs_of(state, "configuration") == []
+    tracker.log_sweep(plan, points.iloc[:7])  # two configurations are complete, one has a seed
+    first = {run.info.run_id for run in runs_of(state, "configuration")}
+    assert len(first) == 2
+    assert runs_of(state, "sweep")[0].info.status == "RUNNING"
+    for _ in range(2):  # another process resumes, and then nothing is left to do
+        MlflowTracker.open(state, "production").log_sweep(plan, points)
+    again = {run.info.run_id for run in runs_of(state, "configuration")}
+    assert len(again) == 6
+    assert first < again
+    assert len(runs_of(state, "sweep")) == 1
+
+
+def test_a_child_run_cut_off_by_a_kill_is_completed(state, plan):
+    points = points_of(plan)
+    tracker = MlflowTracker.open(state, "production")
+    parent = tracker.log_sweep(plan, points.iloc[:0])
+    key = plan.points[0].configuration_key
+    tags = {"kind": "configuration", "configuration_key": key, "mlflow.parentRunId": parent}
+    client = MlflowClient(state.mlflow_uri)
+    cut_off = client.create_run(tracker.experiment_id(), tags=tags).info.run_id
+    tracker.log_sweep(plan, points)
+    assert client.get_run(cut_off).info.status == "FINISHED"
+    assert client.get_run(cut_off).data.metrics["cost_usd"] > 0.0
+    assert len(runs_of(state, "configuration")) == 6
+
+
+@pytest.mark.slow
+def test_a_locked_database_is_a_warning_and_the_next_run_writes_what_is_missing(state, plan, caplog):
+    """MLflow waits 20 s for a lock; after that the tracker gives up, so that a job waits once and not for every run."""
+    points = points_of(plan)
+    assert MlflowTracker.open(state, "production").log_sweep(plan, points.iloc[:3]) is not None
+    lock = sqlite3.connect(state.root / "mlflow.db", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    tracker = MlflowTracker.open(state, "production")
+    with caplog.at_level(logging.WARNING, "devops_sim"):
+        assert tracker.log_sweep(plan, points) is None
+        assert tracker.log_curve("0" * 32, [{"step": 1}]) is None  # returns at once
+    assert "database is locked" in tracker.warning
+    assert "run the same command again: it writes what is missing" in caplog.text
+    lock.execute("ROLLBACK")
+    lock.close()
+    assert MlflowTracker.open(state, "production").log_sweep(plan, points) is not None
+    assert len(runs_of(state, "configuration")) == 6
+
+
+def test_a_database_that_is_none_is_a_warning_too(state, plan):
+    (state.root / "mlflow.db").write_text("this is no database")
+    tracker = MlflowTracker.open(state, "production")
+    assert tracker.log_sweep(plan, points_of(plan)) is None
+    assert "not a database" in tracker.warning
+    assert tracker.start("training", "k", "ppo", {}) is None
+    assert tracker.log_model(None, state.root / "none.onnx", {}) is None
+    with pytest.raises(ModelError, match="cannot be read"):
+        resolve_model("models:/autoscaler-production@champion", state)
+
+
+# --- training and evaluation
+
+
+def test_a_learning_curve_is_written_in_batches_and_only_once(state):
+    tracker = MlflowTracker.open(state, "production")
+    run = tracker.start("training", "request-1", "ppo", {"steps": 5000, "algorithm": "ppo", "net": [64, 64]})
+    rows = [{"step": 10 * i, "rollout/ep_rew_mean": float(i), "train/loss": math.nan} for i in range(1, 1201)]
+    tracker.log_curve(run, rows[:700])
+    again = MlflowTracker.open(state, "production")  # after a crash: the same run, all rows once more
+    assert again.start("training", "request-1", "ppo", {"steps": 5000, "algorithm": "ppo", "net": [64, 64]}) == run
+    again.log_curve(run, rows)
+    again.finish(run)
+    client = MlflowClient(state.mlflow_uri)
+    history = client.get_metric_history(run, "rollout/ep_rew_mean")
+    assert [(metric.step, metric.value) for metric in history] == [(10 * i, float(i)) for i in range(1, 1201)]
+    assert client.get_run(run).data.params == {"steps": "5000", "algorithm": "ppo", "net": "[64, 64]"}
+    assert client.get_run(run).info.status == "FINISHED"
+    assert again.start("training", "request-2", "ppo", {}) != run
+
+
+def test_an_evaluation_has_a_child_run_a_policy_and_the_gap_that_it_closed(state):
+    table = pd.DataFrame(
+        {
+            "policy": ["hpa-tuned", "models:/autoscaler-production@champion"],
+            "cost_usd": [20.0, 17.0],
+            "cost_usd_ci95_low": [19.0, 16.5],
+            "cost_usd_ci95_high": [21.0, 17.5],
+        }
+    )
+    lanes = pd.DataFrame({"policy": ["hpa-tuned"] * 2, "seed": [0, 1], "cost_usd": [19.5, 20.5]})
+    gap = {"models:/autoscaler-production@champion": {"mean": 0.6, "ci95": (0.5, 0.7)}}
+    tracker = MlflowTracker.open(state, "production")
+    run = tracker.log_evaluation("key", "held-out day", table, lanes, gap, {"seeds": 2})
+    assert tracker.log_evaluation("key", "held-out day", table, lanes, gap, {"seeds": 2}) == run
+    (parent,) = runs_of(state, "evaluation")
+    stem = "gap_closed/models_/autoscaler-production_champion"
+    assert parent.data.metrics == {stem: 0.6, f"{stem}/ci95_low": 0.5, f"{stem}/ci95_high": 0.7}
+    children = {run.data.params["policy"]: run.data.metrics for run in runs_of(state, "policy")}
+    assert children["hpa-tuned"] == {"cost_usd": 20.0, "cost_usd/ci95_low": 19.0, "cost_usd/ci95_high": 21.0}
+    assert len(children) == 2
+
+
+# --- models
+
+
+@pytest.fixture
+def registered(state, tmp_path) -> tuple[StateDir, MlflowTracker, str, str]:
+    """A state folder with one training run, whose model is version 1 of autoscaler-production and its champion."""
+    tracker = MlflowTracker.open(state, "production")
+    run = tracker.start("training", "request-1", "ppo", {})
+    metadata = {"profile": {"name": "production"}, "seeds": [1, 2], "version": "0.1.0", "observation": {"size": 3}}
+    uri = tracker.log_model(run, save_network(tmp_path / "policy.onnx"), metadata)
+    assert tracker.register(uri, "production", CHAMPION, {"gap_closed": 0.6}) == "1"
+    return state, tracker, run, uri
+
+
+def test_a_model_comes_back_by_every_name_with_its_metadata_and_computes(registered):
+    state, _, run, uri = registered
+    names = ("models:/autoscaler-production@champion", "models:/autoscaler-production/1", f"runs:/{run}", uri)
+    for name in names:
+        found = resolve_model(name, state)
+        assert found.metadata["profile"] == {"name": "production"}
+        assert found.metadata["seeds"] == [1, 2]
+        assert found.run_id == run
+        session = onnxruntime.InferenceSession(str(found.path), providers=["CPUExecutionProvider"])
+        (logits,) = session.run(None, {"observation": np.array([[1, 2, 3]], dtype=np.float32)})
+        np.testing.assert_array_equal(logits, [[6.0, 6.0]])
+    assert resolve_model(names[0], state).version == "1"
+    assert MlflowClient(state.mlflow_uri).get_run(run).info.status == "RUNNING"  # logging a model does not end it
+
+
+def test_a_model_loads_as_an_mlflow_model_with_signature_and_fixed_requirements(registered):
+    import mlflow.pyfunc
+
+    state, _, _, uri = registered
+    model = mlflow.pyfunc.load_model(uri)
+    assert "-1, 3" in str(model.metadata.signature.inputs)
+    observations = np.ones((4, 3), dtype=np.float32)
+    assert model.predict({"observation": observations})["logits"].shape == (4, 2)
+    requirements = (resolve_model(uri, state).path.parent / "requirements.txt").read_text().split()
+    assert {line.partition("==")[0] for line in requirements} == {"mlflow", "onnx", "onnxruntime", "numpy"}
+    assert all("==" in line for line in requirements)
+
+
+def test_aliases_move_and_a_model_is_registered_once(registered, tmp_path):
+    _, tracker, _, uri = registered
+    assert tracker.register(uri, "production", CHALLENGER) == "1"
+    other = tracker.start("training", "request-2", "ppo", {})
+    second = tracker.log_model(other, save_network(tmp_path / "second.onnx"), {"version": "0.1.0"})
+    assert tracker.register(second, "production", CHALLENGER) == "2"
+    assert tracker.alias_version("production", CHAMPION) == "1"
+    assert tracker.alias_version("production", CHALLENGER) == "2"
+    assert tracker.alias_version("development", CHAMPION) is None
+    assert tracker.warning is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        (
+            "models:/autoscaler-producton@champion",
+            "(registered: autoscaler-production); did you mean 'autoscaler-production'?",
+        ),
+        ("models:/autoscaler-production@champoin", "no alias 'champoin' (it has: champion); did you mean 'champion'?"),
+        ("models:/autoscaler-production/7", "'autoscaler-production' has no version 7 (it has: 1)"),
+        ("models:/autoscaler-production", "must be models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID"),
+        ("models:/../../etc/passwd@x", "must be models:/NAME@ALIAS"),
+        ("runs:/" + "0" * 32, "no run of id " + "0" * 32),
+        ("s3://bucket/model", "must be models:/NAME@ALIAS"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named_with_the_nearest(registered, uri, expected):
+    with pytest.raises(ModelError) as caught:
+        resolve_model(uri, registered[0])
+    assert expected in str(caught.value)
+    assert str(caught.value).startswith(f"ModelError: {uri}: ")
+
+
+def test_models_of_a_run_are_found_by_name(registered):
+    state, _, run, _ = registered
+    assert resolve_model(f"runs:/{run}/policy", state).run_id == run
+    with pytest.raises(ModelError, match=r"the run has no model 'polic' \(it has: policy\); did you mean 'policy'"):
+        resolve_model(f"runs:/{run}/polic", state)
+
+
+def test_only_onnx_is_accepted_since_a_pickle_can_run_code(registered):
+    state, _, _, uri = registered
+    description = resolve_model(uri, state).path.parent / "MLmodel"
+    original = yaml.safe_load(description.read_text())
+    description.write_text(json.dumps(original | {"flavors": {"python_function": {"loader_module": "mlflow.sklearn"}}}))
+    with pytest.raises(ModelError, match="must be a model of flavor onnx, this one has python_function"):
+        resolve_model(uri, state)
+    outside = original | {"flavors": {"onnx": {"data": "../../../secret.onnx"}}}
+    description.write_text(json.dumps(outside))
+    with pytest.raises(ModelError, match="names a file outside of the model"):
+        resolve_model(uri, state)
+
+
+def test_nothing_is_registered_in_a_new_folder(state):
+    with pytest.raises(ModelError, match="none is registered yet: train one first"):
+        resolve_model("models:/autoscaler-production@champion", state)
