@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,11 +14,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.actions import action_space, replicas_for
 from agents.observation import BOUND, observation_size, observe, observe_lanes
 from sim_core.errors import InputError
-from sim_core.profile import Profile
 from sim_core.randomness import lane_key
 from sim_core.simulation import Worlds, tick
-from sim_core.workload import Trace
 from sim_core.world import Lane, Scaler, initial_replicas
+
+if TYPE_CHECKING:
+    from sim_core.profile import Profile
+    from sim_core.workload import Trace
 
 INITIAL_SPREAD = 0.35  # an episode starts with this much too few or too many replicas, at most
 
@@ -31,7 +33,7 @@ class EnvSpec:
         start_s, end_s: the part of the trace that episodes may touch [s]; end None = the end of the trace.
         episode_s: length of an episode [s].
         decision_s: time between two decisions [s]; None = the controller's sync period.
-        bad_request_weight: how much a spent error budget costs in the reward, as a share of what the mean load's pods cost.
+        bad_request_weight: what it costs to spend just the error budget, in the pods that the mean load keeps busy.
     """
 
     profile: Profile
@@ -73,24 +75,25 @@ class EnvSpec:
 
 
 # Columns of the reward scales, one row a lane.
-PODS_SCALE, BAD_SCALE = 0, 1
+PODS_SCALE, BAD_SCALE, LOAD_SCALE = 0, 1, 2
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def step_lanes(params, state, rates, schedules, samples, n_ticks, actions, scales, observations, rewards, sums):
+def step_lanes(params, state, rates, schedules, samples, n_ticks, actions, scales, observations, rewards, sums, totals):
     """One decision of every lane: actions become replicas, the world plays on, rewards and observations come out.
 
     Args:
         actions: int64, shape (n_lanes, n_services).
-        scales: float64, shape (n_lanes, 2): what a pod-second and a bad request weigh.
+        scales: float64, shape (n_lanes, 3): what a pod-second, a bad request and a request weigh.
         observations: float32, shape (n_lanes, observation_size): the vectors that the actions answer; overwritten.
         rewards: float32, shape (n_lanes,).
         sums: float64, shape (n_lanes, 4): pod-seconds, requests, bad requests and reward of the episode so far.
+        totals: float64, shape (4,): the same over all lanes and episodes.
     """
     for lane in range(len(params)):
         params_l, state_l = params[lane], state[lane]
         for i in range(params_l.n_services):
-            desired = replicas_for(observations[lane], i, actions[lane, i], 1.0)
+            desired = replicas_for(observations[lane], params_l.n_services, i, actions[lane, i], 1.0)
             service = params_l.services[i]
             state_l.services[i].desired_replicas = min(max(desired, service.min_replicas), service.max_replicas)
         account = state_l.account
@@ -100,13 +103,14 @@ def step_lanes(params, state, rates, schedules, samples, n_ticks, actions, scale
         pod_s = account.pod_s - pod_s
         requests = account.requests - requests
         bad = max(0.0, requests - (account.good - good))
-        reward = -scales[lane, PODS_SCALE] * pod_s - scales[lane, BAD_SCALE] * bad
+        reward = (
+            scales[lane, LOAD_SCALE] * requests - scales[lane, PODS_SCALE] * pod_s - scales[lane, BAD_SCALE] * bad
+        )
         rewards[lane] = reward
-        sums[lane, 0] += pod_s
-        sums[lane, 1] += requests
-        sums[lane, 2] += bad
-        sums[lane, 3] += reward
-        observe(params_l, state_l, observations[lane])
+        for k, amount in enumerate((pod_s, requests, bad, reward)):
+            sums[lane, k] += amount
+            totals[k] += amount
+        observe(params_l, state_l, rates, observations[lane])
 
 
 class Episodes:
@@ -125,26 +129,29 @@ class Episodes:
         self.rewards = np.zeros(n_lanes, dtype=np.float32)
         self.sums = np.zeros((n_lanes, 4))
         self.steps = np.zeros(n_lanes, dtype=np.int64)
-        self.scales = np.zeros((n_lanes, 2))
-        for lane, spec in enumerate(self.specs):
-            self._weigh(lane, spec, spec.bad_request_weight)
+        self.totals = np.zeros(4)
+        self.scales = np.zeros((n_lanes, 3))
+        self.bad_request_weight = self.specs[0].bad_request_weight
+        self.set_bad_request_weight(self.bad_request_weight)
 
-    def _weigh(self, lane: int, spec: EnvSpec, bad_request_weight: float) -> None:
-        # A step costs about 1 when as many pods run as the mean load keeps busy, and bad_request_weight when the step
-        # spends just its share of the error budget.
-        step_s = self.ticks_per_step * spec.profile.tick_seconds
-        rate = spec.trace.mean_per_s
-        busy_pods = sum(
-            max(s.replicas.min, rate * s.calls_per_request * s.container.cpu_seconds_per_request / s.container.cpu_request_cores)
-            for s in spec.profile.services
-        )
-        budget = (1.0 - spec.profile.slo.objective) * max(rate * step_s, 1e-9)
-        self.scales[lane] = 1.0 / (busy_pods * step_s), bad_request_weight / budget
+    @property
+    def step_s(self) -> float:
+        """Time between two decisions [s]."""
+        return self.ticks_per_step * self.specs[0].profile.tick_seconds
 
     def set_bad_request_weight(self, weight: float) -> None:
         """Changes what a bad request costs in every lane, from now on."""
+        self.bad_request_weight = weight
         for lane, spec in enumerate(self.specs):
-            self._weigh(lane, spec, weight)
+            rate = spec.trace.mean_per_s
+            busy_per_request = sum(
+                s.calls_per_request * s.container.cpu_seconds_per_request / s.container.cpu_request_cores
+                for s in spec.profile.services
+            )
+            busy_pods = max(rate * busy_per_request, sum(s.replicas.min for s in spec.profile.services))
+            budget = (1.0 - spec.profile.slo.objective) * max(rate * self.step_s, 1e-9)
+            per_pod_s = 1.0 / (busy_pods * self.step_s)
+            self.scales[lane] = per_pod_s, weight / budget, per_pod_s * busy_per_request
 
     def begin(self, lanes: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
         """Starts new episodes in some lanes; each draws its start, seed and first replicas from its own generator."""
@@ -162,7 +169,7 @@ class Episodes:
         self.sums[lanes] = 0.0
         self.steps[lanes] = 0
         view = self.observations[lanes]
-        observe_lanes(self.worlds.params[lanes], self.worlds.state[lanes], view)
+        observe_lanes(self.worlds.params[lanes], self.worlds.state[lanes], self.worlds.rates, view)
         self.observations[lanes] = view
 
     def step(self, actions: np.ndarray) -> np.ndarray:
@@ -170,7 +177,7 @@ class Episodes:
         worlds = self.worlds
         step_lanes(
             worlds.params, worlds.state, worlds.rates, worlds.schedules, worlds.samples, self.ticks_per_step,
-            actions, self.scales, self.observations, self.rewards, self.sums,
+            actions, self.scales, self.observations, self.rewards, self.sums, self.totals,
         )  # fmt: skip
         self.steps += 1
         return self.steps >= self.episode_steps
@@ -196,7 +203,9 @@ class DevOpsEnv(gym.Env[np.ndarray, Any]):
 
     Action space: `Discrete(N_ACTIONS)`, or `MultiDiscrete` with one entry a service; see `agents.actions`.
     Observation space: `Box(-10, 10, (observation_size,), float32)`; entries in `agents.observation.feature_names`.
-    Reward: minus the pods' cost minus the weighted bad requests of the step; see `EnvSpec`.
+    Reward of a step: pods that the arriving load keeps busy, less pods that run (both over those of the mean load), less
+    the weighted bad requests; see `EnvSpec`. The first term does not depend on the actions; it takes the day's cycle out
+    of the returns.
     Start: a random moment of the traffic, replicas near what the load needs, pods warm.
     End: never terminated; truncated after `EnvSpec.episode_s`.
     """

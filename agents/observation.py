@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 
 from sim_core.simulation import Worlds
+from sim_core.workload.arrivals import rate_at
 from sim_core.world import HISTORY
 
 # How far back the load is compared with the newest [scrapes]: 15 s, 30 s, 1, 2, 5 and 10 min at the default interval.
@@ -15,6 +16,11 @@ LOOK_BACK = np.array([1, 2, 4, 8, 20, 40])
 NOISE_SCRAPES = 20
 # Windows over which the highest load counts [scrapes]; the first is the newest scrape alone.
 PEAK_SCRAPES = np.array([1, 4, 12])
+# The same moment on earlier days, as a metrics database remembers it.
+SEASON_S = 86_400.0
+SEASON_DAYS = 3
+SEASON_STEP_S = 15.0
+SEASON_STEPS = np.array([2, 4, 8, 20])  # how far ahead of that moment, in steps: 30 s, 1, 2 and 5 min
 LOG_LOAD_CENTER = 2.0  # most loads are 1 to 50 pods
 
 SERVICE_FEATURES = (
@@ -30,6 +36,8 @@ SERVICE_FEATURES = (
     "load_noise",  # standard deviation of log load over NOISE_SCRAPES
 )
 SHARED_FEATURES = (
+    *(f"season_peak_{int(steps * SEASON_STEP_S)}s" for steps in SEASON_STEPS),  # log(highest rate so far ahead / rate then)
+    "season_days",  # share of SEASON_DAYS that the history covers
     "latency_mean_log",  # log(latency / SLO threshold)
     "latency_p95_log",
     "bad_ratio",
@@ -69,18 +77,55 @@ def load_of(params, telemetry, i):
 
 
 @njit(cache=True, error_model="numpy")
-def observe(params, state, out):
+def observe_season(params, rates, now_s, lag_s, out):
+    """What the traffic did on earlier days from this time of day on.
+
+    Every point lies at least a day less five minutes back: nothing here looks ahead of now.
+
+    Args:
+        lag_s: age of the newest scrape's middle, which the load of the other features is from [s].
+        out: float32; the highest rate within each of SEASON_STEPS over the rate at the scrape, mean over the days, log;
+            then the share of days that the trace reaches back.
+    """
+    traffic = params.traffic
+    days = min(SEASON_DAYS, int((traffic.start_s + now_s - lag_s) / SEASON_S))
+    n_ahead = len(SEASON_STEPS)
+    out[n_ahead] = days / SEASON_DAYS
+    if days <= 0:
+        return
+    peak, ahead, step = 0.0, 0, 0
+    while ahead < n_ahead:
+        ratio = 0.0
+        for day in range(1, days + 1):
+            then_s = now_s - day * SEASON_S
+            ratio += rate_at(traffic, rates, then_s + step * SEASON_STEP_S) / max(
+                rate_at(traffic, rates, then_s - lag_s), 1e-6
+            )
+        peak = max(peak, ratio / days)
+        if step >= SEASON_STEPS[ahead]:
+            out[ahead] = math.log(max(peak, 1e-3))
+            ahead += 1
+        step += 1 if step < 8 else 4
+
+
+@njit(cache=True, error_model="numpy")
+def observe(params, state, rates, out):
     """Writes one lane's observation vector.
 
     Before the first scrape nothing is known but the clock and the replicas, which are taken to be 60 % busy.
 
     Args:
+        rates: all traces of the batch [1/s].
         out: float32, shape (observation_size(n_services),).
     """
     n_services = params.n_services
-    clock = (params.traffic.start_s + state.tick * params.tick_s) * _DAY
+    now_s = state.tick * params.tick_s
+    clock = (params.traffic.start_s + now_s) * _DAY
     base = n_services * N_SERVICE_FEATURES
     out[:] = 0.0
+    lag_s = (params.publish_ticks + 0.5 * params.scrape_ticks) * params.tick_s
+    observe_season(params, rates, now_s, lag_s, out[base:])
+    base += len(SEASON_STEPS) + 1
     out[base + 7] = math.sin(clock)
     out[base + 8] = math.cos(clock)
     out[base + 9] = 2.0 * out[base + 7] * out[base + 8]
@@ -133,15 +178,15 @@ def observe(params, state, out):
     out[base + 4] = newest.database_utilization
     out[base + 5] = newest.connection_ratio
     out[base + 6] = 1.0 - newest.cache_hit_ratio if params.cache.present else 0.0
-    for k in range(base + N_SHARED_FEATURES):
+    for k in range(len(out)):
         out[k] = min(max(out[k], -BOUND), BOUND)
 
 
 @njit(cache=True, error_model="numpy")
-def observe_lanes(params, state, out):
+def observe_lanes(params, state, rates, out):
     """Writes the observation vectors of a batch, `out` float32 of shape (n_lanes, observation_size)."""
     for lane in range(len(params)):
-        observe(params[lane], state[lane], out[lane])
+        observe(params[lane], state[lane], rates, out[lane])
 
 
 class Observations:
@@ -181,19 +226,17 @@ class Observations:
     def vectors(self) -> np.ndarray:
         """Observation vectors for learned policies, float32, shape (n_lanes, observation_size)."""
         out = np.empty((self.n_lanes, observation_size(self.n_services)), dtype=np.float32)
-        observe_lanes(self._worlds.params, self._worlds.state, out)
+        observe_lanes(self._worlds.params, self._worlds.state, self._worlds.rates, out)
         return out
 
     @property
-    def pods(self) -> tuple[np.ndarray, np.ndarray]:
-        """The API server's pods with their published CPU samples.
+    def deployments(self) -> np.ndarray:
+        """The API server's view of every Deployment: replicas, pods, and the pods' published CPU samples.
 
-        Returns:
-            pods: records `POD`, shape (n_lanes, n_services, MAX_PODS).
-            n_pods: how many of them are in use, shape (n_lanes, n_services).
+        Records `SERVICE_STATE`, shape (n_lanes, n_services), for controllers that read pods (`desired_replicas`,
+        `n_active`, `n_pods`, `pods`); queues and accounts in them are the simulator's own and not for policies.
         """
-        services = self._worlds.state["services"][:, : self.n_services]
-        return services["pods"], services["n_pods"]
+        return self._worlds.state["services"][:, : self.n_services]
 
     @property
     def sample_time_s(self) -> np.ndarray:

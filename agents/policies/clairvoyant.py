@@ -1,0 +1,161 @@
+"""A policy that knows the future: the yardstick that no real autoscaler reaches.
+
+It knows every arrival of its lanes and every delay. At each moment it takes the replicas for which pods and bad requests
+together cost least, at one price of a bad request; it asks for them as early as a pod takes to become ready, and keeps
+pods over dips that are shorter than that. Price, lead and averaging are searched on the very traffic that is played, for
+the cheapest schedule that keeps the SLO over the whole run: the error budget is spent where that saves most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+from numba import njit
+
+from agents.observation import Observations
+from sim_core.profile import Profile
+from sim_core.simulation import simulate
+from sim_core.workload import Trace
+from sim_core.workload.arrivals import draw_arrivals, rate_at
+from sim_core.world import Lane, Scaler, build_params
+
+# Price of the bad requests that use up the error budget of the mean load, in pods.
+PRICES = np.geomspace(0.004, 2.0, 14)
+LEADS_S = (-15.0, 0.0, 15.0)  # beyond the time a pod needs until it is ready
+SMOOTHING_S = (15.0, 45.0)
+SEARCH_SEEDS = 2
+# Utilization runs up this ramp, slowly, to measure what n pods can take.
+_RAMP = (0.4, 1.2)
+_RAMP_S = 2400.0
+_RAMP_STEP_S = 20.0
+
+
+@njit(cache=True, error_model="numpy")
+def arrivals_ahead(params, rates, out):
+    """Every arrival of one lane, one entry a tick [requests]."""
+    for tick in range(len(out)):
+        rate = rate_at(params.traffic, rates, (tick + 0.5) * params.tick_s)
+        out[tick] = draw_arrivals(params.key, rate, tick, params.tick_s)
+
+
+@lru_cache(maxsize=8)
+def bad_shares(profile: Profile, service: int) -> tuple[np.ndarray, np.ndarray]:
+    """What n replicas of a service can take, from simulations of a slow ramp with all other services at their most.
+
+    Returns:
+        utilization: of the CPU limit, shape (n_points,) [1].
+        bad: share of bad requests, shape (max_replicas + 1, n_points); row 0 is 1.
+    """
+    limit = profile.services[service].replicas.max
+    container, calls = profile.services[service].container, profile.services[service].calls_per_request
+    full_rate = container.cpu_limit_cores / (container.cpu_seconds_per_request * calls)
+    n_steps = int(_RAMP_S / _RAMP_STEP_S)
+    ramp = np.linspace(*_RAMP, n_steps)
+    lanes = []
+    for replicas in range(1, limit + 1):
+        plan = np.array([[replicas if i == service else s.replicas.max for i, s in enumerate(profile.services)]])
+        trace = Trace(f"ramp {replicas}", _RAMP_STEP_S, ramp * replicas * full_rate)
+        lanes.append(Lane(profile, trace, seed=0, scaler=Scaler.schedule(plan)))
+    timeline = simulate(lanes, _RAMP_S, _RAMP_STEP_S).timeline
+    assert timeline is not None
+    bad = 1.0 - np.nan_to_num(timeline["slo_attainment"], nan=1.0)
+    bad = np.maximum.accumulate(np.vstack([np.ones(n_steps), bad]), axis=1)
+    return ramp, bad
+
+
+class ClairvoyantPolicy:
+    """Knows the future; see the module. `settings` tells what the search chose."""
+
+    name = "clairvoyant"
+
+    def __init__(self) -> None:
+        self.settings: dict[str, object] = {}
+        self._schedules: list[np.ndarray] = []
+        self._sync_s = 1.0
+
+    def reset(self, lanes: Sequence[Lane], duration_s: float) -> None:
+        profile = lanes[0].profile
+        self._sync_s = profile.controller.sync_period_seconds
+        future = _Future(lanes, duration_s)
+        searched = range(min(SEARCH_SEEDS, len(lanes)))
+        choices = [(price, lead, smooth) for smooth in SMOOTHING_S for price in PRICES for lead in LEADS_S]
+        trial = [replace(lanes[k], scaler=Scaler.schedule(future.schedule(k, *choice))) for choice in choices for k in searched]
+        table = simulate(trial, duration_s).indicators
+        attained = table["slo_attainment"].to_numpy().reshape(len(choices), -1).mean(axis=1)
+        cost = table["cost_usd"].to_numpy().reshape(len(choices), -1).mean(axis=1)
+        keeps = attained >= profile.slo.objective
+        best = int(np.argmin(np.where(keeps, cost, np.inf))) if keeps.any() else int(np.argmax(attained))
+        price, lead, smooth = choices[best]
+        self.settings = {"bad_request_price": float(price), "extra_lead_s": lead, "smoothing_s": smooth}
+        self._schedules = [future.schedule(k, *choices[best]) for k in range(len(lanes))]
+
+    def predict(self, observations: Observations) -> np.ndarray:
+        rows = np.round(observations.time_s / self._sync_s).astype(int)
+        return np.stack([plan[min(row, len(plan) - 1)] for plan, row in zip(self._schedules, rows, strict=True)])
+
+    def scalers(self) -> list[Scaler]:
+        return [Scaler.schedule(plan) for plan in self._schedules]
+
+
+class _Future:
+    """What is to come in each lane, and what it needs at any price of a bad request."""
+
+    def __init__(self, lanes: Sequence[Lane], duration_s: float):
+        params, rates, _ = build_params(lanes)
+        self._profile = lanes[0].profile
+        self._tick_s = float(params["tick_s"][0])
+        self._sync_ticks = int(params["sync_ticks"][0])
+        self._arrivals = np.zeros((len(lanes), round(duration_s / self._tick_s)))
+        for row, record in zip(self._arrivals, params, strict=True):
+            arrivals_ahead(record, rates, row)
+        self._needed: dict[tuple[int, float, float], np.ndarray] = {}
+        self._lead_s = []
+        for service in self._profile.services:
+            life = service.lifecycle
+            startup_s = life.startup_seconds * (1.0 + life.startup_scv**0.5)
+            ready_s = max(startup_s, life.readiness.initial_delay_seconds) + 0.5 * life.readiness.period_seconds
+            self._lead_s.append(life.scheduling_seconds + life.image_pull_seconds + ready_s)
+
+    def schedule(self, lane: int, price: float, extra_lead_s: float, smoothing_s: float) -> np.ndarray:
+        """Replicas by sync, shape (n_syncs, n_services) [pods]."""
+        needed = self._replicas(lane, price, smoothing_s)
+        columns = []
+        for i in range(needed.shape[1]):
+            ahead = 1 + max(0, round((self._lead_s[i] + extra_lead_s) / (self._sync_ticks * self._tick_s)))
+            later = np.pad(needed[:, i], (0, ahead - 1), mode="edge")
+            columns.append(np.lib.stride_tricks.sliding_window_view(later, ahead).max(axis=1))
+        return np.stack(columns, axis=1)
+
+    def _replicas(self, lane: int, price: float, smoothing_s: float) -> np.ndarray:
+        """Cheapest replicas at each sync, delays aside, shape (n_syncs, n_services) [pods]."""
+        key = lane, price, smoothing_s
+        if key not in self._needed:
+            arrivals = self._arrivals[lane]
+            window = max(1, round(smoothing_s / self._tick_s))
+            smooth = np.convolve(np.pad(arrivals, window // 2, mode="edge"), np.ones(window) / window, mode="same")
+            smooth = smooth[window // 2 : window // 2 + len(arrivals)]
+            n_syncs = -(-len(smooth) // self._sync_ticks)
+            padded = np.pad(smooth, (0, n_syncs * self._sync_ticks - len(smooth)), mode="edge")
+            load = padded.reshape(n_syncs, self._sync_ticks).mean(axis=1)
+            budget = (1.0 - self._profile.slo.objective) * max(arrivals.mean(), 1e-12)
+            columns = [self._cheapest(i, load, price * load / budget) for i in range(len(self._profile.services))]
+            self._needed[key] = np.stack(columns, axis=1)
+        return self._needed[key]
+
+    def _cheapest(self, i: int, load: np.ndarray, bad_cost: np.ndarray) -> np.ndarray:
+        """Replicas with the least sum of pods and bad requests; `bad_cost` is what it costs if all are bad [pods]."""
+        service = self._profile.services[i]
+        container = service.container
+        per_pod = container.cpu_limit_cores / (container.cpu_seconds_per_request * service.calls_per_request) * self._tick_s
+        utilization, bad = bad_shares(self._profile, i)
+        best = np.full(len(load), service.replicas.min)
+        least = np.full(len(load), np.inf)
+        for replicas in range(service.replicas.min, service.replicas.max + 1):
+            share = np.interp(load / (replicas * per_pod), utilization, bad[replicas], left=0.0, right=1.0)
+            cost = replicas + bad_cost * share
+            better = cost < least
+            best[better], least[better] = replicas, cost[better]
+        return best

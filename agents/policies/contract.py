@@ -1,0 +1,71 @@
+"""The one contract of everything that decides: `predict(observations) -> desired replicas`, vectorised over lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from agents.observation import Observations
+from sim_core.simulation import Simulation, TimelineRecorder, Worlds, check_duration, simulate
+from sim_core.world import Lane, Scaler
+
+
+class Policy(Protocol):
+    """Whoever decides how many replicas there shall be."""
+
+    name: str
+
+    def reset(self, lanes: Sequence[Lane], duration_s: float) -> None:
+        """Begins anew for these lanes; a policy may keep a memory of each, from what `predict` sees.
+
+        Only a clairvoyant policy may look at the lanes' traffic and seeds.
+        """
+
+    def predict(self, observations: Observations) -> np.ndarray:
+        """Desired replicas, int64, shape (n_lanes, n_services) [pods]; the Deployment's limits are applied after."""
+
+    def scalers(self) -> list[Scaler] | None:
+        """The same decisions as scalers inside the simulation, one a lane, where there are such; else None."""
+
+
+def play(
+    lanes: Sequence[Lane],
+    policy: Policy,
+    duration_s: float,
+    timeline_step_s: float | None = None,
+    *,
+    through_predict: bool = False,
+) -> Simulation:
+    """Plays lanes under a policy; their own scalers are replaced.
+
+    Args:
+        duration_s: how long [s].
+        timeline_step_s: record a timeline with this step, a multiple of the controller's sync period [s].
+        through_predict: ask `predict` even where the simulation can decide by itself; slower, with the same outcome.
+
+    Raises:
+        InputError: see `simulate`.
+    """
+    check_duration(lanes, duration_s)
+    policy.reset(lanes, duration_s)
+    scalers = None if through_predict else policy.scalers()
+    if scalers is not None:
+        steered = [replace(lane, scaler=scaler) for lane, scaler in zip(lanes, scalers, strict=True)]
+        return simulate(steered, duration_s, timeline_step_s)
+    worlds = Worlds([replace(lane, scaler=Scaler.external()) for lane in lanes])
+    observations = Observations(worlds)
+    sync_ticks = int(worlds.params["sync_ticks"].min())
+    tick_s = float(worlds.params["tick_s"][0])
+    n_ticks = round(duration_s / tick_s)
+    recorder = TimelineRecorder(worlds) if timeline_step_s is not None else None
+    record_ticks = round((timeline_step_s or duration_s) / tick_s)
+    for begin in range(0, n_ticks, sync_ticks):
+        worlds.request_replicas(policy.predict(observations))
+        worlds.advance(min(sync_ticks, n_ticks - begin))
+        done = begin + sync_ticks
+        if recorder is not None and (done % record_ticks == 0 or done >= n_ticks):
+            recorder.record()
+    return Simulation(worlds.indicators(), recorder.timeline() if recorder is not None else None)
