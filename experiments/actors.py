@@ -57,7 +57,6 @@ def run_batch(points: Sequence[Point], trace: Trace, profiles: Mapping[str, Prof
     return columns | {"compute_s": [compute_s] * len(points)}
 
 
-@ray.remote
 class SimulationActor:
     """Runs batches on one core; Ray starts it again when its process dies, and repeats the call that died with it."""
 
@@ -137,8 +136,8 @@ def simulation_pool(
     """
     size = wait_for_cpus(actors)
     shared = ray.put(trace), ray.put(dict(profiles))
-    remote = SimulationActor.options(num_cpus=1, max_restarts=MAX_DEATHS, max_task_retries=MAX_DEATHS)
-    pool = SimulationPool(size, [remote.remote(*shared, run) for _ in range(size)])
+    actor_class = ray.remote(num_cpus=1, max_restarts=MAX_DEATHS, max_task_retries=MAX_DEATHS)(SimulationActor)
+    pool = SimulationPool(size, [actor_class.remote(*shared, run) for _ in range(size)])
     try:
         try:
             ray.get([actor.ready.remote() for actor in pool._actors], timeout=START_TIMEOUT_S)

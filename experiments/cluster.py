@@ -68,9 +68,9 @@ def _protect(state: StateDir) -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(state.ray_token)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs of the future
-    from ray._raylet import AuthenticationTokenLoader
+    import ray
 
-    AuthenticationTokenLoader.instance().reset_cache()  # this process may have used another state folder before
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # it may hold the token of another state folder
 
 
 @contextlib.contextmanager

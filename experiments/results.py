@@ -58,13 +58,13 @@ class ResultStore:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
         path = self.points / f"{digest}.parquet"
-        _write_atomically(path, sink.getvalue().to_pybytes(), f"{table.num_rows} finished points")
+        write_atomically(path, sink.getvalue().to_pybytes(), f"{table.num_rows} finished points")
         return path
 
     def register(self, sweep_id: str, keys: Sequence[str], spec: Mapping[str, Any]) -> None:
         """Writes the manifest of a sweep: its point keys in order, and its specification."""
         text = json.dumps({"sweep_id": sweep_id, "spec": dict(spec), "keys": list(keys)}, indent=1)
-        _write_atomically(self.manifests / f"{sweep_id}.json", text.encode(), f"the manifest of {sweep_id}")
+        write_atomically(self.manifests / f"{sweep_id}.json", text.encode(), f"the manifest of {sweep_id}")
 
     def sweeps(self) -> list[str]:
         """Ids of the registered sweeps, newest first."""
@@ -135,7 +135,12 @@ class ResultStore:
             return None
 
 
-def _write_atomically(path: Path, content: bytes, what: str) -> None:
+def write_atomically(path: Path, content: bytes, what: str) -> None:
+    """Writes a file whole or not at all: temporary file, fsync, rename.
+
+    Raises:
+        PlatformError: names what could not be written, where, and the remedy; nothing of it is left.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -164,7 +164,7 @@ class MlflowTracker:
             run_id = self._create(tags, str(row["label"]))
         params = {"policy": row["policy"], "seeds": row["seeds"]}
         params |= json.loads(row["settings"]) | json.loads(row["parameters"])
-        metrics = {}
+        metrics: dict[str, Any] = {}
         for name in names:
             metrics |= _with_interval(name, row[name], row[f"{name}_ci95_low"], row[f"{name}_ci95_high"])
         self._log_metrics(run_id, metrics, params)
@@ -259,7 +259,7 @@ class MlflowTracker:
         parent, status = self._find_or_create({"kind": "evaluation", "job_key": key}, name, {})
         if status == "FINISHED":
             return parent
-        metrics = {}
+        metrics: dict[str, Any] = {}
         for policy, gap in gap_closed.items():
             metrics |= _with_interval(f"gap_closed/{policy}", gap["mean"], *gap["ci95"])
         known = self._children(parent)
@@ -291,12 +291,12 @@ class MlflowTracker:
     # --- models
 
     @_tolerant
-    def log_model(self, run_id: str, onnx_file: Path, metadata: Mapping[str, Any]) -> str | None:
+    def log_model(self, run_id: str, policy: bytes | Path, metadata: Mapping[str, Any]) -> str | None:
         """Logs a policy network as an MLflow model of flavor onnx, with fixed requirements.
 
         Args:
             run_id: the training run.
-            onnx_file: one file, no external data; the signature is that of its graph.
+            policy: an ONNX model without external data, or a file with one; the signature is that of its graph.
             metadata: plain data kept in the model: profile, spec, seeds, version, what the policy needs to be applied.
                 Each entry is also an artifact of the run, `NAME.yaml`.
 
@@ -306,7 +306,7 @@ class MlflowTracker:
         import mlflow.onnx
         import onnx
 
-        model = onnx.load(str(onnx_file))
+        model = onnx.load_from_string(policy if isinstance(policy, bytes) else policy.read_bytes())
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
         ended = self._client().get_run(run_id).info.status
