@@ -15,7 +15,7 @@ from numba import njit
 
 from agents.observation import LOG_LOAD_CENTER, N_SERVICE_FEATURES, PEAK_SCRAPES, SEASON_STEP_S, SEASON_STEPS
 
-TARGET_UTILIZATIONS = np.array([0.62, 0.72, 0.80, 0.86, 0.91, 0.95, 1.0])
+TARGET_UTILIZATIONS = np.array([0.70, 0.78, 0.84, 0.88, 0.91, 0.94, 0.97])
 # What load is provided for: pairs of a window of recent scrapes and a look ahead on earlier days (index into
 # SEASON_STEPS, or -1 for none); the higher of the two counts.
 BASES = np.array([[0, -1], [1, -1], [2, -1], [0, 1], [0, 2], [1, 2]])

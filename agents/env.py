@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from sim_core.profile import Profile
     from sim_core.workload import Trace
 
-INITIAL_SPREAD = 0.35  # an episode starts with this much too few or too many replicas, at most
+INITIAL_REPLICAS = (0.9, 1.3)  # an episode starts with replicas in this range around what the load needs at 60 %
+
+# A step that is lost anyway gives no reason to learn how badly: no more than this many times the error budget is priced.
+PRICED_BUDGETS = 20.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class EnvSpec:
 
 
 # Columns of the reward scales, one row a lane.
-PODS_SCALE, BAD_SCALE, LOAD_SCALE = 0, 1, 2
+PODS_SCALE, BAD_SCALE, LOAD_SCALE, BAD_LIMIT = 0, 1, 2, 3
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -84,7 +87,8 @@ def step_lanes(params, state, rates, schedules, samples, n_ticks, actions, scale
 
     Args:
         actions: int64, shape (n_lanes, n_services).
-        scales: float64, shape (n_lanes, 3): what a pod-second, a bad request and a request weigh.
+        scales: float64, shape (n_lanes, 4): what a pod-second, a bad request and a request weigh, and the largest share of
+            bad requests that is priced.
         observations: float32, shape (n_lanes, observation_size): the vectors that the actions answer; overwritten.
         rewards: float32, shape (n_lanes,).
         sums: float64, shape (n_lanes, 4): pod-seconds, requests, bad requests and reward of the episode so far.
@@ -103,8 +107,9 @@ def step_lanes(params, state, rates, schedules, samples, n_ticks, actions, scale
         pod_s = account.pod_s - pod_s
         requests = account.requests - requests
         bad = max(0.0, requests - (account.good - good))
+        priced = min(bad, scales[lane, BAD_LIMIT] * requests)
         reward = (
-            scales[lane, LOAD_SCALE] * requests - scales[lane, PODS_SCALE] * pod_s - scales[lane, BAD_SCALE] * bad
+            scales[lane, LOAD_SCALE] * requests - scales[lane, PODS_SCALE] * pod_s - scales[lane, BAD_SCALE] * priced
         )
         rewards[lane] = reward
         for k, amount in enumerate((pod_s, requests, bad, reward)):
@@ -125,12 +130,13 @@ class Episodes:
         self.episode_steps = np.array(
             [max(1, int(spec.episode_s / (self.ticks_per_step * spec.profile.tick_seconds) + 1e-9)) for spec in self.specs]
         )
+        self.ends = self.episode_steps.copy()  # the step after which each lane's episode is truncated
         self.observations = np.zeros((n_lanes, observation_size(self.n_services)), dtype=np.float32)
         self.rewards = np.zeros(n_lanes, dtype=np.float32)
         self.sums = np.zeros((n_lanes, 4))
         self.steps = np.zeros(n_lanes, dtype=np.int64)
         self.totals = np.zeros(4)
-        self.scales = np.zeros((n_lanes, 3))
+        self.scales = np.zeros((n_lanes, 4))
         self.bad_request_weight = self.specs[0].bad_request_weight
         self.set_bad_request_weight(self.bad_request_weight)
 
@@ -151,7 +157,8 @@ class Episodes:
             busy_pods = max(rate * busy_per_request, sum(s.replicas.min for s in spec.profile.services))
             budget = (1.0 - spec.profile.slo.objective) * max(rate * self.step_s, 1e-9)
             per_pod_s = 1.0 / (busy_pods * self.step_s)
-            self.scales[lane] = per_pod_s, weight / budget, per_pod_s * busy_per_request
+            limit = PRICED_BUDGETS * (1.0 - spec.profile.slo.objective)
+            self.scales[lane] = per_pod_s, weight / budget, per_pod_s * busy_per_request, min(1.0, limit)
 
     def begin(self, lanes: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
         """Starts new episodes in some lanes; each draws its start, seed and first replicas from its own generator."""
@@ -163,11 +170,12 @@ class Episodes:
             record["key"] = lane_key(int(generator.integers(2**62)))
             rate = spec.trace.rates_per_s[min(int(start_s / spec.trace.step_s), len(spec.trace.rates_per_s) - 1)]
             for i, service in enumerate(spec.profile.services):
-                replicas = initial_replicas(service, float(rate)) * (1 + INITIAL_SPREAD * (2 * generator.random() - 1))
+                replicas = initial_replicas(service, float(rate)) * generator.uniform(*INITIAL_REPLICAS)
                 record["services"][i]["initial_replicas"] = np.clip(round(replicas), service.replicas.min, service.replicas.max)
         self.worlds.reset(lanes)
         self.sums[lanes] = 0.0
         self.steps[lanes] = 0
+        self.ends[lanes] = self.episode_steps[lanes]
         view = self.observations[lanes]
         observe_lanes(self.worlds.params[lanes], self.worlds.state[lanes], self.worlds.rates, view)
         self.observations[lanes] = view
@@ -180,7 +188,7 @@ class Episodes:
             actions, self.scales, self.observations, self.rewards, self.sums, self.totals,
         )  # fmt: skip
         self.steps += 1
-        return self.steps >= self.episode_steps
+        return self.steps >= self.ends
 
     def summary(self, lane: int) -> dict[str, float]:
         """What the episode of a lane came to, for `info`."""
@@ -234,14 +242,16 @@ class DevOpsEnv(gym.Env[np.ndarray, Any]):
 class DevOpsVecEnv(VecEnv):
     """Many lanes in one kernel call, as stable-baselines3 wants them.
 
-    Lane i behaves as a `DevOpsEnv` seeded with `seed + i`. Ended episodes begin anew at once; the last observation is in
+    Lane i behaves as a `DevOpsEnv` seeded with `seed + i`, except that the first episodes end at staggered times: lanes
+    that all begin anew in the same step would make every few rollouts unlike the others. Ended episodes begin anew at once; the last observation is in
     `infos[i]["terminal_observation"]`, and `TimeLimit.truncated` is always set, since a time limit is the only end.
     """
 
-    def __init__(self, spec: EnvSpec | Sequence[EnvSpec], n_envs: int = 64):
+    def __init__(self, spec: EnvSpec | Sequence[EnvSpec], n_envs: int = 64, *, stagger: bool = True):
         specs = [spec] * n_envs if isinstance(spec, EnvSpec) else list(spec)
         self.episodes = Episodes(specs)
         super().__init__(len(specs), _observation_space(self.episodes.n_services), action_space(self.episodes.n_services))
+        self._stagger = stagger
         self._generators = [np.random.default_rng(i) for i in range(self.num_envs)]
         self._actions = np.zeros((self.num_envs, self.episodes.n_services), dtype=np.int64)
         self._infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -252,8 +262,11 @@ class DevOpsVecEnv(VecEnv):
         return [first + i for i in range(self.num_envs)]
 
     def reset(self) -> np.ndarray:
-        self.episodes.begin(np.arange(self.num_envs), self._generators)
-        return self.episodes.observations.copy()
+        episodes, lanes = self.episodes, np.arange(self.num_envs)
+        episodes.begin(lanes, self._generators)
+        if self._stagger:
+            episodes.ends[:] = 1 + (episodes.episode_steps * (lanes + 1)) // self.num_envs
+        return episodes.observations.copy()
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions[:] = actions.reshape(self.num_envs, -1)
@@ -277,6 +290,8 @@ class DevOpsVecEnv(VecEnv):
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    render_mode = None
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]

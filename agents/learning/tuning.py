@@ -25,10 +25,15 @@ DAY_S = 86_400.0
 COARSE_TARGETS_PCT = (50, 60, 70, 75, 80, 85, 90)
 DOWN_WINDOWS_S = (0, 60, 300)
 UP_WINDOWS_S = (0, 30)
+# Fine candidates as far as the budget goes: (place among the windows, offset from the best coarse target [%]).
+_FINE_ORDER = (
+    (0, 0), (0, 1), (0, 2), (0, -2), (0, 3), (1, 0), (1, 2), (0, -4), (1, 1), (0, -1), (1, -2), (2, 0), (2, 2), (0, 4),
+    (0, -3), (1, 3), (1, -1), (2, 1), (2, -2), (0, -6), (1, 4), (1, -4), (2, 3), (2, -1), (0, -8), (2, 4), (2, -4), (0, -12),
+)  # fmt: skip
 SEARCH_SEED = 77_000  # of the lanes in which choices are compared; evaluations use other seeds
 # A policy that just keeps the SLO on the traffic it was fitted to would miss it on other days every second time.
 BUDGET_MARGIN = 0.1
-HEADROOMS = tuple(round(0.88 + 0.02 * k, 2) for k in range(20))
+HEADROOMS = tuple(round(0.88 + 0.01 * k, 2) for k in range(40))
 
 
 @dataclass(frozen=True)
@@ -116,9 +121,11 @@ def _fine_candidates(
         by_windows[down, up] = float(cost[best]), target
     ranked = sorted((usd, target, windows) for windows, (usd, target) in by_windows.items())
     candidates: list[tuple[int, int, int]] = []
-    for offset, (_, target, (down, up)) in itertools.product((0, 2, -3, 4, -6, 1, 3, -1, -9), ranked[:3]):
-        if len(candidates) < n_fine and 1 <= target + offset <= 100:
-            candidates.append((target + offset, down, up))
+    for place, offset in _FINE_ORDER:
+        if place < len(ranked):
+            _, target, (down, up) = ranked[place]
+            if len(candidates) < n_fine and 1 <= target + offset <= 100:
+                candidates.append((target + offset, down, up))
     return candidates
 
 
@@ -148,26 +155,31 @@ def rank_actions(profile: Profile, trace: Trace, start_s: float, end_s: float, s
 
 
 def calibrate_headroom(
-    policy_with: Callable[[float], Policy], profile: Profile, trace: Trace, start_s: float, end_s: float, seed: int
+    policy_with: Callable[[float], Policy],
+    profile: Profile,
+    trace: Trace,
+    start_s: float,
+    end_s: float,
+    attainment: float,
 ) -> tuple[float, list[dict[str, float]]]:
-    """The least headroom with which a policy keeps the SLO on the training traffic.
+    """The least headroom with which a policy reaches an SLO attainment on the training traffic.
 
     Args:
         policy_with: the policy with a given headroom.
+        attainment: to be reached [1].
 
     Returns:
         (headroom, rows of headroom, slo_attainment and cost_usd in the order they were tried): a bisection.
     """
-    objective = search_target(profile)
     rows: list[dict[str, float]] = []
     low, high = 0, len(HEADROOMS) - 1
     while low < high:
         middle = (low + high) // 2
-        lanes = [Lane(profile, trace, SEARCH_SEED + 1 + k, start_s) for k in range(1)]
-        table = play(lanes, policy_with(HEADROOMS[middle]), end_s - start_s).indicators
+        lane = Lane(profile, trace, SEARCH_SEED, start_s)
+        table = play([lane], policy_with(HEADROOMS[middle]), end_s - start_s).indicators
         attained = float(table["slo_attainment"].mean())
         rows.append({"headroom": HEADROOMS[middle], "slo_attainment": attained, "cost_usd": float(table["cost_usd"].mean())})
-        if attained >= objective:
+        if attained >= attainment:
             high = middle
         else:
             low = middle + 1

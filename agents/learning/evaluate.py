@@ -1,0 +1,142 @@
+"""Comparison of policies on held-out traffic: the same lanes for all, seed by seed, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from agents.policies.contract import Policy, play
+from sim_core.accounting import INDICATORS
+from sim_core.errors import PolicyError
+from sim_core.profile import Profile
+from sim_core.workload import Trace
+from sim_core.world import Lane
+
+FIRST_SEED = 1000  # of evaluations; searches and training use other seeds
+TIMELINE_STEP_S = 60.0
+BASELINE, OPTIMUM = "hpa-tuned", "clairvoyant"
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What is compared on what.
+
+    Args:
+        trace: already scaled to the profile.
+        policies: with unique names.
+        start_s, duration_s: the held-out part of the trace [s].
+        seeds: how many; lane k has seed first_seed + k in every policy.
+    """
+
+    profile: Profile
+    trace: Trace
+    policies: Sequence[Policy]
+    start_s: float
+    duration_s: float
+    seeds: int = 10
+    first_seed: int = FIRST_SEED
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Outcome of a comparison.
+
+    Attributes:
+        table: one row a policy: `policy`, and for every indicator `NAME`, `NAME_ci95_low`, `NAME_ci95_high` (mean over
+            seeds, 95 % t-interval), `gap_closed` with its interval, `keeps_slo`, and `attainment_not_worse` than the
+            tuned HPA's (NaN or None where there is no tuned HPA or clairvoyant policy to compare with).
+        lanes: one row a policy and seed, with every indicator.
+        gap_closed: by policy, {"mean", "ci95": [low, high]}.
+        timelines: by policy, of the first seed; see `sim_core.simulation.Simulation`.
+        settings: by policy, what it was set to.
+    """
+
+    table: pd.DataFrame
+    lanes: pd.DataFrame
+    gap_closed: dict[str, dict[str, Any]]
+    timelines: dict[str, dict[str, np.ndarray]]
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def evaluate(request: EvaluateRequest, on_policy: Callable[[str], None] = lambda name: None) -> Evaluation:
+    """Plays every policy on the same lanes.
+
+    Args:
+        on_policy: told the name of each policy when it is done.
+
+    Raises:
+        PolicyError: no policy, or two of one name.
+        InputError: the part does not lie in the trace.
+    """
+    names = [policy.name for policy in request.policies]
+    if not names or len(set(names)) < len(names):
+        raise PolicyError("policies", f"must be one or more with unique names (got {', '.join(names) or 'none'})")
+    seeds = [request.first_seed + k for k in range(request.seeds)]
+    lanes = [Lane(request.profile, request.trace, seed, request.start_s) for seed in seeds]
+    rows, timelines, settings = [], {}, {}
+    for policy in request.policies:
+        played = play(lanes, policy, request.duration_s, TIMELINE_STEP_S)
+        assert played.timeline is not None
+        timelines[policy.name] = {
+            name: values if name == "time_s" else values[0] for name, values in played.timeline.items()
+        }
+        settings[policy.name] = dict(getattr(policy, "settings", {}))
+        rows.append(played.indicators.assign(policy=policy.name, seed=seeds))
+        on_policy(policy.name)
+    table = pd.concat(rows, ignore_index=True)[["policy", "seed", *INDICATORS]]
+    gaps = {name: gap for name in names if (gap := gap_closed(table, name)) is not None}
+    return Evaluation(_summary(table, names, gaps, request.profile), table, gaps, timelines, settings)
+
+
+def mean_and_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean and 95 % t-interval of values over seeds; the interval is NaN for fewer than two."""
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def gap_closed(lanes: pd.DataFrame, policy: str) -> dict[str, Any] | None:
+    """(cost of tuned HPA - cost of policy) / (cost of tuned HPA - clairvoyant cost), seed by seed.
+
+    Args:
+        lanes: `Evaluation.lanes`.
+
+    Returns:
+        {"mean", "ci95"}; None where there is no tuned HPA, no clairvoyant policy, or no gap between them.
+    """
+    cost = {name: group.sort_values("seed")["cost_usd"].to_numpy() for name, group in lanes.groupby("policy")}
+    if policy in (BASELINE, OPTIMUM) or BASELINE not in cost or OPTIMUM not in cost:
+        return None
+    gap = cost[BASELINE] - cost[OPTIMUM]
+    if np.any(gap <= 1e-9 * cost[BASELINE]):
+        return None
+    mean, low, high = mean_and_interval((cost[BASELINE] - cost[policy]) / gap)
+    return {"mean": mean, "ci95": [low, high]}
+
+
+def _summary(
+    lanes: pd.DataFrame, names: Sequence[str], gaps: dict[str, dict[str, Any]], profile: Profile
+) -> pd.DataFrame:
+    by_policy = {name: group for name, group in lanes.groupby("policy")}
+    baseline = by_policy[BASELINE]["slo_attainment"].mean() if BASELINE in by_policy else None
+    rows = []
+    for name in names:
+        row: dict[str, Any] = {"policy": name}
+        for indicator in INDICATORS:
+            mean, low, high = mean_and_interval(by_policy[name][indicator].to_numpy())
+            row |= {indicator: mean, f"{indicator}_ci95_low": low, f"{indicator}_ci95_high": high}
+        gap = gaps.get(name, {"mean": math.nan, "ci95": [math.nan, math.nan]})
+        row |= {"gap_closed": gap["mean"], "gap_closed_ci95_low": gap["ci95"][0], "gap_closed_ci95_high": gap["ci95"][1]}
+        row["keeps_slo"] = row["slo_attainment"] >= profile.slo.objective
+        row["attainment_not_worse"] = None if baseline is None else row["slo_attainment"] >= baseline
+        rows.append(row)
+    return pd.DataFrame(rows)
