@@ -60,8 +60,10 @@ def run_batch(points: Sequence[Point], trace: Trace, profiles: Mapping[str, Prof
 class SimulationActor:
     """Runs batches on one core; Ray starts it again when its process dies, and repeats the call that died with it."""
 
-    def __init__(self, trace: Trace, profiles: Mapping[str, Profile], run: RunBatch):
-        self._trace, self._profiles, self._run = trace, profiles, run
+    def __init__(self, shared: Sequence[Any], run: RunBatch):
+        """`shared`: references to the trace and to the profiles, whose owner outlives the actor."""
+        self._trace, self._profiles = ray.get(list(shared))
+        self._run = run
 
     def ready(self) -> bool:
         """Answers once the process has started."""
@@ -135,9 +137,9 @@ def simulation_pool(
         PlatformError: no CPU is free, or the actors do not start in time.
     """
     size = wait_for_cpus(actors)
-    shared = ray.put(trace), ray.put(dict(profiles))
+    shared = [ray.put(trace), ray.put(dict(profiles))]
     actor_class = ray.remote(num_cpus=1, max_restarts=MAX_DEATHS, max_task_retries=MAX_DEATHS)(SimulationActor)
-    pool = SimulationPool(size, [actor_class.remote(*shared, run) for _ in range(size)])
+    pool = SimulationPool(size, [actor_class.remote(shared, run) for _ in range(size)])
     try:
         try:
             ray.get([actor.ready.remote() for actor in pool._actors], timeout=START_TIMEOUT_S)
@@ -147,7 +149,7 @@ def simulation_pool(
                 "another job may hold the CPUs of Ray"
             ) from error
         except ray.exceptions.RayError as error:
-            raise PlatformError(f"simulation actors do not start: {error}") from error
+            raise PlatformError(f"simulation actors do not start: {str(error).strip().splitlines()[-1]}") from error
         yield pool
     finally:
         pool.close()

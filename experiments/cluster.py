@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -59,7 +61,8 @@ def ray_cluster(state: StateDir, num_cpus: int | None = None) -> Iterator[Cluste
             yield _describe(started_here=False)
     else:
         _protect(state)
-        with _started(num_cpus or len(os.sched_getaffinity(0))):
+        _end_abandoned(state)
+        with _started(state, num_cpus or len(os.sched_getaffinity(0))):
             yield _describe(started_here=True)
 
 
@@ -99,10 +102,11 @@ def _reach(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _started(num_cpus: int) -> Iterator[None]:
+def _started(state: StateDir, num_cpus: int) -> Iterator[None]:
     import ray
 
     folder = _short_temp_dir()
+    record = state.root / "ray" / f"cluster-{os.getpid()}.json"
     before = _descendants()
     try:
         try:
@@ -118,6 +122,7 @@ def _started(num_cpus: int) -> Iterator[None]:
             )
         except Exception as error:
             raise PlatformError(f"Ray does not start: {_first_line(error)}; its logs were in {folder}") from error
+        _remember(record, folder, _descendants() - before)
         exposed = listening_beyond_loopback(_descendants() - before)
         if exposed:
             raise PlatformError(
@@ -130,6 +135,42 @@ def _started(num_cpus: int) -> Iterator[None]:
         ray.shutdown()
         _end(started)
         shutil.rmtree(folder, ignore_errors=True)
+        record.unlink(missing_ok=True)
+
+
+def _remember(record: Path, folder: Path, processes: set[psutil.Process]) -> None:
+    """Notes what has to be ended should this process be killed before it can do so itself."""
+    known: dict[str, Any] = {"folder": str(folder), "driver": _identity(psutil.Process()), "processes": []}
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            known["processes"].append(_identity(process))
+    record.write_text(json.dumps(known))
+
+
+def _end_abandoned(state: StateDir) -> None:
+    """Ends what is left of clusters whose driver was killed (kill -9): Ray's agents outlive it."""
+    for record in (state.root / "ray").glob("cluster-*.json"):
+        try:
+            known = json.loads(record.read_text())
+            if _find(known["driver"]) is None:
+                _end({process for identity in known["processes"] if (process := _find(identity))})
+                shutil.rmtree(known["folder"], ignore_errors=True)
+                record.unlink(missing_ok=True)
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("cannot read %s (%s); if a Ray cluster was killed, its agents may still run", record, error)
+
+
+def _identity(process: psutil.Process) -> list[float]:
+    """A process id alone could have been given to another process since."""
+    return [process.pid, process.create_time()]
+
+
+def _find(identity: list[float]) -> psutil.Process | None:
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(int(identity[0]))
+        if abs(process.create_time() - identity[1]) < 0.01 and process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    return None
 
 
 def _describe(started_here: bool) -> Cluster:

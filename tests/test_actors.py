@@ -194,6 +194,19 @@ def test_ctrl_c_ends_every_process_that_was_started(tmp_path):
     assert not Path(folder).parent.exists()
 
 
+def test_what_a_killed_job_left_is_ended_by_the_next_one(tmp_path):
+    """kill -9 leaves Ray's agents and its temporary folder."""
+    command = [sys.executable, "-c", CLUSTER_SCRIPT, str(tmp_path), "60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        _, folder, *ids = driver.stdout.readline().split()
+        driver.kill()
+    assert Path(folder).parent.exists()
+    subprocess.run([*command[:-1], "0"], check=True, timeout=120, stdout=subprocess.DEVNULL)
+    assert [pid for pid in map(int, ids) if psutil.pid_exists(pid)] == []
+    assert not Path(folder).parent.exists()
+    assert [path.name for path in (tmp_path / "ray").iterdir()] == ["token"]
+
+
 def test_the_cluster_at_ray_address_outlives_the_job(cluster, tmp_path):
     environment = {**os.environ, "RAY_ADDRESS": cluster.address}
     command = [sys.executable, "-c", CLUSTER_SCRIPT, str(tmp_path), "0"]
