@@ -216,29 +216,6 @@ def pack(
     return batches
 
 
-def job_key(request: Any, without: Collection[str] = ("folder",)) -> str:
-    """Key [24 hex digits] of a training or an evaluation: of its request, and of the sources that carry it out.
-
-    Args:
-        request: a dataclass; profiles and traces in it count by their digest.
-        without: fields that decide nothing, such as where files are kept.
-    """
-    import agents
-
-    fields = {name: _plain(value) for name, value in vars(request).items() if name not in without}
-    return _digest([simulator_version(), sources_digest(Path(agents.__file__).parent), type(request).__name__, fields])
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "digest"):
-        return value.digest
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
 def _shape(data: Any) -> str:
     """Structure of a profile: which sections there are, how long the lists are, and the tick, which lanes share."""
     if isinstance(data, dict):

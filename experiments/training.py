@@ -1,8 +1,4 @@
-"""Training in a Ray actor: a learner with one core and its own process, watched from the driver.
-
-A training has a folder, named by the key of its request: progress rows and checkpoints while it runs, the policy and a
-summary when it is done. A training that is done is not run again.
-"""
+"""Training in a Ray actor: a learner with one core and its own process, watched from the driver."""
 
 from __future__ import annotations
 
@@ -11,24 +7,19 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 
 from experiments.actors import MAX_DEATHS, result_of, wait_for_cpus
-from experiments.planning import job_key
-from experiments.results import write_atomically
-from experiments.state import StateDir
 
 Row = dict[str, Any]
 Train = Callable[[Any, Callable[[list[Row]], None], Callable[[], bool]], Any]
 Phase = Literal["running", "done", "failed"]
 
 PROGRESS_FILE = "progress.jsonl"
-POLICY_FILE = "policy.onnx"
-SUMMARY_FILE = "summary.json"  # written last: its presence says that the training is done
 
 
 def train_policy(request: Any, on_progress: Callable[[list[Row]], None], should_stop: Callable[[], bool]) -> Any:
@@ -179,59 +170,3 @@ def run_training(
             if should_stop():
                 result_of(actor.stop.remote())
             time.sleep(poll_s)
-
-
-@dataclass(frozen=True)
-class TrainedPolicy:
-    """A finished training on disk: the policy, its learning curve, and the other fields of its result as plain data."""
-
-    key: str
-    folder: Path
-    rows: list[Row]
-    summary: dict[str, Any]
-    resumed: bool
-
-    @property
-    def onnx(self) -> Path:
-        """The policy network."""
-        return self.folder / POLICY_FILE
-
-
-def trained_policy(
-    request: Any,
-    state: StateDir,
-    on_rows: Callable[[list[Row]], None] = lambda rows: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    train: Train = train_policy,
-) -> TrainedPolicy:
-    """The policy of a training request: from disk where it is done already, else trained in a Ray actor.
-
-    Args:
-        request: a dataclass with a field `folder`, such as `agents.learning.train.TrainRequest`; `folder` is set here.
-        state: the training's folder is made in its `checkpoints`.
-        on_rows: see `run_training`; not called for a training that is done already.
-        should_stop: see `run_training`. A stopped training counts as not done: the next call goes on with it.
-        train: see `training_actor`; its result is a dataclass with a field `onnx` [bytes].
-
-    Raises:
-        PlatformError: see `run_training`; or the result cannot be written.
-        Exception: what the training itself raised, with its own type.
-    """
-    key = job_key(request)
-    folder = state.checkpoints / key
-    if (folder / SUMMARY_FILE).exists():
-        summary = json.loads((folder / SUMMARY_FILE).read_text())
-        return TrainedPolicy(key, folder, read_progress(folder / PROGRESS_FILE), summary, resumed=True)
-    stopped = False
-
-    def asked_to_stop() -> bool:
-        nonlocal stopped
-        stopped = stopped or should_stop()
-        return stopped
-
-    result = run_training(replace(request, folder=str(folder)), folder, on_rows, asked_to_stop, train=train)
-    summary = {name: value for name, value in vars(result).items() if name != "onnx"}
-    write_atomically(folder / POLICY_FILE, result.onnx, "the trained policy")
-    if not stopped:
-        write_atomically(folder / SUMMARY_FILE, json.dumps(summary, indent=1).encode(), "the summary of the training")
-    return TrainedPolicy(key, folder, read_progress(folder / PROGRESS_FILE), summary, resumed=False)

@@ -1,6 +1,5 @@
 """Ray: actors that die lose nothing, a training survives its process, and a cluster leaves nothing behind."""
 
-import dataclasses
 import functools
 import itertools
 import os
@@ -23,7 +22,7 @@ from experiments.planning import Plan, make_plan
 from experiments.results import ResultStore
 from experiments.spec import spec_from_dict
 from experiments.state import StateDir
-from experiments.training import read_progress, run_training, trained_policy, training_actor
+from experiments.training import read_progress, run_training, training_actor
 from sim_core.errors import PlatformError, SpecError
 
 SMALL = {
@@ -100,28 +99,6 @@ def count_up(request: dict, on_progress, should_stop) -> dict:
             return {"stopped_at": step}
         time.sleep(request.get("step_s", 0.0))
     return {"sum": sum(range(request["steps"] + 1))}
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    steps: int
-    folder: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    onnx: bytes
-    headroom: float
-
-
-def learn_a_constant(request: Request, on_progress, should_stop) -> Result:
-    assert request.folder is not None
-    for step in range(1, request.steps + 1):
-        on_progress([{"step": step}])
-        time.sleep(0.01)
-        if should_stop():
-            break
-    return Result(onnx=b"network", headroom=1.25)
 
 
 def fail_to_train(request, on_progress, should_stop):
@@ -371,26 +348,6 @@ def test_a_mistake_in_the_training_keeps_its_type(cluster, tmp_path):
     with pytest.raises(SpecError, match="steps: must be at least 1"):
         run_training({}, tmp_path, rows.extend, poll_s=0.05, train=fail_to_train)
     assert rows == [{"step": 1}]
-
-
-def test_a_finished_training_is_not_run_again(cluster, tmp_path):
-    state, rows = StateDir.open(tmp_path), []
-    first = trained_policy(Request(steps=3), state, rows.extend, train=learn_a_constant)
-    again = trained_policy(Request(steps=3, folder="elsewhere"), state, train=fail_to_train)
-    assert (first.resumed, again.resumed) == (False, True)
-    assert again.onnx.read_bytes() == b"network"
-    assert again.summary == first.summary == {"headroom": 1.25}
-    assert again.rows == rows == [{"step": 1}, {"step": 2}, {"step": 3}]
-    with pytest.raises(SpecError):
-        trained_policy(Request(steps=4), state, train=fail_to_train)  # another request is another training
-
-
-def test_a_stopped_training_is_gone_on_with(cluster, tmp_path):
-    state, rows = StateDir.open(tmp_path), []
-    stopped = trained_policy(Request(500), state, rows.extend, lambda: len(rows) > 3, train=learn_a_constant)
-    assert stopped.onnx.read_bytes() == b"network"
-    assert len(rows) < 500
-    assert not trained_policy(Request(500), state, lambda _: None, lambda: True, train=learn_a_constant).resumed
 
 
 def test_the_cpu_of_a_training_is_free_afterwards(cluster, tmp_path):

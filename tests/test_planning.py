@@ -1,7 +1,6 @@
 """Points: their keys, their order and their batches."""
 
 import copy
-import dataclasses
 import itertools
 import os
 import shutil
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim_core
-from experiments.planning import Point, expand, job_key, make_plan, pack, sources_digest
+from experiments.planning import Point, expand, make_plan, pack, sources_digest
 from experiments.spec import load_spec, spec_from_dict
 from sim_core.errors import SpecError
 
@@ -112,24 +111,6 @@ def test_an_edited_source_file_makes_another_version(tmp_path):
     assert sources_digest(package) == sources_digest(Path(sim_core.__file__).parent)
     (package / "dataplane" / "queueing.py").open("a").write("# edited\n")
     assert sources_digest(package) != sources_digest(Path(sim_core.__file__).parent)
-
-
-def test_a_job_is_known_by_its_request_and_not_by_where_it_keeps_files():
-    @dataclasses.dataclass(frozen=True)
-    class Request:
-        profile: object
-        trace: object
-        steps: int = 10
-        folder: str | None = None
-
-    plan = make_plan(spec_from_dict(SMALL))
-    request = Request(plan.profile, plan.trace)
-    assert job_key(request) == job_key(dataclasses.replace(request, folder="/elsewhere"))
-    assert job_key(request) != job_key(dataclasses.replace(request, steps=11))
-    assert job_key(request) != job_key(dataclasses.replace(request, trace=plan.trace.scaled(1.1)))
-    assert job_key(request) != job_key(
-        dataclasses.replace(request, profile=plan.profile.with_overrides({"slo.objective": 0.9}))
-    )
 
 
 def test_equal_points_are_listed_once():
