@@ -33,10 +33,10 @@ def show_profile(profile: options.Profile, settings: options.Settings = None, as
     """Print a profile whole, with its defaults filled in."""
     import yaml
 
-    from flows.inputs import load_profile_with
+    from flows.inputs import load_profile, overrides
     from flows.output import print_json
 
-    data = load_profile_with(profile, settings or []).to_dict()
+    data = load_profile(profile, overrides(settings or [])).to_dict()
     if as_json:
         print_json(data)
     else:
@@ -46,10 +46,10 @@ def show_profile(profile: options.Profile, settings: options.Settings = None, as
 @profile_app.command("check")
 def check_profile(profile: options.Profile, settings: options.Settings = None, as_json: options.Json = False) -> None:
     """Check a profile; every problem at once, with path, rule and value. Exit code 2 if there are any."""
-    from flows.inputs import load_profile_with
+    from flows.inputs import load_profile, overrides
     from flows.output import print_json
 
-    checked = load_profile_with(profile, settings or [])
+    checked = load_profile(profile, overrides(settings or []))
     if as_json:
         print_json({"command": "profile check", "profile": profile, "name": checked.name, "valid": True})
     else:

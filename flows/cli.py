@@ -103,6 +103,120 @@ def sweep(
 
 
 @app.command()
+def train(
+    profile: options.Profile,
+    trace: options.Trace = None,
+    traffic: options.Traffic = "diurnal",
+    traffic_seed: options.TrafficSeed = 0,
+    scale_peak_to_replicas: options.ScalePeak = None,
+    start: options.Start = "0d",
+    duration: Annotated[
+        str | None, typer.Option(help="How much may be seen; default: the first half of a trace, 7d of a generator.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Env steps over all worlds.")] = 500_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 1,
+    lanes: Annotated[int, typer.Option(min=1, max=4096, help="Worlds stepped at once.")] = 64,
+    settings: options.Settings = None,
+    state: options.State = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train an autoscaler with PPO and register it as autoscaler-PROFILE@challenger (@champion if it is the first)."""
+    from flows.inputs import overrides
+    from flows.local import train_here
+    from flows.requests import TrainingRequest
+    from flows.tables import show_training
+
+    request = TrainingRequest(
+        profile=profile,
+        overrides=overrides(settings or []),
+        trace=str(trace) if trace else None,
+        traffic=traffic,
+        traffic_seed=traffic_seed,
+        scale_peak_to_replicas=scale_peak_to_replicas,
+        start=start,
+        duration=duration,
+        steps=steps,
+        seed=seed,
+        lanes=lanes,
+        state=str(state) if state else None,
+    )
+    _present(lambda: train_here(request), show_training, as_json, resumable=True)
+
+
+@app.command()
+def evaluate(
+    profile: options.Profile,
+    policies: Annotated[
+        str, typer.Option(help="Comma-separated: static, hpa, hpa-tuned, clairvoyant, models:/NAME@ALIAS.")
+    ] = "static,hpa-tuned,clairvoyant",
+    seeds: Annotated[int, typer.Option(min=1, max=4096, help="Paired seeds of each policy.")] = 10,
+    start: options.Start = "7d",
+    duration: options.Duration = "1d",
+    trace: options.Trace = None,
+    traffic: options.Traffic = "diurnal",
+    traffic_seed: options.TrafficSeed = 0,
+    scale_peak_to_replicas: options.ScalePeak = None,
+    settings: options.Settings = None,
+    state: options.State = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare policies on held-out traffic with paired seeds; what comes before --start may be tuned on."""
+    from flows.evaluate import EvaluationRequest, evaluate_policies
+    from flows.inputs import TrafficChoice
+    from flows.tables import show_evaluation
+
+    choice = TrafficChoice(trace, traffic, traffic_seed, scale_peak_to_replicas)
+    request = EvaluationRequest(profile, settings or [], choice, policies.split(","), seeds, start, duration, state)
+    _present(lambda: evaluate_policies(request), show_evaluation, as_json)
+
+
+@app.command()
+def compare(
+    sweeps: Annotated[
+        list[str] | None, typer.Argument(help="Ids of sweeps or names of their specifications; default: the newest.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Key or label of a configuration; adds differences to it.")
+    ] = None,
+    state: options.State = None,
+    as_json: options.Json = False,
+) -> None:
+    """Put the configurations of finished sweeps side by side."""
+    from flows.compare import compare_sweeps
+    from flows.tables import show_comparison
+
+    _present(lambda: compare_sweeps(sweeps or [], baseline, state), show_comparison, as_json)
+
+
+@app.command()
+def report(
+    sweep_id: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="As for compare; default: the newest.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The HTML file; default: in the state folder.")] = None,
+    state: options.State = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write the report of a sweep again: one HTML file that needs no network."""
+    from flows.reporting import make_report
+    from flows.tables import show_report
+
+    _present(lambda: make_report(sweep_id, output, state), show_report, as_json)
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option(help="A tenth of the work, for a first look.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Measure the simulator, the environment, training and sweeps on this machine."""
+    from flows.bench import measure
+    from flows.tables import show_bench
+
+    _present(lambda: measure(quick), show_bench, as_json)
+
+
+@app.command()
 def ui(
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow on loopback.")] = 5000,
     prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect on loopback.")] = 4200,
@@ -125,9 +239,12 @@ def _present(
     except (KeyboardInterrupt, SystemExit):
         say("Stopped; all that was started has ended." + (_RESUME if resumable else ""))
         raise
+    text = document.pop("text", None)
     if as_json:
         print_json(document)
     else:
+        if text:
+            print(text)
         show(document)
 
 

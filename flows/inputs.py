@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,13 +46,15 @@ class TrafficChoice:
             TraceError: the file cannot be read or breaks the format.
             InputError: unknown generator, or the trace ends too early.
         """
-        from sim_core.workload import bundled_traffic, read_trace
+        from sim_core.workload import read_trace
         from sim_core.world import scale_to_replicas
 
-        if duration_s <= 0.0:
-            raise InputError("--duration", f"must be greater than 0 (got {duration_s:g} s)")
+        if duration_s < 0.0 or start_s < 0.0:
+            raise InputError("--start and --duration", f"must not be negative (got {start_s:g} s and {duration_s:g} s)")
         end_s = start_s + duration_s
         if self.trace is None:
+            from sim_core.workload import bundled_traffic
+
             trace = bundled_traffic(self.generator).generate(end_s, self.seed)
         else:
             trace = read_trace(self.trace)
@@ -79,7 +81,7 @@ class TrafficChoice:
 
 
 def overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """`--set PATH=VALUE` settings: value by dotted path, read as JSON (`0.5`, `null`, `[1, 2]`) where it is, else as text.
+    """`--set PATH=VALUE` settings: value by dotted path, read as JSON (`0.5`, `null`, `[1, 2]`) if it is, else as text.
 
     Raises:
         InputError: settings that do not read PATH=VALUE, or a path given twice; all at once.
@@ -106,17 +108,16 @@ def _value(text: str) -> Any:
         return text
 
 
-def load_profile_with(name_or_path: str, settings: Iterable[str]) -> Profile:
-    """The profile with the `--set` settings applied.
+def load_profile(name_or_path: str, changes: Mapping[str, Any]) -> Profile:
+    """The profile with other values at dotted paths.
 
     Raises:
-        ProfileError: unknown, unreadable, or breaks the schema, before or after the settings.
+        ProfileError: unknown, unreadable, or breaks the schema, before or after the changes.
     """
-    from sim_core.profile import load_profile
+    from sim_core import profile
 
-    profile = load_profile(name_or_path)
-    changes = overrides(settings)
-    return profile.with_overrides(changes) if changes else profile
+    loaded = profile.load_profile(name_or_path)
+    return loaded.with_overrides(changes) if changes else loaded
 
 
 def duration_s(option: str, text: str) -> float:

@@ -14,7 +14,7 @@ from experiments.cluster import ray_cluster
 from experiments.planning import make_plan
 from experiments.state import StateDir
 from flows.output import say
-from flows.requests import SweepRequest
+from flows.requests import SweepRequest, TrainingRequest
 from flows.servers import Server, prefect_api
 
 _SETTLE_S = 5.0  # the most that the last records of a flow may take to reach the server's database
@@ -33,6 +33,21 @@ def sweep_here(request: SweepRequest) -> dict[str, Any]:
         from flows.sweep import sweep
 
         return dict(sweep(request.model_copy(update={"state": str(state.root)})))
+
+
+def train_here(request: TrainingRequest) -> dict[str, Any]:
+    """Run the training flow in this process and return its document.
+
+    Raises:
+        InputError: any part of the request is wrong; found before anything is started or written.
+        PlatformError: a server or the cluster failed.
+    """
+    request.resolve()
+    state = StateDir.open(request.state)
+    with platform(state):
+        from flows.train import train
+
+        return dict(train(request.model_copy(update={"state": str(state.root)})))
 
 
 @contextlib.contextmanager

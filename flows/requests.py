@@ -3,12 +3,57 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from experiments.spec import Spec
+    from flows.learning import Job
+
+_GENERATED_S = 7 * 86_400.0
+
+
+class TrainingRequest(BaseModel):
+    """A training: the profile, the part of the traffic that may be seen, and the learner's settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    profile: str = Field(description="A bundled profile, or the path of a YAML file.")
+    overrides: dict[str, Any] = Field(default={}, description="Values of the profile by dotted path.")
+    trace: str | None = Field(default=None, description="Train on this trace file; default: the generator.")
+    traffic: str = Field(default="diurnal", description="Bundled generator.")
+    traffic_seed: int = Field(default=0, ge=0, description="Seed of the generator.")
+    scale_peak_to_replicas: int | None = Field(
+        default=None, ge=1, description="Map the traffic's peak to what so many replicas serve at 70 % utilization."
+    )
+    start: str = Field(default="0d", description="Where in the traffic training begins.")
+    duration: str | None = Field(
+        default=None, description="How much of it may be seen; default: half of a trace, seven days of a generator."
+    )
+    steps: int = Field(default=500_000, ge=1, description="Env steps over all lanes.")
+    seed: int = Field(default=1, ge=0, description="Of the training.")
+    lanes: int = Field(default=64, ge=1, le=4096, description="Worlds stepped at once.")
+    state: str | None = Field(default=None, description="State folder; default: $DEVOPS_SIM_HOME, else ./.devops-sim.")
+
+    def resolve(self) -> Job:
+        """What is to be trained, with its traffic read.
+
+        Raises:
+            InputError: any part of the request is wrong.
+        """
+        from flows.inputs import TrafficChoice, duration_s, load_profile
+        from flows.learning import Job
+
+        profile = load_profile(self.profile, self.overrides)
+        trace_file = Path(self.trace) if self.trace else None
+        choice = TrafficChoice(trace_file, self.traffic, self.traffic_seed, self.scale_peak_to_replicas)
+        start_s = duration_s("--start", self.start)
+        length_s = duration_s("--duration", self.duration) if self.duration else None
+        trace = choice.load(profile, start_s, length_s or (0.0 if trace_file else _GENERATED_S))
+        if length_s is None:
+            length_s = 0.5 * trace.duration_s - start_s if trace_file else _GENERATED_S
+        return Job(profile, trace, start_s, start_s + length_s, self.steps, self.seed, self.lanes)
 
 
 class SweepRequest(BaseModel):

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.inputs import TrafficChoice, check_engine, check_policies, duration_s, load_profile_with
+from flows.inputs import TrafficChoice, check_engine, check_policies, duration_s, load_profile, overrides
 from sim_core.errors import PolicyError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from agents.policies.contract import Policy
 
 RUN_POLICIES = ("static", "hpa", "clairvoyant")
@@ -42,12 +40,13 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
         InputError: any part of the request is wrong.
     """
     from agents.policies.contract import play
+    from flows.documents import over_seeds
     from sim_core.world import Lane
 
     engine = check_engine(request.engine)
     policy = policy_of(request)
     start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
-    profile = load_profile_with(request.profile, request.settings)
+    profile = load_profile(request.profile, overrides(request.settings))
     trace = request.traffic.load(profile, start_s, length_s)
     seeds = list(range(request.seed, request.seed + request.lanes))
     lanes = [Lane(profile, trace, seed, start_s) for seed in seeds]
@@ -63,7 +62,7 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
         "duration_s": length_s,
         "traffic": request.traffic.describe(trace),
         "slo": profile.slo.model_dump(mode="json"),
-        "indicators": indicators_of(table),
+        "indicators": over_seeds(table),
         "lanes": [{"seed": seed, **row} for seed, row in zip(seeds, table.to_dict("records"), strict=True)],
     }
 
@@ -98,15 +97,11 @@ def _build(name: str, request: RunRequest) -> Policy:
     if name == "hpa":
         target = request.target_utilization_pct
         return HpaPolicy() if target is None else HpaPolicy(target_cpu_utilization_pct=target)
-    return ClairvoyantPolicy()
+    if name == "clairvoyant":
+        return ClairvoyantPolicy()
+    from agents.policies.learned import LearnedPolicy
+    from experiments.state import StateDir
+    from flows.evaluation import model_content
 
-
-def indicators_of(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Mean and 95 % interval over the rows of each column."""
-    from experiments.comparison import interval
-
-    result = {}
-    for name in table.columns:
-        over_seeds = interval(table[name])
-        result[str(name)] = {"mean": over_seeds.mean, "ci95": [over_seeds.low, over_seeds.high]}
-    return result
+    content, metadata = model_content(name, StateDir.open(request.state))
+    return LearnedPolicy(content, name, metadata)

@@ -6,7 +6,6 @@ point by its inputs and by the digest of the simulator's sources: a cache of tas
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,15 +16,23 @@ from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
+from agents.learning.evaluate import Evaluation
 from experiments.actors import SimulationPool, plan_pool
 from experiments.cluster import ray_cluster
-from experiments.comparison import best, compare, indicators_of
+from experiments.comparison import best, compare
 from experiments.planning import Plan, Point, make_plan
+from experiments.report import comparison_text, write_report
 from experiments.results import ResultStore
+from experiments.spec_rules import MODEL_SCHEMES
 from experiments.state import StateDir
-from experiments.tracking import MlflowTracker
+from experiments.tracking import CHAMPION, MlflowTracker, registered_name
+from flows.documents import configurations
+from flows.evaluation import DEFAULT_STEPS, HeldOut, compare_policies, model_content, policies_document
+from flows.learning import CurveLogger, Job, Trained, register, sources_version
 from flows.progress import Progress
+from flows.reporting import keep_findings, report_data
 from flows.requests import SweepRequest
+from flows.train import log_model_task, train_task, training_document
 from sim_core.errors import InputError
 
 _SHARDS_PER_ACTOR = 4  # enough that progress moves, retries are cheap and no actor waits long for the others
@@ -62,37 +69,177 @@ def track_sweep(plan: Plan, store: ResultStore, tracker: MlflowTracker, summary:
     return tracker.log_sweep(plan, store.load_keys(plan.keys), summary)
 
 
+@task(name="evaluate", task_run_name="evaluate", cache_policy=NO_CACHE)
+def evaluate_task(held_out: HeldOut, state: StateDir, tracker: MlflowTracker, progress: Progress) -> Evaluation:
+    """Task of `evaluate_visibly`."""
+    return evaluate_visibly(held_out, state, tracker, progress)
+
+
+def evaluate_visibly(held_out: HeldOut, state: StateDir, tracker: MlflowTracker, progress: Progress) -> Evaluation:
+    """Compare policies on held-out traffic, show it, and log it to MLflow."""
+
+    def on_progress(done: int, total: int, note: str) -> None:
+        progress.update("evaluate", done, total, note)
+
+    evaluation = compare_policies(held_out, state, on_progress)
+    gaps, name = evaluation.gap_closed, f"evaluation of {len(held_out.names)} policies"
+    tracker.log_evaluation(held_out.key, name, evaluation.table, evaluation.lanes, gaps, held_out.describe())
+    return evaluation
+
+
+@task(name="report", task_run_name="report", cache_policy=NO_CACHE)
+def report_task(sweep_id: str, state: StateDir) -> tuple[str, str]:
+    """Task: the report of a sweep as a file, and as a table for the terminal."""
+    data = report_data(sweep_id, state)
+    return str(write_report(data, state.reports / f"{sweep_id}.html")), comparison_text(data)
+
+
 @flow(
     name="sweep",
     flow_run_name="{request.spec}",
-    task_runner=ThreadPoolTaskRunner(max_workers=256),
+    task_runner=ThreadPoolTaskRunner(max_workers=256),  # they only wait for actors
     validate_parameters=True,
 )
 def sweep(request: SweepRequest) -> dict[str, Any]:
     """Run a sweep to its end, from wherever an earlier run of it stopped; the document of `devops-sim sweep`."""
-    began_s = time.monotonic()
+    clock = Clock()
     state = StateDir.open(request.state)
     plan = make_plan(request.resolve())
     store = ResultStore(state.results)
     tracker = MlflowTracker.open(state, plan.profile.name)
+    job, trained, model, held_out, evaluation = training_of(plan), None, None, None, None
     with Progress() as progress, ray_cluster(state) as cluster:
         counts = simulate_missing(plan, store, request.actors or cluster.num_cpus, progress)
-        simulated_s = time.monotonic() - began_s
-        summary = {"simulated_points": float(counts["simulated"]), "simulate_s": simulated_s}
+        clock.note("simulate")
+        summary = {"simulated_points": float(counts["simulated"]), "simulate_s": clock.seconds["simulate"]}
         run_id = track_sweep(quote(plan), quote(store), quote(tracker), summary)
-        table = compare(store.load_keys(plan.keys))
-        chosen = best(table, plan.spec.objective.minimize, plan.spec.limits(plan.profile))
+        clock.note("track")
+        if job is not None:
+            curve = CurveLogger(job, tracker, plan.spec.to_dict())
+            trained = train_task(quote(job), quote(state), quote(progress), quote(curve))
+            model = {"logged": log_model_task(quote(curve), quote(trained)), "registered": None}
+            clock.note("train")
+        if plan.spec.evaluation is not None:
+            held_out = held_out_of(plan, trained, tracker, state)
+            evaluation = evaluate_task(quote(held_out), quote(state), quote(tracker), quote(progress))
+            clock.note("evaluate")
+    if job is not None and model is not None:
+        champion = evaluation is not None and earns_champion(evaluation)
+        model["registered"] = register(tracker, model["logged"], job, champion)
+    table = compare(store.load_keys(plan.keys))
+    chosen = best(table, plan.spec.objective.minimize, plan.spec.limits(plan.profile))
+    keep_findings(plan, state, evaluation, held_out, trained, provenance(plan, job, clock, model))
+    report, text = report_task(plan.sweep_id, quote(state))
+    clock.note("report")
+    compared = {**held_out.describe(), "policies": policies_document(evaluation)} if held_out and evaluation else None
     return {
         "command": "sweep",
         "sweep_id": plan.sweep_id,
         "name": plan.spec.name,
         "profile": plan.profile.name,
+        "slo": plan.profile.slo.model_dump(mode="json"),
         "points": counts,
         "configurations": configurations(table),
         "best": vars(chosen),
+        **(training_document(job, trained) if job and trained else {"training": None}),
+        "model": model,
+        "evaluation": compared,
+        "report": report,
         "mlflow": {"uri": tracker.uri, "run_id": run_id, "warning": tracker.warning},
         "state": str(state.root),
-        "seconds": {"simulate": simulated_s, "total": time.monotonic() - began_s},
+        "seconds": clock.seconds | {"total": clock.total_s},
+        "text": text,
+    }
+
+
+class Clock:
+    """Wall time of each stage [s]."""
+
+    def __init__(self) -> None:
+        self._began_s = self._last_s = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def note(self, stage: str) -> None:
+        """The stage ends now."""
+        now_s = time.monotonic()
+        self.seconds[stage], self._last_s = now_s - self._last_s, now_s
+
+    @property
+    def total_s(self) -> float:
+        """Since the beginning [s]."""
+        return time.monotonic() - self._began_s
+
+
+def training_of(plan: Plan) -> Job | None:
+    """The training that the specification asks for."""
+    section, window = plan.spec.train, plan.spec.traffic.train
+    if section is None or window is None:
+        return None
+    end_s = window.start + window.duration
+    return Job(plan.profile, plan.trace, window.start, end_s, section.steps, section.seed, section.lanes)
+
+
+def held_out_of(plan: Plan, trained: Trained | None, tracker: MlflowTracker, state: StateDir) -> HeldOut:
+    """The comparison that the specification asks for; the present champion takes part where it fits the profile.
+
+    Raises:
+        ModelError: a model that the specification names cannot be found.
+    """
+    section, window, seen = plan.spec.evaluation, plan.spec.traffic.evaluate, plan.spec.traffic.train
+    assert section is not None and window is not None
+    names = list(section.policies)
+    models = {name: model_content(name, state) for name in names if name.startswith(MODEL_SCHEMES)}
+    if trained is not None and "agent" in names:
+        models["agent"] = (trained.model.read_bytes(), trained.facts)
+        models |= reigning_champion(plan, models["agent"][0], tracker, state)
+    return HeldOut(
+        plan.profile,
+        plan.trace,
+        seen.start if seen else 0.0,
+        seen.start + seen.duration if seen else 0.0,
+        window.start,
+        window.duration,
+        section.seeds,
+        plan.spec.train.steps if plan.spec.train else DEFAULT_STEPS,
+        [*names, *(name for name in models if name not in names)],
+        models,
+    )
+
+
+def reigning_champion(
+    plan: Plan, challenger: bytes, tracker: MlflowTracker, state: StateDir
+) -> dict[str, tuple[bytes, dict[str, Any]]]:
+    """The registered champion as a policy, unless it is the challenger itself or was trained on another profile."""
+    if tracker.alias_version(plan.profile.name, CHAMPION) is None:
+        return {}
+    name = f"models:/{registered_name(plan.profile.name)}@{CHAMPION}"
+    content, metadata = model_content(name, state)
+    same_profile = (metadata.get("training") or {}).get("profile_digest") == plan.profile.digest
+    return {name: (content, metadata)} if same_profile and content != challenger else {}
+
+
+def earns_champion(evaluation: Evaluation) -> bool:
+    """Whether the agent keeps the SLO and is cheaper than each rival that does: the tuned HPA, the present champion."""
+    rows = evaluation.table.set_index("policy")
+    if "agent" not in rows.index or not rows.loc["agent", "keeps_slo"]:
+        return False
+    rivals = [name for name in rows.index if name == "hpa-tuned" or name.endswith(f"@{CHAMPION}")]
+    cheaper = rows.loc["agent", "cost_usd"] < rows.loc[rivals, "cost_usd"]
+    return bool((cheaper | ~rows.loc[rivals, "keeps_slo"].astype(bool)).all())
+
+
+def provenance(plan: Plan, job: Job | None, clock: Clock, model: dict[str, Any] | None) -> dict[str, Any]:
+    """Where the figures come from, for the report."""
+    return {
+        "sweep": plan.sweep_id,
+        "version": sources_version(),
+        "profile_digest": plan.profile.digest,
+        "trace_digest": plan.trace.digest,
+        "sweep_seeds": f"{plan.spec.seeds.first} to {plan.spec.seeds.first + plan.spec.seeds.count - 1}",
+        "training_seed": job.seed if job else None,
+        "model": (model or {}).get("registered"),
+        "wall_time_s": {stage: round(seconds, 1) for stage, seconds in clock.seconds.items()},
+        "commands": ["devops-sim ui", f"devops-sim compare {plan.sweep_id}", f"devops-sim report {plan.sweep_id}"],
     }
 
 
@@ -118,22 +265,3 @@ def simulate_missing(plan: Plan, store: ResultStore, actors: int, progress: Prog
                 done += future.result()
                 progress.update("simulate", done, total)
     return {"total": total, "resumed": total - missing, "simulated": missing}
-
-
-def configurations(table: Any) -> list[dict[str, Any]]:
-    """Rows of `comparison.compare` as plain data: label, settings, and each indicator with its interval."""
-    names = [name for name in indicators_of(table) if "_ci95_" not in name and name != "seeds"]
-    return [
-        {
-            "configuration_key": row["configuration_key"],
-            "label": row["label"],
-            "policy": row["policy"],
-            "settings": json.loads(row["settings"]),
-            "parameters": json.loads(row["parameters"]),
-            "seeds": row["seeds"],
-            "indicators": {
-                name: {"mean": row[name], "ci95": [row[f"{name}_ci95_low"], row[f"{name}_ci95_high"]]} for name in names
-            },
-        }
-        for row in table.to_dict("records")
-    ]

@@ -42,9 +42,7 @@ def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
         prefect, mlflow = servers
         with announced(state.root, prefect):
             print(f"MLflow   {mlflow.url}\nPrefect  {prefect.url}", flush=True)
-            say(
-                f"Ctrl-C ends both. Sweeps use this Prefect; for its own commands: PREFECT_API_URL={prefect.url}/api"
-            )
+            say(f"Ctrl-C ends both. Sweeps use this Prefect; for its own commands: PREFECT_API_URL={prefect.url}/api")
             while all(server.process.poll() is None for server in servers):
                 time.sleep(_WATCH_PERIOD_S)
         ended = next(server for server in servers if server.process.poll() is not None)

@@ -1,0 +1,229 @@
+"""Policies on held-out traffic: built by name, tuned on the traffic before it, compared with paired seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from agents.learning.evaluate import EvaluateRequest, Evaluation, evaluate
+from agents.learning.tuning import SEARCH_SEED, cheapest_that_keeps, search_target, tune_hpa
+from agents.policies.clairvoyant import ClairvoyantPolicy
+from agents.policies.hpa import HpaPolicy
+from agents.policies.learned import LearnedPolicy
+from agents.policies.static import StaticPolicy
+from experiments.state import StateDir
+from flows.documents import measured
+from flows.learning import digest, sources_version, write_whole
+from sim_core.errors import InputError
+from sim_core.simulation import simulate
+from sim_core.world import Lane, Scaler, capacity_per_replica
+
+if TYPE_CHECKING:
+    from agents.policies.contract import Policy
+    from sim_core.profile import Profile
+    from sim_core.workload import Trace
+
+TUNED = ("static", "hpa-tuned")  # they need traffic to be tuned on
+KNOWN = ("static", "hpa", "hpa-tuned", "clairvoyant")
+# Static fleets are tried from this utilization of the mean load to this one of the peak.
+_STATIC_UTILIZATIONS = (1.0, 0.4)
+_DAY_S = 86_400.0
+DEFAULT_STEPS = 500_000  # of a training that nothing is known of
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is compared, and on what.
+
+    Args:
+        trace: the whole traffic, scaled to the profile.
+        tune_start_s, tune_end_s: the part that policies may be tuned on [s]; empty where equal.
+        start_s, duration_s: the held-out part [s].
+        seeds: evaluation seeds of each policy.
+        budget_steps: env steps of a training; a search may simulate as much.
+        names: policies by name; those of `models` among them.
+        models: learned policies by name: content and metadata.
+    """
+
+    profile: Profile
+    trace: Trace
+    tune_start_s: float
+    tune_end_s: float
+    start_s: float
+    duration_s: float
+    seeds: int
+    budget_steps: int
+    names: Sequence[str]
+    models: Mapping[str, tuple[bytes, dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Digest [hex, 24 digits] of everything that decides the outcome."""
+        return digest(
+            {
+                "profile": self.profile.digest,
+                "trace": self.trace.digest,
+                "window_s": [self.tune_start_s, self.tune_end_s, self.start_s, self.duration_s],
+                "seeds": self.seeds,
+                "budget_steps": self.budget_steps,
+                "names": list(self.names),
+                "models": {name: digest(content.hex()) for name, (content, _) in sorted(self.models.items())},
+                "sources": sources_version(),
+            }
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The comparison as plain data, for parameters and documents."""
+        return {
+            "profile": self.profile.name,
+            "traffic": self.trace.name,
+            "trace_digest": self.trace.digest,
+            "tuned_on_s": [self.tune_start_s, self.tune_end_s],
+            "start_s": self.start_s,
+            "duration_s": self.duration_s,
+            "seeds": self.seeds,
+            "policies": list(self.names),
+            "version": sources_version(),
+        }
+
+
+def compare_policies(
+    held_out: HeldOut, state: StateDir, on_progress: Callable[[int, int, str], None] = lambda done, total, name: None
+) -> Evaluation:
+    """The evaluation, from disk when the same one was made before.
+
+    Args:
+        held_out: what is compared on what.
+        state: keeps evaluations by their key.
+        on_progress: told how many policies of how many are done, and what was done last.
+
+    Raises:
+        InputError: a policy has no traffic to be tuned on, or a model does not fit the profile.
+    """
+    file = state.root / "evaluations" / f"{held_out.key}.json"
+    total = len(held_out.names)
+    if file.exists():
+        on_progress(total, total, "from an earlier run")
+        return _from_plain(json.loads(file.read_text()))
+    on_progress(0, total, "tuning")
+    policies = build_policies(held_out)
+    done = 0
+
+    def on_policy(name: str) -> None:
+        nonlocal done
+        done += 1
+        on_progress(done, total, name)
+
+    request = EvaluateRequest(
+        held_out.profile, held_out.trace, policies, held_out.start_s, held_out.duration_s, held_out.seeds
+    )
+    evaluation = evaluate(request, on_policy)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(_to_plain(evaluation), default=_unwrapped).encode())
+    return evaluation
+
+
+def model_content(uri: str, state: StateDir) -> tuple[bytes, dict[str, Any]]:
+    """Content and metadata of a model in the registry.
+
+    Raises:
+        ModelError: no such model, alias or version, or it cannot be read.
+    """
+    from experiments.tracking import resolve_model
+
+    model = resolve_model(uri, state)
+    return model.path.read_bytes(), model.metadata
+
+
+def build_policies(held_out: HeldOut) -> list[Policy]:
+    """The policies by their names, tuned where they are to be.
+
+    Raises:
+        InputError: no traffic to tune on.
+        ModelError: a model that cannot be loaded.
+    """
+    if held_out.tune_end_s <= held_out.tune_start_s and (tuned := [name for name in TUNED if name in held_out.names]):
+        raise InputError(
+            " and ".join(tuned), "no traffic lies before --start to be tuned on; begin later, as with --start 7d"
+        )
+    return [_build(name, held_out) for name in held_out.names]
+
+
+def _build(name: str, held_out: HeldOut) -> Policy:
+    profile, trace = held_out.profile, held_out.trace
+    if name in held_out.models:
+        content, metadata = held_out.models[name]
+        return LearnedPolicy(content, name, metadata)
+    if name == "static":
+        return StaticPolicy(tune_static(profile, trace, held_out.tune_start_s, held_out.tune_end_s))
+    if name == "hpa-tuned":
+        budget_days = held_out.budget_steps * profile.controller.sync_period_seconds / _DAY_S
+        return tune_hpa(profile, trace, held_out.tune_start_s, held_out.tune_end_s, budget_days).policy()
+    return HpaPolicy() if name == "hpa" else ClairvoyantPolicy()
+
+
+def tune_static(profile: Profile, trace: Trace, start_s: float, end_s: float) -> int:
+    """The smallest fleet that keeps the SLO over a part of the traffic; the one that comes nearest if none does [pods].
+
+    Args:
+        start_s, end_s: the part of the trace [s].
+    """
+    seen = trace.slice(start_s, end_s)
+    per_replica = capacity_per_replica(profile)
+    least = math.floor(seen.mean_per_s / (per_replica * _STATIC_UTILIZATIONS[0]))
+    most = math.ceil(seen.peak_per_s / (per_replica * _STATIC_UTILIZATIONS[1]))
+    limits = [(service.replicas.min, service.replicas.max) for service in profile.services]
+    lowest, highest = min(low for low, _ in limits), max(high for _, high in limits)
+    fleets = range(min(max(least, lowest), highest), min(max(most, lowest), highest) + 1)
+    lanes = [Lane(profile, trace, SEARCH_SEED, start_s, Scaler.static(replicas)) for replicas in fleets]
+    table = simulate(lanes, end_s - start_s).indicators
+    attained, cost = table["slo_attainment"].to_numpy(), table["cost_usd"].to_numpy()
+    return fleets[cheapest_that_keeps(attained, cost, search_target(profile))]
+
+
+def policies_document(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """Policies of an evaluation by name: every indicator with its interval, the gap closed, the settings."""
+    names = [str(column) for column in evaluation.table.columns if f"{column}_ci95_low" in evaluation.table.columns]
+    result = {}
+    for row in evaluation.table.to_dict("records"):
+        plain = {str(column): value for column, value in row.items()}
+        policy = str(plain["policy"])
+        result[policy] = {
+            "indicators": {name: measured(plain, name) for name in names if name != "gap_closed"},
+            "gap_closed": evaluation.gap_closed.get(policy),
+            "keeps_slo": bool(plain["keeps_slo"]),
+            "settings": evaluation.settings.get(policy, {}),
+        }
+    return result
+
+
+def _unwrapped(scalar: Any) -> Any:
+    return scalar.item()  # NumPy's own numbers and truth values
+
+
+def _to_plain(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "table": evaluation.table.to_dict(orient="split", index=False),
+        "lanes": evaluation.lanes.to_dict(orient="split", index=False),
+        "gap_closed": evaluation.gap_closed,
+        "timelines": {
+            policy: {name: values.tolist() for name, values in timeline.items()}
+            for policy, timeline in evaluation.timelines.items()
+        },
+        "settings": evaluation.settings,
+    }
+
+
+def _from_plain(data: Mapping[str, Any]) -> Evaluation:
+    timelines = {
+        policy: {name: np.array(values, dtype=np.float64) for name, values in timeline.items()}
+        for policy, timeline in data["timelines"].items()
+    }
+    table, lanes = (pd.DataFrame(**data[name]) for name in ("table", "lanes"))
+    return Evaluation(table, lanes, data["gap_closed"], timelines, data["settings"])

@@ -1,0 +1,196 @@
+"""Training, as flows do it: in a Ray actor, resumable, tracked while it runs, and kept by what decides its outcome."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+import agents
+from experiments.planning import simulator_version
+from experiments.state import StateDir
+from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker, registered_name
+from experiments.training import PROGRESS_FILE, read_progress, run_training
+
+if TYPE_CHECKING:
+    from sim_core.profile import Profile
+    from sim_core.workload import Trace
+
+_RESULT, _MODEL = "result.json", "policy.onnx"
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides what a training learns.
+
+    Args:
+        trace: the whole traffic, scaled to the profile.
+        start_s, end_s: the part of it that may be seen [s].
+        steps: env steps over all lanes.
+        seed: of the training.
+        lanes: worlds stepped at once.
+    """
+
+    profile: Profile
+    trace: Trace
+    start_s: float
+    end_s: float
+    steps: int
+    seed: int
+    lanes: int
+
+    @property
+    def key(self) -> str:
+        """Digest [hex, 24 digits] of all inputs and of the sources that make the outcome."""
+        return digest(
+            {
+                "profile": self.profile.digest,
+                "trace": self.trace.digest,
+                "window_s": [self.start_s, self.end_s],
+                "learner": [self.steps, self.seed, self.lanes],
+                "sources": sources_version(),
+            }
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The job as plain data, for parameters and documents."""
+        return {
+            "profile": self.profile.name,
+            "profile_digest": self.profile.digest,
+            "traffic": self.trace.name,
+            "trace_digest": self.trace.digest,
+            "start_s": self.start_s,
+            "end_s": self.end_s,
+            "algorithm": "ppo",
+            "steps": self.steps,
+            "seed": self.seed,
+            "lanes": self.lanes,
+            "version": sources_version(),
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: its model on disk, what the learner said, and the rows of its learning curve."""
+
+    key: str
+    model: Path
+    facts: dict[str, Any]
+    rows: Rows
+    resumed: bool
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        """One row a rollout, with `step`."""
+        return pd.DataFrame(self.rows)
+
+
+@cache
+def sources_version() -> str:
+    """Version of the simulator and a digest of the sources of `agents`: an edited learner makes another training."""
+    root = Path(agents.__file__).parent
+    sources = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        sources.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{simulator_version()}.{sources.hexdigest()[:16]}"
+
+
+def digest(data: Any) -> str:
+    """sha256 [hex, 24 digits] of plain data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def train_agent(job: Job, state: StateDir, on_rows: Callable[[Rows], None], should_stop: Callable[[], bool]) -> Trained:
+    """The outcome of a training: from disk when it is finished, else trained in a Ray actor from its last checkpoint.
+
+    Args:
+        job: what to train.
+        state: keeps checkpoints, rows and model in a folder of the job's key.
+        on_rows: gets the rows of the learning curve as they come; those of an interrupted run first.
+        should_stop: true ends the learning early.
+
+    Raises:
+        InputError: the part of the traffic is too short to train on.
+        PlatformError: no CPU is free, or the actor died too often.
+    """
+    folder = state.checkpoints / job.key
+    if (folder / _RESULT).exists():
+        rows = read_progress(folder / PROGRESS_FILE)
+        on_rows(rows)
+        return Trained(job.key, folder / _MODEL, json.loads((folder / _RESULT).read_text()), rows, resumed=True)
+    from agents.learning.train import TrainRequest
+
+    request = TrainRequest(
+        job.profile, job.trace, job.start_s, job.end_s, job.steps, job.seed, n_envs=job.lanes, folder=str(folder)
+    )
+    result = run_training(request, folder, on_rows, should_stop)
+    facts = {name: value for name, value in asdict(result).items() if name != "onnx"}
+    write_whole(folder / _MODEL, result.onnx)
+    write_whole(folder / _RESULT, json.dumps(facts).encode())  # last: its presence says that all is there
+    return Trained(job.key, folder / _MODEL, facts, read_progress(folder / PROGRESS_FILE), resumed=False)
+
+
+class CurveLogger:
+    """Writes a learning curve to MLflow while it grows, and the model at the end."""
+
+    def __init__(
+        self, job: Job, tracker: MlflowTracker, spec: Mapping[str, Any] | None = None, parent: str | None = None
+    ):
+        self._job, self._tracker, self._spec = job, tracker, dict(spec) if spec else None
+        name = f"ppo {job.steps} steps, seed {job.seed}"
+        self.run_id = tracker.start("training", job.key, name, job.describe(), parent)
+
+    def __call__(self, rows: Rows) -> None:
+        self._tracker.log_curve(self.run_id, rows)
+
+    def log_model(self, trained: Trained) -> str | None:
+        """URI of the logged model: an earlier one of the same training, or a new one; None when MLflow failed."""
+        note = trained.model.with_name("model_uri.json")
+        logged = json.loads(note.read_text()) if note.exists() else {}
+        if self._tracker.uri in logged:
+            return str(logged[self._tracker.uri])
+        metadata = {
+            "training": self._job.describe() | trained.facts,
+            "profile": self._job.profile.to_dict(),
+            "spec": self._spec,
+        }
+        uri = self._tracker.log_model(self.run_id, trained.model, metadata)
+        self._tracker.finish(self.run_id)
+        if uri is not None:
+            write_whole(note, json.dumps(logged | {self._tracker.uri: uri}).encode())
+        return uri
+
+
+def register(tracker: MlflowTracker, model_uri: str | None, job: Job, champion: bool) -> dict[str, Any] | None:
+    """Register a model of `autoscaler-PROFILE` as challenger, and as champion too where it earned that.
+
+    Returns:
+        `name`, `version`, `aliases`, and the `uri` to use it by; None when MLflow failed.
+    """
+    profile = job.profile.name
+    tags = {"training": job.key, "steps": job.steps, "seed": job.seed, "traffic": job.trace.name}
+    version = tracker.register(model_uri, profile, CHALLENGER, tags)
+    if champion:
+        version = tracker.register(model_uri, profile, CHAMPION)
+    if version is None:
+        return None
+    holds = tracker.alias_version(profile, CHAMPION) == version
+    aliases = [CHALLENGER, CHAMPION] if holds else [CHALLENGER]
+    name = registered_name(profile)
+    return {"name": name, "version": version, "aliases": aliases, "uri": f"models:/{name}@{aliases[-1]}"}
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_bytes(content)
+    draft.replace(path)

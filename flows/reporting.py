@@ -1,0 +1,129 @@
+"""From results on disk to the report and the table for the terminal: both can be made again at any time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.comparison import compare
+from experiments.report import ReportData, comparison_text, write_report
+from experiments.results import ResultStore
+from experiments.spec import spec_from_dict
+from experiments.state import StateDir
+from flows.compare import find_sweep
+from flows.learning import write_whole
+from sim_core.errors import InputError
+from sim_core.profile import load_profile
+
+if TYPE_CHECKING:
+    from agents.learning.evaluate import Evaluation
+    from experiments.planning import Plan
+    from flows.evaluation import HeldOut
+    from flows.learning import Trained
+
+# Names under which the report knows the columns of a learning curve.
+_CURVE = {"slo/attainment": "slo_attainment", "time/wall_s": "wall_s"}
+
+
+def keep_findings(
+    plan: Plan, state: StateDir, evaluation: Evaluation | None, held_out: HeldOut | None, trained: Trained | None,
+    provenance: dict[str, Any],
+) -> Path:  # fmt: skip
+    """Write down what a sweep found beside its points, for `report_data`; the file."""
+    findings: dict[str, Any] = {
+        "traffic": {
+            "name": plan.trace.name,
+            "mean_per_s": plan.trace.mean_per_s,
+            "peak_per_s": plan.trace.peak_per_s,
+            "duration_s": plan.trace.duration_s,
+            "digest": plan.trace.digest,
+            **{name: value for name, value in plan.spec.to_dict()["traffic"].items() if value is not None},
+        },
+        "evaluation": None,
+        "evaluation_duration_s": held_out.duration_s if held_out else None,
+        "timelines": {},
+        "curve": trained.rows if trained else None,
+        "provenance": provenance,
+    }
+    if evaluation is not None:
+        table = evaluation.table.assign(
+            settings=[_words(evaluation.settings.get(p, {})) for p in evaluation.table["policy"]]
+        )
+        findings["evaluation"] = table.drop(columns=["keeps_slo", "attainment_not_worse"]).to_dict(
+            orient="split", index=False
+        )
+        findings["timelines"] = {
+            policy: {name: np.asarray(values, dtype=float).tolist() for name, values in timeline.items()}
+            for policy, timeline in evaluation.timelines.items()
+        }
+    file = state.reports / f"{plan.sweep_id}.json"
+    write_whole(file, json.dumps(findings).encode())
+    return file
+
+
+def report_data(sweep_id: str, state: StateDir) -> ReportData:
+    """All that the report of a sweep shows, from disk.
+
+    Raises:
+        InputError: no such sweep, or no point of it is finished.
+    """
+    store = ResultStore(state.results)
+    manifest = store.manifest(sweep_id)
+    spec = spec_from_dict(manifest["spec"], sweep_id)
+    points = store.load_keys(manifest["keys"])
+    if points.empty:
+        raise InputError(f"sweep {sweep_id}", "no point is finished yet; run the sweep again, it resumes")
+    file = state.reports / f"{sweep_id}.json"
+    findings = json.loads(file.read_text()) if file.exists() else {}
+    evaluation, curve = findings.get("evaluation"), findings.get("curve")
+    return ReportData(
+        title=f"Sweep {spec.name}",
+        profile=load_profile(spec.profile).to_dict(),
+        spec=manifest["spec"],
+        traffic=findings.get("traffic", manifest["spec"]["traffic"]),
+        sweep=_configurations(compare(points)),
+        evaluation=pd.DataFrame(**evaluation) if evaluation else None,
+        timelines={
+            policy: {name: np.array(values) for name, values in timeline.items()}
+            for policy, timeline in findings.get("timelines", {}).items()
+        },
+        learning_curve=pd.DataFrame(curve).rename(columns=_CURVE) if curve else None,
+        provenance=findings.get("provenance", {"sweep": sweep_id}),
+        sweep_duration_s=float(points["duration_s"].iloc[0]),
+        evaluation_duration_s=findings.get("evaluation_duration_s") or 86_400.0,
+    )
+
+
+def make_report(name: str | None, output: Path | None, folder: Path | None) -> dict[str, Any]:
+    """Write the report of a sweep again; the document of `devops-sim report`.
+
+    Args:
+        name: id of the sweep, or name of its specification; None takes the newest.
+        output: the HTML file; None writes into the state folder.
+        folder: the state folder; None takes the usual one.
+
+    Raises:
+        InputError: no such sweep, nothing finished, or the file cannot be written.
+    """
+    state = StateDir.open(folder)
+    sweep_id = find_sweep(ResultStore(state.results), name)
+    data = report_data(sweep_id, state)
+    path = write_report(data, output or state.reports / f"{sweep_id}.html")
+    return {"command": "report", "sweep_id": sweep_id, "report": str(path), "text": comparison_text(data)}
+
+
+def _configurations(table: pd.DataFrame) -> pd.DataFrame:
+    settings = pd.DataFrame([json.loads(row) for row in table["settings"]], index=table.index)
+    parameters = pd.DataFrame([json.loads(row) for row in table["parameters"]], index=table.index)
+    plain = table.rename(columns={"label": "configuration"}).drop(columns=["settings", "parameters"])
+    return pd.concat([plain, settings, parameters], axis=1)
+
+
+def _words(settings: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
+    )
