@@ -132,13 +132,21 @@ def observe(params, state, rates, out):
     out[base + 10] = 1.0 - 2.0 * out[base + 7] * out[base + 7]
     out[base + 11] = math.sin(clock / 7.0)
     out[base + 12] = math.cos(clock / 7.0)
-    published = state.n_published
-    if published == 0:
+    if state.n_published == 0:
         for i in range(n_services):
             at = i * N_SERVICE_FEATURES
             out[at] = math.log(0.6 * max(1, state.services[i].desired_replicas)) - LOG_LOAD_CENTER
             out[at + 1] = out[at + 2] = -math.log(0.6)
-        return
+    else:
+        observe_telemetry(params, state, out, base)
+    for k in range(len(out)):
+        out[k] = min(max(out[k], -BOUND), BOUND)
+
+
+@njit(cache=True, error_model="numpy")
+def observe_telemetry(params, state, out, base):
+    """Writes what the published scrapes say: the services' features, and from `base` on the shared ones."""
+    n_services, published = params.n_services, state.n_published
     newest = state.history[(published - 1) % HISTORY]
     for i in range(n_services):
         service, seen = params.services[i], newest.services[i]
@@ -178,8 +186,6 @@ def observe(params, state, rates, out):
     out[base + 4] = newest.database_utilization
     out[base + 5] = newest.connection_ratio
     out[base + 6] = 1.0 - newest.cache_hit_ratio if params.cache.present else 0.0
-    for k in range(len(out)):
-        out[k] = min(max(out[k], -BOUND), BOUND)
 
 
 @njit(cache=True, error_model="numpy")

@@ -88,13 +88,15 @@ def tick(params, state, rates, schedules, samples):
     rate_per_s = rate_at(params.traffic, rates, now_s + 0.5 * tick_s)
     serve(params, state, draw_arrivals(params.key, rate_per_s, state.tick, tick_s))
     state.tick += 1
+    if state.tick == state.next_publish_tick:  # before the next scrape: a delay may be as long as the interval
+        publish(params, state)
     if state.tick >= state.next_scrape_tick:
         scrape(params, state, state.tick * tick_s)
         state.window_start_s = state.tick * tick_s
         state.next_publish_tick = state.next_scrape_tick + params.publish_ticks
         state.next_scrape_tick += params.scrape_ticks
-    if state.tick == state.next_publish_tick:
-        publish(params, state)
+        if params.publish_ticks == 0:
+            publish(params, state)
     state.account.cost_usd += usd * tick_s
     state.account.pod_s += pods * tick_s
     state.account.seconds += tick_s
@@ -204,15 +206,18 @@ def simulate(lanes: Sequence[Lane], duration_s: float, timeline_step_s: float | 
 
 
 def check_duration(lanes: Sequence[Lane], duration_s: float) -> None:
-    """Refuses a duration that is not positive or longer than a lane's trace.
+    """Refuses a duration that is not positive, shorter than a tick, or longer than a lane's trace.
 
     Raises:
-        InputError: with every such lane's trace, once.
+        InputError: with every such trace and start, once.
     """
     if not duration_s > 0.0 or not math.isfinite(duration_s):
         raise InputError("duration", f"must be greater than 0 (got {duration_s})")
+    tick_s = max((lane.profile.tick_seconds for lane in lanes), default=0.0)
+    if round(duration_s / tick_s if tick_s else 1.0) < 1:
+        raise InputError("duration", f"must be at least one tick of {tick_s:g} s (got {duration_s})")
     problems = []
-    for trace, start_s in {id(lane.trace): (lane.trace, lane.start_s) for lane in lanes}.values():
+    for trace, start_s in {(id(lane.trace), lane.start_s): (lane.trace, lane.start_s) for lane in lanes}.values():
         if start_s < 0.0 or start_s + duration_s > trace.duration_s * (1 + 1e-9):
             problems.append(
                 f"trace '{trace.name}' lasts {trace.duration_s:g} s; "

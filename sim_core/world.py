@@ -16,7 +16,7 @@ import numpy as np
 from sim_core.controlplane.hpa_manifest import hpa_record
 from sim_core.controlplane.hpa_records import HPA, HPA_STATE
 from sim_core.controlplane.pods import POD
-from sim_core.errors import PolicyError, nearest
+from sim_core.errors import InputError, PolicyError, nearest
 from sim_core.limits import MAX_PODS, MAX_RETRIES, MAX_SERVICES, RETRY_SLOTS
 from sim_core.randomness import lane_key
 from sim_core.theory import lru_hit_ratio
@@ -349,7 +349,15 @@ def capacity_per_replica(profile: Profile) -> float:
 
 
 def scale_to_replicas(trace: Trace, profile: Profile, replicas: float) -> Trace:
-    """The trace with its peak at the load that `replicas` replicas serve at 70 % CPU utilization."""
+    """The trace with its peak at the load that `replicas` replicas serve at 70 % CPU utilization.
+
+    Raises:
+        InputError: the trace holds no traffic, or `replicas` is not greater than 0.
+    """
+    if not replicas > 0.0:
+        raise InputError("scale_peak_to_replicas", f"must be greater than 0 (got {replicas})")
+    if not trace.peak_per_s > 0.0:
+        raise InputError(f"trace '{trace.name}'", "holds no traffic: every rate is 0, so its peak cannot be scaled; use another")
     return trace.scaled(0.7 * replicas * capacity_per_replica(profile) / trace.peak_per_s)
 
 
@@ -406,7 +414,7 @@ def _write_scaler(
         padded[:, : scaler.replicas_by_sync.shape[1]] = scaler.replicas_by_sync
         record["scaler"]["offset"] = schedules.add(padded, identity=scaler.replicas_by_sync)
         record["scaler"]["length"] = len(padded)
-        record["initial_replicas"] = padded[0, index]
+        record["initial_replicas"] = min(max(int(padded[0, index]), service.replicas.min), service.replicas.max)
     elif scaler.kind == HORIZONTAL_POD_AUTOSCALER and scaler.settings:
         record["hpa"] = hpa_of_service(lane.profile, index, tuple(sorted(scaler.settings.items())))
 

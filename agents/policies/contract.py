@@ -10,7 +10,7 @@ import numpy as np
 
 from agents.observation import Observations
 from sim_core.simulation import Simulation, TimelineRecorder, Worlds, check_duration, simulate
-from sim_core.world import Lane, Scaler
+from sim_core.world import EXTERNAL, Lane, Scaler
 
 
 class Policy(Protocol):
@@ -51,11 +51,15 @@ def play(
     """
     check_duration(lanes, duration_s)
     policy.reset(lanes, duration_s)
-    scalers = None if through_predict else policy.scalers()
-    if scalers is not None:
-        steered = [replace(lane, scaler=scaler) for lane, scaler in zip(lanes, scalers, strict=True)]
+    scalers = policy.scalers()
+    if scalers is None:
+        scalers = [Scaler.external()] * len(lanes)
+        through_predict = True
+    steered = [replace(lane, scaler=scaler) for lane, scaler in zip(lanes, scalers, strict=True)]
+    if not through_predict:
         return simulate(steered, duration_s, timeline_step_s)
-    worlds = Worlds([replace(lane, scaler=Scaler.external()) for lane in lanes])
+    worlds = Worlds(steered)  # with the replicas that the policy's own scalers would begin with
+    worlds.params["services"]["scaler"]["kind"] = EXTERNAL
     observations = Observations(worlds)
     sync_ticks = int(worlds.params["sync_ticks"].min())
     tick_s = float(worlds.params["tick_s"][0])
