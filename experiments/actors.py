@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from experiments.planning import Plan, Point
-from experiments.spec import scaler_of
+from experiments.spec_rules import scaler_of
 from sim_core.errors import PlatformError
 from sim_core.profile import Profile
 from sim_core.simulation import simulate

@@ -15,7 +15,8 @@ from typing import Any
 
 import sim_core
 from experiments.comparison import label
-from experiments.spec import Settings, Spec, combinations
+from experiments.spec import Spec
+from experiments.values import Settings, combinations
 from sim_core.errors import SpecError
 from sim_core.profile import Profile, load_profile
 from sim_core.workload import Trace, bundled_traffic, read_trace
