@@ -11,9 +11,9 @@ import math
 
 import gymnasium as gym
 import numpy as np
-from numba import njit
 
 from agents.observation import LOG_LOAD_CENTER, N_SERVICE_FEATURES, PEAK_SCRAPES, SEASON_STEP_S, SEASON_STEPS
+from sim_core.compiled import kernel
 
 TARGET_UTILIZATIONS = np.array([0.70, 0.78, 0.84, 0.88, 0.91, 0.94, 0.97])
 # What load is provided for: pairs of a window of recent scrapes and a look ahead on earlier days (index into
@@ -37,7 +37,7 @@ def action_space(n_services: int) -> gym.Space:
     return gym.spaces.Discrete(N_ACTIONS) if n_services == 1 else gym.spaces.MultiDiscrete([N_ACTIONS] * n_services)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def replicas_for(observation, n_services, service, action, headroom):
     """Replicas that an action asks for [pods].
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-from numba import njit
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.actions import action_space, replicas_for
 from agents.observation import BOUND, observation_size, observe, observe_lanes
+from sim_core.compiled import kernel
 from sim_core.errors import InputError
 from sim_core.randomness import lane_key
 from sim_core.simulation import Worlds, tick
@@ -54,7 +54,9 @@ class EnvSpec:
     @property
     def ticks_per_step(self) -> int:
         """Ticks from one decision to the next."""
-        return max(1, round((self.decision_s or self.profile.controller.sync_period_seconds) / self.profile.tick_seconds))
+        return max(
+            1, round((self.decision_s or self.profile.controller.sync_period_seconds) / self.profile.tick_seconds)
+        )
 
     @property
     def last_start_s(self) -> float:
@@ -70,7 +72,8 @@ class EnvSpec:
         end_s = self.trace.duration_s if self.end_s is None else self.end_s
         if not 0.0 <= self.start_s < end_s <= self.trace.duration_s:
             raise InputError(
-                "training traffic", f"must lie within the trace's {self.trace.duration_s:g} s (got {self.start_s:g}..{end_s:g} s)"
+                "training traffic",
+                f"must lie within the trace's {self.trace.duration_s:g} s (got {self.start_s:g}..{end_s:g} s)",
             )
         if self.episode_s > end_s - self.start_s:
             return replace(self, episode_s=end_s - self.start_s)
@@ -81,7 +84,7 @@ class EnvSpec:
 PODS_SCALE, BAD_SCALE, LOAD_SCALE, BAD_LIMIT = 0, 1, 2, 3
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def step_lanes(params, state, rates, schedules, samples, n_ticks, actions, scales, observations, rewards, sums, totals):
     """One decision of every lane: actions become replicas, the world plays on, rewards and observations come out.
 
@@ -123,12 +126,17 @@ class Episodes:
 
     def __init__(self, specs: Sequence[EnvSpec]):
         self.specs = [spec.check() for spec in specs]
-        self.worlds = Worlds([Lane(spec.profile, spec.trace, 0, spec.start_s, Scaler.external()) for spec in self.specs])
+        self.worlds = Worlds(
+            [Lane(spec.profile, spec.trace, 0, spec.start_s, Scaler.external()) for spec in self.specs]
+        )
         n_lanes = len(self.specs)
         self.n_services = self.worlds.n_services
         self.ticks_per_step = self.specs[0].ticks_per_step
         self.episode_steps = np.array(
-            [max(1, int(spec.episode_s / (self.ticks_per_step * spec.profile.tick_seconds) + 1e-9)) for spec in self.specs]
+            [
+                max(1, int(spec.episode_s / (self.ticks_per_step * spec.profile.tick_seconds) + 1e-9))
+                for spec in self.specs
+            ]
         )
         self.ends = self.episode_steps.copy()  # the step after which each lane's episode is truncated
         self.observations = np.zeros((n_lanes, observation_size(self.n_services)), dtype=np.float32)
@@ -171,7 +179,9 @@ class Episodes:
             rate = spec.trace.rates_per_s[min(int(start_s / spec.trace.step_s), len(spec.trace.rates_per_s) - 1)]
             for i, service in enumerate(spec.profile.services):
                 replicas = initial_replicas(service, float(rate)) * generator.uniform(*INITIAL_REPLICAS)
-                record["services"][i]["initial_replicas"] = np.clip(round(replicas), service.replicas.min, service.replicas.max)
+                record["services"][i]["initial_replicas"] = np.clip(
+                    round(replicas), service.replicas.min, service.replicas.max
+                )
         self.worlds.reset(lanes)
         self.sums[lanes] = 0.0
         self.steps[lanes] = 0
@@ -226,7 +236,9 @@ class DevOpsEnv(gym.Env[np.ndarray, Any]):
         self.observation_space = _observation_space(self._episodes.n_services)
         self.action_space = action_space(self._episodes.n_services)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
             self._generator = np.random.default_rng(seed)
@@ -250,7 +262,9 @@ class DevOpsVecEnv(VecEnv):
     def __init__(self, spec: EnvSpec | Sequence[EnvSpec], n_envs: int = 64, *, stagger: bool = True):
         specs = [spec] * n_envs if isinstance(spec, EnvSpec) else list(spec)
         self.episodes = Episodes(specs)
-        super().__init__(len(specs), _observation_space(self.episodes.n_services), action_space(self.episodes.n_services))
+        super().__init__(
+            len(specs), _observation_space(self.episodes.n_services), action_space(self.episodes.n_services)
+        )
         self._stagger = stagger
         self._generators = [np.random.default_rng(i) for i in range(self.num_envs)]
         self._actions = np.zeros((self.num_envs, self.episodes.n_services), dtype=np.int64)

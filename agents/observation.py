@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from sim_core.compiled import kernel
 from sim_core.simulation import Worlds
 from sim_core.workload.arrivals import rate_at
 from sim_core.world import HISTORY
@@ -36,7 +36,9 @@ SERVICE_FEATURES = (
     "load_noise",  # standard deviation of log load over NOISE_SCRAPES
 )
 SHARED_FEATURES = (
-    *(f"season_peak_{int(steps * SEASON_STEP_S)}s" for steps in SEASON_STEPS),  # log(highest rate so far ahead / rate then)
+    *(
+        f"season_peak_{int(steps * SEASON_STEP_S)}s" for steps in SEASON_STEPS
+    ),  # log(highest rate so far ahead / rate then)
     "season_days",  # share of SEASON_DAYS that the history covers
     "latency_mean_log",  # log(latency / SLO threshold)
     "latency_p95_log",
@@ -69,14 +71,14 @@ def observation_size(n_services: int) -> int:
     return n_services * N_SERVICE_FEATURES + N_SHARED_FEATURES
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def load_of(params, telemetry, i):
     """Offered load of service i in one scrape [pods at 100 % of their CPU request]."""
     service = params.services[i]
     return telemetry.services[i].call_rate_per_s * service.cpu_s / service.request_cores
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def observe_season(params, rates, now_s, lag_s, out):
     """What the traffic did on earlier days from this time of day on.
 
@@ -93,22 +95,23 @@ def observe_season(params, rates, now_s, lag_s, out):
     out[n_ahead] = days / SEASON_DAYS
     if days <= 0:
         return
+    per_day = np.empty(SEASON_DAYS)
+    for day in range(days):
+        then_s = now_s - (day + 1) * SEASON_S - lag_s
+        per_day[day] = 1.0 / (days * max(rate_at(traffic, rates, then_s), 1e-6))
     peak, ahead, step = 0.0, 0, 0
     while ahead < n_ahead:
         ratio = 0.0
-        for day in range(1, days + 1):
-            then_s = now_s - day * SEASON_S
-            ratio += rate_at(traffic, rates, then_s + step * SEASON_STEP_S) / max(
-                rate_at(traffic, rates, then_s - lag_s), 1e-6
-            )
-        peak = max(peak, ratio / days)
+        for day in range(days):
+            ratio += per_day[day] * rate_at(traffic, rates, now_s - (day + 1) * SEASON_S + step * SEASON_STEP_S)
+        peak = max(peak, ratio)
         if step >= SEASON_STEPS[ahead]:
             out[ahead] = math.log(max(peak, 1e-3))
             ahead += 1
-        step += 1 if step < 8 else 4
+        step += 2 if step < 8 else 6
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def observe(params, state, rates, out):
     """Writes one lane's observation vector.
 
@@ -143,7 +146,7 @@ def observe(params, state, rates, out):
         out[k] = min(max(out[k], -BOUND), BOUND)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def observe_telemetry(params, state, out, base):
     """Writes what the published scrapes say: the services' features, and from `base` on the shared ones."""
     n_services, published = params.n_services, state.n_published
@@ -188,7 +191,7 @@ def observe_telemetry(params, state, out, base):
     out[base + 6] = 1.0 - newest.cache_hit_ratio if params.cache.present else 0.0
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def observe_lanes(params, state, rates, out):
     """Writes the observation vectors of a batch, `out` float32 of shape (n_lanes, observation_size)."""
     for lane in range(len(params)):

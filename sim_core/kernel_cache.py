@@ -23,7 +23,7 @@ def sources_digest() -> str:
     for package in ("sim_core", "agents"):
         for path in sorted((root / package).rglob("*.py")):
             source = path.read_bytes()
-            if b"numba" in source or b"np.dtype" in source:
+            if b"numba" in source or b"import kernel" in source or b"np.dtype" in source:
                 digest.update(path.relative_to(root).as_posix().encode() + b"\0" + source + b"\0")
     return digest.hexdigest()
 

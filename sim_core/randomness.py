@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from sim_core.compiled import kernel
 
 # Components that draw. A number once given stays, because results depend on it.
 ARRIVALS = 1
@@ -25,20 +26,20 @@ _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(
 _UNIT = 2.0**-53
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _mix(z):
     z = (z ^ (z >> _S30)) * _MIX_1
     z = (z ^ (z >> _S27)) * _MIX_2
     return z ^ (z >> _S31)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def lane_key(seed):
     """The key of a lane [uint64] from its seed [int]."""
     return _mix(np.uint64(seed) * _WEYL + _WEYL)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def uniform(key, component, counter):
     """One draw from (0, 1), never 0 and never 1."""
     z = _mix(key + np.uint64(component) * _WEYL)
@@ -46,7 +47,7 @@ def uniform(key, component, counter):
     return (np.float64(z >> _S11) + 0.5) * _UNIT
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def normal_quantile(p):
     """The standard normal quantile of p in (0, 1), relative error below 1.2e-9.
 
@@ -77,7 +78,7 @@ def normal_quantile(p):
     return q * numerator / denominator
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def poisson_quantile(mean, p):
     """The number of events of a Poisson distribution at probability p.
 

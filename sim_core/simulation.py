@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numba import njit
 
 from sim_core.accounting import indicators, latency_percentiles
+from sim_core.compiled import kernel
 from sim_core.controlplane.hpa import reconcile_hpa
 from sim_core.controlplane.pods import SAMPLE, advance_pods, collect_samples, set_replicas, start_warm
 from sim_core.dataplane.fluid import serve
@@ -33,7 +33,7 @@ from sim_core.world import (
 )
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def begin_lane(params, state):
     """Fills a zeroed state: pods that have been warm for long, a cache as full as the profile says."""
     for i in range(params.n_services):
@@ -46,7 +46,7 @@ def begin_lane(params, state):
     state.next_publish_tick = -1
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def run_controllers(params, state, schedules, samples, now_s):
     """Phase 1: at each controller sync every scaler says how many replicas it wants; its Deployment follows."""
     if state.tick < state.next_sync_tick:
@@ -73,7 +73,7 @@ def run_controllers(params, state, schedules, samples, now_s):
             state.account.scale_events += 1.0
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def tick(params, state, rates, schedules, samples):
     """Takes one world one tick further."""
     tick_s = params.tick_s
@@ -102,7 +102,7 @@ def tick(params, state, rates, schedules, samples):
     state.account.seconds += tick_s
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def advance_lanes(params, state, rates, schedules, samples, n_ticks):
     """Takes every world of a batch `n_ticks` further, one world after the other (its records stay in the CPU's cache)."""
     for lane in range(len(params)):
@@ -110,7 +110,7 @@ def advance_lanes(params, state, rates, schedules, samples, n_ticks):
             tick(params[lane], state[lane], rates, schedules, samples)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _begin_lanes(params, state, lanes):
     for lane in lanes:
         begin_lane(params[lane], state[lane])

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
+from sim_core.compiled import kernel
 from sim_core.controlplane.pods import measure_pods, publish_samples
 from sim_core.world import HISTORY
 
 _Z95 = 1.6448536269514722
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def scrape(params, state, now_s):
     """Closes the window that ends at `now_s` and stages what it says."""
     window, staged = state.window, state.staged
@@ -31,7 +30,12 @@ def scrape(params, state, now_s):
         staged.latency_mean_s = mean
         staged.latency_p95_s = mean * math.exp(_Z95 * math.sqrt(log_variance) - 0.5 * log_variance)
     for i in range(params.n_services):
-        service, state_i, window_i, staged_i = params.services[i], state.services[i], window.services[i], staged.services[i]
+        service, state_i, window_i, staged_i = (
+            params.services[i],
+            state.services[i],
+            window.services[i],
+            staged.services[i],
+        )
         measure_pods(service, state_i, now_s - window_s, window_s)
         staged_i.call_rate_per_s = window_i.calls / window_s
         staged_i.cpu_cores = window_i.cpu_core_s / window_s
@@ -62,7 +66,7 @@ def scrape(params, state, now_s):
     window.hits = 0.0
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def publish(params, state):
     """Shows readers what the last scrape staged."""
     state.history[state.n_published % HISTORY] = state.staged

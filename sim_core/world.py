@@ -308,7 +308,9 @@ class Scaler:
         Raises:
             PolicyError: unknown names; all at once.
         """
-        unknown = [f"{name}: unknown setting{nearest(name, HPA_SETTINGS)}" for name in settings if name not in HPA_SETTINGS]
+        unknown = [
+            f"{name}: unknown setting{nearest(name, HPA_SETTINGS)}" for name in settings if name not in HPA_SETTINGS
+        ]
         if unknown:
             raise PolicyError("hpa", unknown)
         return Scaler(kind=HORIZONTAL_POD_AUTOSCALER, settings=dict(settings))
@@ -357,7 +359,9 @@ def scale_to_replicas(trace: Trace, profile: Profile, replicas: float) -> Trace:
     if not replicas > 0.0:
         raise InputError("scale_peak_to_replicas", f"must be greater than 0 (got {replicas})")
     if not trace.peak_per_s > 0.0:
-        raise InputError(f"trace '{trace.name}'", "holds no traffic: every rate is 0, so its peak cannot be scaled; use another")
+        raise InputError(
+            f"trace '{trace.name}'", "holds no traffic: every rate is 0, so its peak cannot be scaled; use another"
+        )
     return trace.scaled(0.7 * replicas * capacity_per_replica(profile) / trace.peak_per_s)
 
 
@@ -529,7 +533,8 @@ def hpa_of_service(profile: Profile, index: int, settings: tuple[tuple[str, obje
     behavior: dict[str, dict[str, object] | None] | None = None
     if service.autoscaler.behavior is not None:
         behavior = {
-            direction: _rules(getattr(service.autoscaler.behavior, direction)) for direction in ("scale_up", "scale_down")
+            direction: _rules(getattr(service.autoscaler.behavior, direction))
+            for direction in ("scale_up", "scale_down")
         }
     for name, direction in (
         ("scale_up_stabilization_window_seconds", "scale_up"),

@@ -135,7 +135,11 @@ def _summary(
             mean, low, high = mean_and_interval(by_policy[name][indicator].to_numpy())
             row |= {indicator: mean, f"{indicator}_ci95_low": low, f"{indicator}_ci95_high": high}
         gap = gaps.get(name, {"mean": math.nan, "ci95": [math.nan, math.nan]})
-        row |= {"gap_closed": gap["mean"], "gap_closed_ci95_low": gap["ci95"][0], "gap_closed_ci95_high": gap["ci95"][1]}
+        row |= {
+            "gap_closed": gap["mean"],
+            "gap_closed_ci95_low": gap["ci95"][0],
+            "gap_closed_ci95_high": gap["ci95"][1],
+        }
         row["keeps_slo"] = row["slo_attainment"] >= profile.slo.objective
         row["attainment_not_worse"] = None if baseline is None else row["slo_attainment"] >= baseline
         rows.append(row)

@@ -39,13 +39,17 @@ class _DesiredReplicas(torch.nn.Module):
                     parts.append(observation[:, at + PEAK_FEATURE + window])
                 if ahead >= 0:
                     parts.append(observation[:, season + ahead])
-                changes.append(torch.maximum(*parts) if len(parts) == 2 else parts[0] if parts else observation[:, at] * 0.0)
+                changes.append(
+                    torch.maximum(*parts) if len(parts) == 2 else parts[0] if parts else observation[:, at] * 0.0
+                )
             log_load = observation[:, at : at + 1].double() + LOG_LOAD_CENTER + torch.stack(changes, dim=1).double()
             wanted = torch.exp(log_load).unsqueeze(2) * self.headroom / self.targets - 1e-3
             choices = torch.ceil(wanted).flatten(start_dim=1)
             action = logits[:, i * N_ACTIONS : (i + 1) * N_ACTIONS].argmax(dim=1, keepdim=True)
             replicas = choices.gather(1, action).squeeze(1)
-            columns.append(torch.minimum(torch.maximum(replicas, self.limits[i, 0].double()), self.limits[i, 1].double()))
+            columns.append(
+                torch.minimum(torch.maximum(replicas, self.limits[i, 0].double()), self.limits[i, 1].double())
+            )
         return torch.stack(columns, dim=1).to(torch.int64)
 
 

@@ -131,7 +131,8 @@ def train(
     torch.set_num_threads(1)
     if request.end_s - request.start_s < 3600.0:
         raise InputError(
-            "training traffic", f"must last at least 3600 s (got {request.end_s - request.start_s:g} s); give a longer trace"
+            "training traffic",
+            f"must last at least 3600 s (got {request.end_s - request.start_s:g} s); give a longer trace",
         )
     if request.steps < 1:
         raise InputError("steps", f"must be at least 1 (got {request.steps})")

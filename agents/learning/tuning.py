@@ -178,7 +178,9 @@ def calibrate_headroom(
         lane = Lane(profile, trace, SEARCH_SEED, start_s)
         table = play([lane], policy_with(HEADROOMS[middle]), end_s - start_s).indicators
         attained = float(table["slo_attainment"].mean())
-        rows.append({"headroom": HEADROOMS[middle], "slo_attainment": attained, "cost_usd": float(table["cost_usd"].mean())})
+        rows.append(
+            {"headroom": HEADROOMS[middle], "slo_attainment": attained, "cost_usd": float(table["cost_usd"].mean())}
+        )
         if attained >= attainment:
             high = middle
         else:

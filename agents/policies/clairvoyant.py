@@ -13,9 +13,9 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 
 from agents.observation import Observations
+from sim_core.compiled import kernel
 from sim_core.profile import Profile
 from sim_core.simulation import simulate
 from sim_core.workload import Trace
@@ -33,7 +33,7 @@ _RAMP_S = 2400.0
 _RAMP_STEP_S = 20.0
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def arrivals_ahead(params, rates, out):
     """Every arrival of one lane, one entry a tick [requests]."""
     for tick in range(len(out)):
@@ -82,7 +82,11 @@ class ClairvoyantPolicy:
         future = _Future(lanes, duration_s)
         searched = range(min(SEARCH_SEEDS, len(lanes)))
         choices = [(price, lead, smooth) for smooth in SMOOTHING_S for price in PRICES for lead in LEADS_S]
-        trial = [replace(lanes[k], scaler=Scaler.schedule(future.schedule(k, *choice))) for choice in choices for k in searched]
+        trial = [
+            replace(lanes[k], scaler=Scaler.schedule(future.schedule(k, *choice)))
+            for choice in choices
+            for k in searched
+        ]
         table = simulate(trial, duration_s).indicators
         attained = table["slo_attainment"].to_numpy().reshape(len(choices), -1).mean(axis=1)
         cost = table["cost_usd"].to_numpy().reshape(len(choices), -1).mean(axis=1)
@@ -149,7 +153,9 @@ class _Future:
         """Replicas with the least sum of pods and bad requests; `bad_cost` is what it costs if all are bad [pods]."""
         service = self._profile.services[i]
         container = service.container
-        per_pod = container.cpu_limit_cores / (container.cpu_seconds_per_request * service.calls_per_request) * self._tick_s
+        per_pod = (
+            container.cpu_limit_cores / (container.cpu_seconds_per_request * service.calls_per_request) * self._tick_s
+        )
         utilization, bad = bad_shares(self._profile, i)
         best = np.full(len(load), service.replicas.min)
         least = np.full(len(load), np.inf)

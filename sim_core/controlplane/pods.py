@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from sim_core.compiled import kernel
 from sim_core.limits import MAX_CONTAINERS, MAX_METRICS, MAX_PODS
 from sim_core.randomness import POD_STARTUP, normal_quantile, uniform
 
@@ -36,7 +36,10 @@ POD = np.dtype(
         ("start_s", np.float64),  # status.startTime; NaN: not set
         ("ready_transition_s", np.float64),  # last change of condition Ready
         ("cpu_core_s", np.float64),  # used in this metrics window, up to cpu_mark_core_s
-        ("cpu_mark_core_s", np.float64),  # the running integral of CPU per ready pod when cpu_core_s was brought up to date
+        (
+            "cpu_mark_core_s",
+            np.float64,
+        ),  # the running integral of CPU per ready pod when cpu_core_s was brought up to date
         ("sample_m", np.int64),  # CPU sample that readers see [milli-cores]; NO_USAGE: none
         ("staged_m", np.int64),  # CPU sample that is measured and not yet published
         ("request_m", np.int64, (MAX_CONTAINERS,)),  # CPU request [milli-cores]
@@ -55,7 +58,7 @@ SAMPLE = np.dtype(
 )
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def create_pod(service, state, key, now_s):
     """Adds one pod; its whole life up to being warm is drawn and fixed here.
 
@@ -92,7 +95,7 @@ def create_pod(service, state, key, now_s):
     state.next_event_s = min(state.next_event_s, pod.running_s)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def start_warm(service, state, replicas):
     """Fills an empty service with pods that have been ready and warm for long."""
     for index in range(replicas):
@@ -106,7 +109,7 @@ def start_warm(service, state, replicas):
     count_pods(state)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _goes_before(pod, other):
     """Whether `pod` is deleted rather than `other`: pending, then not ready, then ready for less time, then younger.
 
@@ -122,7 +125,7 @@ def _goes_before(pod, other):
     return pod.serial > other.serial
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def delete_pod(service, state, now_s):
     """Marks one pod for deletion: it takes no new calls, and is away after `termination_s`."""
     victim = -1
@@ -136,7 +139,7 @@ def delete_pod(service, state, now_s):
     state.next_event_s = min(state.next_event_s, pod.gone_s)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def set_replicas(service, state, key, now_s):
     """Creates or deletes pods until as many are active as are desired (the Deployment's replica set)."""
     changed = False
@@ -151,7 +154,7 @@ def set_replicas(service, state, key, now_s):
     return changed
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def count_pods(state):
     """Brings the counts of a service up to date with its pods."""
     running, ready, cold = 0, 0, 0
@@ -168,7 +171,7 @@ def count_pods(state):
     state.n_cold = cold
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def advance_pods(service, state, window_start_s, now_s):
     """Takes every pod to where it is at `now_s`: running, ready, warm, gone."""
     if now_s < state.next_event_s:
@@ -206,7 +209,7 @@ def advance_pods(service, state, window_start_s, now_s):
     count_pods(state)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def measure_pods(service, state, window_start_s, window_s):
     """Stages a CPU sample of every pod whose containers ran through the whole window, and begins the next window.
 
@@ -225,14 +228,14 @@ def measure_pods(service, state, window_start_s, window_s):
         pod.cpu_mark_core_s = state.ready_cpu_core_s
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def publish_samples(state):
     """Shows readers the staged samples."""
     for index in range(state.n_pods):
         state.pods[index].sample_m = state.pods[index].staged_m
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def collect_samples(state, samples, time_s, window_s):
     """Writes the published samples as the answer of the resource metrics API for one metric, in the order of the pods."""
     for index in range(state.n_pods):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from sim_core.compiled import kernel
 from sim_core.dataplane.queueing import queue_after, wait_moments
 from sim_core.world import (
     HIT_POINTS,
@@ -32,7 +32,7 @@ _SLICE_QUANTILES = np.array(
 )
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def lognormal_tail(mean, variance, threshold):
     """P(X > threshold) of the lognormal distribution with this mean and variance."""
     if variance <= 1e-12 * mean * mean:
@@ -42,7 +42,7 @@ def lognormal_tail(mean, variance, threshold):
     return 0.5 * math.erfc((math.log(threshold) - log_mean) / math.sqrt(log_variance) * _SQRT_HALF)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def cache_hit_ratio(cache, cached_keys):
     """Hit ratio [1] with `cached_keys` keys resident, interpolated in the lane's table."""
     position = math.sqrt(cached_keys / cache.capacity_keys) * (HIT_POINTS - 1)
@@ -51,7 +51,7 @@ def cache_hit_ratio(cache, cached_keys):
     return cache.hit_ratio[below] + share * (cache.hit_ratio[below + 1] - cache.hit_ratio[below])
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def serve_cache(params, state, lookups):
     """Looks keys up; misses fill the cache.
 
@@ -71,7 +71,7 @@ def serve_cache(params, state, lookups):
     return hit_ratio, cache.lookup_s + wait
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def serve_queries(queue_len, queries, query_s, scv, cores, instances, limit, tick_s):
     """One group of equal database instances, each with a queue of its own, queries spread at random.
 
@@ -87,7 +87,7 @@ def serve_queries(queue_len, queries, query_s, scv, cores, instances, limit, tic
     return queue_now, wait + query_s, variance + scv * query_s * query_s, min(1.0, queries / capacity)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def refused_connection_share(params, state):
     """(share of pods' connections that the database refuses [1], connections asked for over those there are [1])."""
     database = params.database
@@ -102,7 +102,7 @@ def refused_connection_share(params, state):
     return (1.0 - 1.0 / ratio if ratio > 1.0 else 0.0), ratio
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def schedule_retries(service, state, tick, tick_s, lost, offered, new_calls, due, timeout_share):
     """Sends lost calls round again, as far as attempts and the retry budget allow.
 
@@ -132,7 +132,7 @@ def schedule_retries(service, state, tick, tick_s, lost, offered, new_calls, due
     return lost - admitted * wanted
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def serve_service(params, service, state, window, tick, new_calls, refused_share):
     """One service for one tick: retries join, pods serve, the rest waits, is refused or times out.
 
@@ -209,7 +209,7 @@ def serve_service(params, service, state, window, tick, new_calls, refused_share
     return offered - lost, failed, answered_share, mean, variance, served
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def serve(params, state, requests):
     """The data plane for one tick: `requests` arrive, visit every service in turn, and are accounted.
 
@@ -264,7 +264,7 @@ def serve(params, state, requests):
     account.request_core_s += request_core_s
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def serve_database(params, state, hit_ratio, lookup_s, reads, writes, pool):
     """Primary, read replicas and connection pools for one tick; sets what a call of each service waits for them next."""
     tick_s, database = params.tick_s, params.database
@@ -321,7 +321,7 @@ def serve_database(params, state, hit_ratio, lookup_s, reads, writes, pool):
         state_i.backend_variance_s2 = cached * miss_variance + plain * read_variance + written * write_variance
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def account_requests(params, state, requests, failed, clean, mean, variance):
     """Books a tick's requests: good within the SLO's threshold, failed, and by latency."""
     window, account = state.window, state.account

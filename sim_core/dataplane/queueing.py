@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
+from sim_core.compiled import kernel
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def probability_of_waiting(utilization, servers):
     """The share of requests that find all servers busy, M/M/c, utilization in [0, 1).
 
@@ -23,7 +23,15 @@ def probability_of_waiting(utilization, servers):
     return math.exp(exponent * math.log(utilization))
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
+def _growth(queue_len, variance):
+    """How much a queue grows by diffusion in a tick; from empty by one standard deviation of the tick's flow."""
+    if 4.0 * queue_len * queue_len >= variance:
+        return variance / (2.0 * queue_len)
+    return math.sqrt(variance)
+
+
+@kernel
 def queue_after(queue_len, arrivals, capacity, servers, groups, variability):
     """The queue at the end of a tick, and how it is made.
 
@@ -43,20 +51,20 @@ def queue_after(queue_len, arrivals, capacity, servers, groups, variability):
         (queue_len at the end, stationary queue_len or a negative number where there is none, share that waits).
     """
     utilization = arrivals / capacity
-    sigma2 = (arrivals + capacity) * variability
-    sigma = math.sqrt(sigma2)
-    growth = sigma2 / (2.0 * max(queue_len, 0.5 * sigma))
-    drifted = queue_len + arrivals - capacity + growth
+    variance = (arrivals + capacity) * variability
     if utilization >= 1.0:
-        return drifted, -1.0, 1.0
+        return queue_len + arrivals - capacity + _growth(queue_len, variance), -1.0, 1.0
     waits = probability_of_waiting(utilization, servers)
     stationary = groups * waits * utilization / (1.0 - utilization) * variability
     if queue_len <= stationary:
-        return min(stationary, queue_len + growth), stationary, waits
+        if stationary * stationary <= variance:  # within reach of one tick from any shorter queue
+            return stationary, stationary, waits
+        return min(stationary, queue_len + _growth(queue_len, variance)), stationary, waits
+    drifted = queue_len + arrivals - capacity + _growth(queue_len, variance)
     return max(stationary, min(drifted, queue_len)), stationary, waits
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def wait_moments(queue_before, queue_now, stationary, waits, arrivals, capacity, tick_s):
     """Mean [s] and variance [s^2] of the waiting time of those that arrive during a tick.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from numba import njit
-
+from sim_core.compiled import kernel
 from sim_core.randomness import ARRIVALS, poisson_quantile, uniform
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def rate_at(traffic, rates, time_s):
     """The rate [1/s] at `time_s` of a lane's clock.
 
@@ -29,7 +28,7 @@ def rate_at(traffic, rates, time_s):
     return left + share * (rates[traffic.offset + before + 1] - left)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def draw_arrivals(key, rate_per_s, tick, tick_s):
     """Requests that arrive during one tick [count]: Poisson with mean rate_per_s * tick_s."""
     return poisson_quantile(rate_per_s * tick_s, uniform(key, ARRIVALS, tick))

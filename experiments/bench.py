@@ -1,0 +1,118 @@
+"""Benchmarks: figures measured side by side in one run, never timed tests.
+
+CPU seconds are of this process; every figure is the median of several rounds, with the rounds of things that are compared
+taken in turn, so that a busy machine slows both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sim_core.profile import load_profile
+from sim_core.simulation import Worlds
+from sim_core.workload import Trace, bundled_traffic
+from sim_core.world import Lane, scale_to_replicas
+
+LANES = 64
+PEAK_REPLICAS = 20
+DAY_S = 86_400.0
+
+
+def run_bench(quick: bool = False, on_figure: Callable[[dict[str, Any]], None] = lambda figure: None) -> list[dict[str, Any]]:
+    """Measures everything; one row a figure: `name`, `value`, `unit`, `reach` (what is aimed at), `note`.
+
+    Args:
+        quick: fewer rounds and shorter ones.
+        on_figure: gets each figure when it is there.
+    """
+    figures: list[dict[str, Any]] = []
+    for measure in (fluid_engine, vec_env, training_against_free_env):
+        for figure in measure(quick):
+            figures.append(figure)
+            on_figure(figure)
+    return figures
+
+
+def _demo_trace() -> Trace:
+    profile = load_profile("production")
+    return scale_to_replicas(bundled_traffic().generate(2 * DAY_S, seed=0), profile, PEAK_REPLICAS)
+
+
+def _figure(name: str, value: float, unit: str, reach: str, note: str) -> dict[str, Any]:
+    return {"name": name, "value": value, "unit": unit, "reach": reach, "note": note}
+
+
+def _cpu_s(call: Callable[[], object]) -> float:
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def fluid_engine(quick: bool) -> list[dict[str, Any]]:
+    """Simulated days per CPU-second, production profile under its HPA, 64 lanes."""
+    profile, trace = load_profile("production"), _demo_trace()
+    lanes = [Lane(profile, trace, seed) for seed in range(LANES)]
+    hours = 2 if quick else 12
+    Worlds(lanes).advance(60)
+    rates = []
+    for _ in range(3 if quick else 5):
+        worlds = Worlds(lanes)
+        rates.append(LANES * hours / 24 / _cpu_s(lambda worlds=worlds: worlds.advance(hours * 3600)))  # type: ignore[misc]
+    note = f"{LANES} lanes, {hours} h each, 1 s ticks"
+    return [_figure("fluid engine with HPA", statistics.median(rates), "simulated days per CPU-second", ">= 25", note)]
+
+
+def vec_env(quick: bool) -> list[dict[str, Any]]:
+    """Env steps per CPU-second of the VecEnv, 64 lanes, random actions, 15 s decisions."""
+    from agents.env import DevOpsVecEnv, EnvSpec
+
+    env = DevOpsVecEnv(EnvSpec(load_profile("production"), _demo_trace()), LANES)
+    env.reset()
+    generator = np.random.default_rng(0)
+    actions = generator.integers(0, env.action_space.n, size=(64, LANES))  # type: ignore[attr-defined]
+    n_steps = 300 if quick else 2000
+    rates = []
+    for _ in range(3 if quick else 5):
+
+        def steps() -> None:
+            for k in range(n_steps):
+                env.step(actions[k % 64])
+
+        rates.append(n_steps * LANES / _cpu_s(steps))
+    note = f"{LANES} lanes, random actions, observations and infos included"
+    return [_figure("VecEnv", statistics.median(rates), "env steps per CPU-second", ">= 150000", note)]
+
+
+def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
+    """PPO's frames per second with our env, and over those with an env that costs nothing."""
+    import torch
+
+    from agents.env import DevOpsVecEnv, EnvSpec
+    from agents.learning.reference_env import FreeVecEnv
+    from agents.learning.train import N_STEPS, make_ppo
+
+    torch.set_num_threads(1)
+    ours = DevOpsVecEnv(EnvSpec(load_profile("production"), _demo_trace()), LANES)
+    free = FreeVecEnv(ours)
+    frames = N_STEPS * LANES * (2 if quick else 5)
+    learners = {"ours": make_ppo(ours, seed=0), "free": make_ppo(free, seed=0)}
+    rates: dict[str, list[float]] = {"ours": [], "free": []}
+    for learner in learners.values():
+        learner.learn(N_STEPS * LANES)
+    for _ in range(3 if quick else 7):
+        for name, learner in learners.items():
+            began = time.perf_counter()
+            learner.learn(frames)
+            rates[name].append(frames / (time.perf_counter() - began))
+    ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["free"], strict=True))
+    note = f"{LANES} lanes, n_steps {N_STEPS}, batch 1024, 4 epochs, one torch thread, rounds in turn"
+    return [
+        _figure("PPO with our env", statistics.median(rates["ours"]), "frames per second", "", note),
+        _figure("PPO with a free env", statistics.median(rates["free"]), "frames per second", "", note),
+        _figure("PPO with our env over PPO with a free env", ratio, "ratio", ">= 0.8", note),
+    ]
