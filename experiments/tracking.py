@@ -453,8 +453,10 @@ def resolve_model(uri: str, state: StateDir) -> ResolvedModel:
 
 
 def _resolve(uri: str, client: MlflowClient, tracking: str) -> ResolvedModel:
+    import mlflow
     from mlflow.artifacts import download_artifacts
 
+    mlflow.set_tracking_uri(tracking)  # a models:/ source is looked up there, whatever address is passed along
     if registered := _REGISTERED.match(uri):
         found = _registered_version(uri, registered["name"], registered["alias"], registered["version"], client)
         source, run_id, version = str(found.source), found.run_id, str(found.version)
