@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import time
@@ -29,10 +30,8 @@ def sweep_here(request: SweepRequest) -> dict[str, Any]:
     """
     make_plan(request.resolve())
     state = StateDir.open(request.state)
-    with platform(state):
-        from flows.sweep import sweep
-
-        return dict(sweep(request.model_copy(update={"state": str(state.root)})))
+    with platform(state, "flows.sweep") as module:
+        return dict(module.sweep(request.model_copy(update={"state": str(state.root)})))
 
 
 def train_here(request: TrainingRequest) -> dict[str, Any]:
@@ -44,28 +43,29 @@ def train_here(request: TrainingRequest) -> dict[str, Any]:
     """
     request.resolve()
     state = StateDir.open(request.state)
-    with platform(state):
-        from flows.train import train
-
-        return dict(train(request.model_copy(update={"state": str(state.root)})))
+    with platform(state, "flows.train") as module:
+        return dict(module.train(request.model_copy(update={"state": str(state.root)})))
 
 
 @contextlib.contextmanager
-def platform(state: StateDir) -> Iterator[None]:
-    """Prefect and Ray for the block; both start at the same time, and what was started here ends with the block."""
-    # Errors reach the user as one message of ours; Prefect's own lines are in its log pages.
+def platform(state: StateDir, module: str) -> Iterator[Any]:
+    """Prefect and Ray for the block; both start at the same time, and what was started here ends with the block.
+
+    Args:
+        state: their state folder.
+        module: holds the flow. It is imported, while the server starts, and given to the block: Prefect takes its settings
+            from the environment when it is imported.
+    """
+    # Errors reach the user as one message of ours; Prefect's own lines are on its pages.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with prefect_api(state.root) as server:
-        say(
-            "Starting Prefect and Ray ..."
-            if server
-            else f"Prefect runs at {os.environ['PREFECT_API_URL']}; starting Ray ..."
-        )
+        say("Starting Prefect and Ray ..." if server else f"Prefect runs at {os.environ['PREFECT_API_URL']}; starting Ray ...")
+        flows = importlib.import_module(module)
         with ray_cluster(state):
             if server is not None:
                 server.wait_until_ready()
             try:
-                yield
+                yield flows
             finally:
                 if server is not None:
                     settle(server)
