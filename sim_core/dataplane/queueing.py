@@ -53,7 +53,10 @@ def queue_after(queue_len, arrivals, capacity, servers, groups, variability):
     utilization = arrivals / capacity
     variance = (arrivals + capacity) * variability
     if utilization >= 1.0:
-        return queue_len + arrivals - capacity + _growth(queue_len, variance), -1.0, 1.0
+        # A queue that drifts off from empty is reflected there no more: what stands in it keeps the servers busy.
+        off = arrivals - capacity
+        growth = _growth(queue_len, variance) * math.exp(-2.0 * off * queue_len / variance)
+        return queue_len + off + growth, -1.0, 1.0
     waits = probability_of_waiting(utilization, servers)
     stationary = groups * waits * utilization / (1.0 - utilization) * variability
     if queue_len <= stationary:
