@@ -88,7 +88,7 @@ def sweep(
 ) -> None:
     """Run a sweep: simulate its points, and train, evaluate and report where the specification says so. Resumes."""
     from flows.local import sweep_here
-    from flows.requests import SweepRequest
+    from flows.requested import SweepRequest
     from flows.tables import show_sweep
 
     request = SweepRequest(
@@ -123,7 +123,7 @@ def train(
     """Train an autoscaler with PPO and register it as autoscaler-PROFILE@challenger (@champion if it is the first)."""
     from flows.inputs import overrides
     from flows.local import train_here
-    from flows.requests import TrainingRequest
+    from flows.requested import TrainingRequest
     from flows.tables import show_training
 
     request = TrainingRequest(

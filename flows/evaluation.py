@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from agents.learning.evaluate import EvaluateRequest, Evaluation, evaluate
-from agents.learning.tuning import SEARCH_SEED, cheapest_that_keeps, search_target, tune_hpa
 from agents.policies.clairvoyant import ClairvoyantPolicy
 from agents.policies.hpa import HpaPolicy
 from agents.policies.learned import LearnedPolicy
@@ -163,6 +162,8 @@ def _build(name: str, held_out: HeldOut) -> Policy:
     if name == "static":
         return StaticPolicy(tune_static(profile, trace, held_out.tune_start_s, held_out.tune_end_s))
     if name == "hpa-tuned":
+        from agents.learning.tuning import tune_hpa  # loads torch: only where something is tuned
+
         budget_days = held_out.budget_steps * profile.controller.sync_period_seconds / _DAY_S
         return tune_hpa(profile, trace, held_out.tune_start_s, held_out.tune_end_s, budget_days).policy()
     return HpaPolicy() if name == "hpa" else ClairvoyantPolicy()
@@ -174,6 +175,8 @@ def tune_static(profile: Profile, trace: Trace, start_s: float, end_s: float) ->
     Args:
         start_s, end_s: the part of the trace [s].
     """
+    from agents.learning.tuning import SEARCH_SEED, cheapest_that_keeps, search_target
+
     seen = trace.slice(start_s, end_s)
     per_replica = capacity_per_replica(profile)
     least = math.floor(seen.mean_per_s / (per_replica * _STATIC_UTILIZATIONS[0]))

@@ -15,7 +15,7 @@ from experiments.cluster import ray_cluster
 from experiments.planning import make_plan
 from experiments.state import StateDir
 from flows.output import say
-from flows.requests import SweepRequest, TrainingRequest
+from flows.requested import SweepRequest, TrainingRequest
 from flows.servers import Server, prefect_api
 
 _SETTLE_S = 5.0  # the most that the last records of a flow may take to reach the server's database

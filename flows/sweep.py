@@ -31,7 +31,7 @@ from flows.evaluation import DEFAULT_STEPS, HeldOut, compare_policies, model_con
 from flows.learning import CurveLogger, Job, Trained, register, sources_version
 from flows.progress import Progress
 from flows.reporting import keep_findings, report_data
-from flows.requests import SweepRequest
+from flows.requested import SweepRequest
 from flows.train import log_model_task, train_task, training_document
 from sim_core.errors import InputError
 

@@ -14,7 +14,7 @@ from experiments.state import StateDir
 from experiments.tracking import CHAMPION, MlflowTracker
 from flows.learning import CurveLogger, Job, Rows, Trained, register, train_agent
 from flows.progress import Progress
-from flows.requests import TrainingRequest
+from flows.requested import TrainingRequest
 
 
 @task(name="train", task_run_name="train", cache_policy=NO_CACHE)
