@@ -306,13 +306,20 @@ class Scaler:
             settings: values by name; the names are `HPA_SETTINGS`, in the units that they end in.
 
         Raises:
-            PolicyError: unknown names; all at once.
+            PolicyError: unknown names, values that are no whole number, or no tolerance from 0 to below 1; all at once.
         """
-        unknown = [
-            f"{name}: unknown setting{nearest(name, HPA_SETTINGS)}" for name in settings if name not in HPA_SETTINGS
-        ]
-        if unknown:
-            raise PolicyError("hpa", unknown)
+        problems = []
+        for name, value in settings.items():
+            if name not in HPA_SETTINGS:
+                problems.append(f"{name}: unknown setting{nearest(name, HPA_SETTINGS)}")
+            elif isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+                problems.append(f"{name}: must be a number (got {value!r})")
+            elif name == "tolerance" and not 0.0 <= value < 1.0:
+                problems.append(f"{name}: must be from 0 to below 1 (got {value})")
+            elif name != "tolerance" and not float(value).is_integer():
+                problems.append(f"{name}: must be a whole number (got {value})")
+        if problems:
+            raise PolicyError("hpa", problems)
         return Scaler(kind=HORIZONTAL_POD_AUTOSCALER, settings=dict(settings))
 
     @staticmethod
