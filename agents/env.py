@@ -11,7 +11,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.actions import action_space, replicas_for
-from agents.observation import BOUND, observation_size, observe, observe_lanes
+from agents.observation import BOUND, observation_size, observe
 from sim_core.compiled import kernel
 from sim_core.errors import InputError
 from sim_core.randomness import lane_key
@@ -121,6 +121,12 @@ def step_lanes(params, state, rates, schedules, samples, n_ticks, actions, scale
         observe(params_l, state_l, rates, observations[lane])
 
 
+@kernel
+def _observe_some(params, state, rates, lanes, observations):
+    for lane in lanes:
+        observe(params[lane], state[lane], rates, observations[lane])
+
+
 class Episodes:
     """Lanes that begin anew at random starts and seeds; the kernel side of both environments."""
 
@@ -186,9 +192,7 @@ class Episodes:
         self.sums[lanes] = 0.0
         self.steps[lanes] = 0
         self.ends[lanes] = self.episode_steps[lanes]
-        view = self.observations[lanes]
-        observe_lanes(self.worlds.params[lanes], self.worlds.state[lanes], self.worlds.rates, view)
-        self.observations[lanes] = view
+        _observe_some(self.worlds.params, self.worlds.state, self.worlds.rates, lanes, self.observations)
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """One decision of every lane, actions of shape (n_lanes, n_services); returns which episodes are at their end."""

@@ -92,9 +92,10 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
     """PPO's frames per second with our env, and over those with an env that costs nothing."""
     import torch
 
+    from agents.actions import N_ACTIONS
     from agents.env import DevOpsVecEnv, EnvSpec
     from agents.learning.reference_env import FreeVecEnv
-    from agents.learning.train import N_STEPS, make_ppo
+    from agents.learning.train import N_STEPS, make_ppo, start_from
 
     torch.set_num_threads(1)
     ours = DevOpsVecEnv(EnvSpec(load_profile("production"), _demo_trace()), LANES)
@@ -103,6 +104,7 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
     learners = {"ours": make_ppo(ours, seed=0), "free": make_ppo(free, seed=0)}
     rates: dict[str, list[float]] = {"ours": [], "free": []}
     for learner in learners.values():
+        start_from(learner, N_ACTIONS // 2)  # as a training starts: mostly one action
         learner.learn(N_STEPS * LANES)
     for _ in range(3 if quick else 7):
         for name, learner in learners.items():

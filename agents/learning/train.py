@@ -143,7 +143,7 @@ def train(
     learner = make_ppo(vec_env, request.seed, request.learning_rate)
     best_action = rank_actions(request.profile, request.trace, request.start_s, request.end_s, request.seed)
     if not checkpoint.restore(learner, vec_env):
-        _start_from(learner, best_action)
+        start_from(learner, best_action)
     left = request.steps - learner.num_timesteps
     if left > 0:
         callback = _Progress(request, vec_env, checkpoint, on_progress, should_stop)
@@ -180,7 +180,7 @@ def train(
     )
 
 
-def _start_from(learner: PPO, action: int) -> None:
+def start_from(learner: PPO, action: int) -> None:
     """Biases a new policy towards one fixed action of every service."""
     with torch.no_grad():
         bias = learner.policy.action_net.bias

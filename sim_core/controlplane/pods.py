@@ -21,6 +21,7 @@ LONG_AGO_S = 1e6  # age of the pods that a world starts with
 NO_USAGE = -1  # usage_m of a container that the sample does not name
 NO_RESOURCE = -2  # usage_m of a container that the sample names, without this resource
 
+# Two lines of a CPU's cache: the first holds what the life cycle reads at every event.
 POD = np.dtype(
     [
         ("phase", np.int8),
@@ -28,7 +29,7 @@ POD = np.dtype(
         ("deleting", np.bool_),
         ("cold", np.bool_),  # ready, but still slow
         ("serial", np.int32),  # how many pods of the service came before it
-        ("created_s", np.float64),
+        ("next_event_s", np.float64),  # when its life goes on; infinite: nothing lies ahead
         ("running_s", np.float64),  # when its containers run
         ("ready_s", np.float64),  # when its readiness probe succeeds first
         ("warm_s", np.float64),  # when it stops being slow
@@ -36,10 +37,7 @@ POD = np.dtype(
         ("start_s", np.float64),  # status.startTime; NaN: not set
         ("ready_transition_s", np.float64),  # last change of condition Ready
         ("cpu_core_s", np.float64),  # used in this metrics window, up to cpu_mark_core_s
-        (
-            "cpu_mark_core_s",
-            np.float64,
-        ),  # the running integral of CPU per ready pod when cpu_core_s was brought up to date
+        ("cpu_mark_core_s", np.float64),  # integral of CPU per ready pod at which cpu_core_s was brought up to date
         ("sample_m", np.int64),  # CPU sample that readers see [milli-cores]; NO_USAGE: none
         ("staged_m", np.int64),  # CPU sample that is measured and not yet published
         ("request_m", np.int64, (MAX_CONTAINERS,)),  # CPU request [milli-cores]
@@ -71,7 +69,6 @@ def create_pod(service, state, key, now_s):
     pod.deleting = False
     pod.cold = False
     pod.serial = state.serial
-    pod.created_s = now_s
     pod.start_s = now_s + service.scheduling_s
     pod.ready_transition_s = pod.start_s
     pod.running_s = pod.start_s + service.image_pull_s
@@ -88,11 +85,12 @@ def create_pod(service, state, key, now_s):
     pod.staged_m = NO_USAGE
     for container in range(MAX_CONTAINERS):
         pod.request_m[container] = NO_CONTAINER
-    pod.request_m[0] = int(round(1000.0 * service.request_cores))
+    pod.request_m[0] = round(1000.0 * service.request_cores)
     state.serial += 1
     state.n_pods += 1
     state.n_active += 1
-    state.next_event_s = min(state.next_event_s, pod.running_s)
+    pod.next_event_s = pod.running_s
+    state.next_event_s = min(state.next_event_s, pod.next_event_s)
 
 
 @kernel
@@ -104,6 +102,7 @@ def start_warm(service, state, replicas):
         pod.phase = RUNNING
         pod.ready = READY_TRUE
         pod.ready_transition_s = pod.ready_s
+        pod.next_event_s = math.inf
     state.desired_replicas = replicas
     state.next_event_s = math.inf
     count_pods(state)
@@ -135,6 +134,7 @@ def delete_pod(service, state, now_s):
     pod = state.pods[victim]
     pod.deleting = True
     pod.gone_s = now_s + (service.termination_s if pod.phase == RUNNING else 0.0)
+    pod.next_event_s = pod.gone_s
     state.n_active -= 1
     state.next_event_s = min(state.next_event_s, pod.gone_s)
 
@@ -158,8 +158,10 @@ def set_replicas(service, state, key, now_s):
 def count_pods(state):
     """Brings the counts of a service up to date with its pods."""
     running, ready, cold = 0, 0, 0
+    next_event_s = math.inf
     for index in range(state.n_pods):
         pod = state.pods[index]
+        next_event_s = min(next_event_s, pod.next_event_s)
         if pod.phase == RUNNING:
             running += 1
             if pod.ready == READY_TRUE and not pod.deleting:
@@ -169,43 +171,50 @@ def count_pods(state):
     state.n_running = running
     state.n_ready = ready
     state.n_cold = cold
+    state.next_event_s = next_event_s
+
+
+@kernel
+def advance_pod(service, state, pod, window_start_s, now_s):
+    """Takes one pod to where it is at `now_s`: running, ready, warm."""
+    if pod.phase == PENDING and now_s >= pod.running_s:
+        pod.phase = RUNNING
+    if pod.phase == RUNNING and pod.ready != READY_TRUE and now_s >= pod.ready_s:
+        pod.ready = READY_TRUE
+        pod.ready_transition_s = now_s
+        pod.cold = service.cold_s > 0.0
+        pod.cpu_core_s = service.startup_cores * (now_s - max(pod.running_s, window_start_s))
+        pod.cpu_mark_core_s = state.ready_cpu_core_s
+    if pod.cold and now_s >= pod.warm_s:
+        pod.cold = False
+    if pod.deleting:
+        pod.next_event_s = pod.gone_s
+    elif pod.phase == PENDING:
+        pod.next_event_s = pod.running_s
+    elif pod.ready != READY_TRUE:
+        pod.next_event_s = pod.ready_s
+    elif pod.cold:
+        pod.next_event_s = pod.warm_s
+    else:
+        pod.next_event_s = math.inf
 
 
 @kernel
 def advance_pods(service, state, window_start_s, now_s):
-    """Takes every pod to where it is at `now_s`: running, ready, warm, gone."""
+    """Takes every pod to where it is at `now_s`; pods that are gone leave their place."""
     if now_s < state.next_event_s:
         return
-    next_event_s = math.inf
     kept = 0
     for index in range(state.n_pods):
         pod = state.pods[index]
-        if pod.deleting:
-            if now_s >= pod.gone_s:
+        if now_s >= pod.next_event_s:
+            if pod.deleting and now_s >= pod.gone_s:
                 continue
-            next_event_s = min(next_event_s, pod.gone_s)
-        if pod.phase == PENDING and now_s >= pod.running_s:
-            pod.phase = RUNNING
-        if pod.phase == RUNNING and pod.ready != READY_TRUE and now_s >= pod.ready_s:
-            pod.ready = READY_TRUE
-            pod.ready_transition_s = now_s
-            pod.cold = service.cold_s > 0.0
-            pod.cpu_core_s = service.startup_cores * (now_s - max(pod.running_s, window_start_s))
-            pod.cpu_mark_core_s = state.ready_cpu_core_s
-        if pod.cold and now_s >= pod.warm_s:
-            pod.cold = False
-        if not pod.deleting:
-            if pod.phase == PENDING:
-                next_event_s = min(next_event_s, pod.running_s)
-            elif pod.ready != READY_TRUE:
-                next_event_s = min(next_event_s, pod.ready_s)
-            elif pod.cold:
-                next_event_s = min(next_event_s, pod.warm_s)
+            advance_pod(service, state, pod, window_start_s, now_s)
         if kept != index:
             state.pods[kept] = pod
         kept += 1
     state.n_pods = kept
-    state.next_event_s = next_event_s
     count_pods(state)
 
 

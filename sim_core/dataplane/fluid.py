@@ -23,12 +23,11 @@ _LOG_MIN = math.log(LATENCY_MIN_S)
 _BUCKETS_PER_LOG = LATENCY_BUCKETS / math.log(LATENCY_MAX_S / LATENCY_MIN_S)
 # A latency distribution is written down as these points: normal quantiles at the middles of slices of probability,
 # thinner where the tail counts.
-_EDGES = np.array([0, 0.08, 0.2, 0.35, 0.5, 0.65, 0.78, 0.87, 0.92, 0.945, 0.965, 0.98, 0.988, 0.993, 0.997, 1.0])
+_EDGES = np.array([0.0, 0.12, 0.32, 0.55, 0.75, 0.88, 0.94, 0.97, 0.985, 0.995, 1.0])
 _SLICE_WEIGHTS = np.diff(_EDGES)
+# scipy.stats.norm.ppf((_EDGES[1:] + _EDGES[:-1]) / 2), written out so that importing the kernels stays light
 _SLICE_QUANTILES = np.array(
-    # scipy.stats.norm.ppf((_EDGES[1:] + _EDGES[:-1]) / 2), written out so that importing the kernels stays light
-    [-1.75069, -1.08032, -0.59776, -0.18912, 0.18912, 0.56805, 0.93459, 1.25357, 1.49467]
-    + [1.69540, 1.91888, 2.14441, 2.34553, 2.57583, 2.96774]
+    [-1.55477, -0.77219, -0.16366, 0.38532, 0.89647, 1.34076, 1.69540, 2.00465, 2.32635, 2.80703]
 )
 
 
