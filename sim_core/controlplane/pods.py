@@ -75,7 +75,8 @@ def create_pod(service, state, key, now_s):
     draw = normal_quantile(uniform(key, POD_STARTUP + (service.index << 8), state.serial))
     startup_s = math.exp(service.startup_log_mean + service.startup_log_sd * draw)
     late_s = max(0.0, startup_s - service.readiness_delay_s)
-    probes = math.ceil(late_s / service.readiness_period_s)
+    # exp(log(x)) may be a hair more than x: that must not cost a whole period
+    probes = math.ceil(late_s / service.readiness_period_s - 1e-6)
     pod.ready_s = pod.running_s + service.readiness_delay_s + probes * service.readiness_period_s
     pod.warm_s = pod.ready_s + service.cold_s
     pod.gone_s = math.inf
