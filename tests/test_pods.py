@@ -163,7 +163,7 @@ PODS = st.lists(
 
 @given(pods=PODS, order=st.randoms(use_true_random=False))
 def test_pods_are_deleted_in_the_order_of_kubernetes(pods, order):
-    """Pending before running, not ready before ready, ready for less time first, then the younger; each exactly once."""
+    """Pending before running, not ready before ready, ready for less time first, then the younger; each once."""
     service, state = service_of(load_profile("production")), empty_state()
     for _ in pods:
         create_pod(service, state, KEY, 0.0)
