@@ -45,7 +45,7 @@ class EnvSpec:
     end_s: float | None = None
     episode_s: float = 4 * 3600.0
     decision_s: float | None = None
-    bad_request_weight: float = 0.1
+    bad_request_weight: float = 0.15
 
     @property
     def n_services(self) -> int:
@@ -151,28 +151,25 @@ class Episodes:
         self.steps = np.zeros(n_lanes, dtype=np.int64)
         self.totals = np.zeros(4)
         self.scales = np.zeros((n_lanes, 4))
-        self.bad_request_weight = self.specs[0].bad_request_weight
-        self.set_bad_request_weight(self.bad_request_weight)
+        for lane, spec in enumerate(self.specs):
+            self.scales[lane] = self._scales(spec)
 
     @property
     def step_s(self) -> float:
         """Time between two decisions [s]."""
         return self.ticks_per_step * self.specs[0].profile.tick_seconds
 
-    def set_bad_request_weight(self, weight: float) -> None:
-        """Changes what a bad request costs in every lane, from now on."""
-        self.bad_request_weight = weight
-        for lane, spec in enumerate(self.specs):
-            rate = spec.trace.mean_per_s
-            busy_per_request = sum(
-                s.calls_per_request * s.container.cpu_seconds_per_request / s.container.cpu_request_cores
-                for s in spec.profile.services
-            )
-            busy_pods = max(rate * busy_per_request, sum(s.replicas.min for s in spec.profile.services))
-            budget = (1.0 - spec.profile.slo.objective) * max(rate * self.step_s, 1e-9)
-            per_pod_s = 1.0 / (busy_pods * self.step_s)
-            limit = PRICED_BUDGETS * (1.0 - spec.profile.slo.objective)
-            self.scales[lane] = per_pod_s, weight / budget, per_pod_s * busy_per_request, min(1.0, limit)
+    def _scales(self, spec: EnvSpec) -> tuple[float, float, float, float]:
+        rate = spec.trace.mean_per_s
+        busy_per_request = sum(
+            s.calls_per_request * s.container.cpu_seconds_per_request / s.container.cpu_request_cores
+            for s in spec.profile.services
+        )
+        busy_pods = max(rate * busy_per_request, sum(s.replicas.min for s in spec.profile.services))
+        budget = 1.0 - spec.profile.slo.objective
+        per_pod_s = 1.0 / (busy_pods * self.step_s)
+        per_bad_request = spec.bad_request_weight / (budget * max(rate * self.step_s, 1e-9))
+        return per_pod_s, per_bad_request, per_pod_s * busy_per_request, min(1.0, PRICED_BUDGETS * budget)
 
     def begin(self, lanes: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
         """Starts new episodes in some lanes; each draws its start, seed and first replicas from its own generator."""
