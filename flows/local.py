@@ -59,7 +59,11 @@ def platform(state: StateDir, module: str) -> Iterator[Any]:
     # Errors reach the user as one message of ours; Prefect's own lines are on its pages.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with prefect_api(state.root) as server:
-        say("Starting Prefect and Ray ..." if server else f"Prefect runs at {os.environ['PREFECT_API_URL']}; starting Ray ...")
+        say(
+            "Starting Prefect and Ray ..."
+            if server
+            else f"Prefect runs at {os.environ['PREFECT_API_URL']}; starting Ray ..."
+        )
         flows = importlib.import_module(module)
         with ray_cluster(state):
             if server is not None:

@@ -6,8 +6,10 @@ point by its inputs and by the digest of the simulator's sources: a cache of tas
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prefect import flow, task
@@ -25,7 +27,7 @@ from experiments.report import comparison_text, write_report
 from experiments.results import ResultStore
 from experiments.spec_rules import MODEL_SCHEMES
 from experiments.state import StateDir
-from experiments.tracking import CHAMPION, MlflowTracker, registered_name
+from experiments.tracking import CHAMPION, FAILURES, MlflowTracker, registered_name
 from flows.documents import configurations
 from flows.evaluation import DEFAULT_STEPS, HeldOut, compare_policies, model_content, policies_document
 from flows.learning import CurveLogger, Job, Trained, register, sources_version
@@ -109,7 +111,9 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
     tracker = MlflowTracker.open(state, plan.profile.name)
     job, trained, model, held_out, evaluation = training_of(plan), None, None, None, None
     with Progress() as progress, ray_cluster(state) as cluster:
-        counts = simulate_missing(plan, store, request.actors or cluster.num_cpus, progress)
+        actors = min(request.actors or cluster.num_cpus, cluster.num_cpus)
+        with ready_meanwhile(tracker):
+            counts = simulate_missing(plan, store, actors, progress)
         clock.note("simulate")
         summary = {"simulated_points": float(counts["simulated"]), "simulate_s": clock.seconds["simulate"]}
         run_id = track_sweep(quote(plan), quote(store), quote(tracker), summary)
@@ -139,6 +143,7 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
         "profile": plan.profile.name,
         "slo": plan.profile.slo.model_dump(mode="json"),
         "points": counts,
+        "actors": actors,
         "configurations": configurations(table),
         "best": vars(chosen),
         **(training_document(job, trained) if job and trained else {"training": None}),
@@ -150,6 +155,22 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
         "seconds": clock.seconds | {"total": clock.total_s},
         "text": text,
     }
+
+
+@contextlib.contextmanager
+def ready_meanwhile(tracker: MlflowTracker) -> Iterator[None]:
+    """Let MLflow make its database, which takes seconds the first time, while the actors simulate."""
+
+    def prepare() -> None:
+        with contextlib.suppress(*FAILURES):  # the first use reports it
+            tracker.experiment_id()
+
+    thread = threading.Thread(target=prepare, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 class Clock:

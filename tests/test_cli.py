@@ -108,7 +108,9 @@ def test_profile_check_names_all_problems_at_once(sim, tmp_path):
     profile["services"][0]["replicas"]["mx"] = profile["services"][0]["replicas"].pop("max")
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(profile))
-    refused(sim("profile", "check", path), "slo.objective", "(got 1.5)", "services.0.replicas.mx", "did you mean 'max'?")
+    refused(
+        sim("profile", "check", path), "slo.objective", "(got 1.5)", "services.0.replicas.mx", "did you mean 'max'?"
+    )
 
 
 # --- profiles and traces
@@ -142,7 +144,20 @@ def test_trace_info_refuses_a_gap_with_its_line(sim, tmp_path):
 
 
 def test_run_prints_one_json_document_with_intervals_over_seeds(sim, trace):
-    args = ["run", "production", "--trace", trace, "--policy", "hpa", "--engine", "fluid", "--seed", "7", "--lanes", "4"]
+    args = [
+        "run",
+        "production",
+        "--trace",
+        trace,
+        "--policy",
+        "hpa",
+        "--engine",
+        "fluid",
+        "--seed",
+        "7",
+        "--lanes",
+        "4",
+    ]
     done = sim(*args, "--duration", "1h", "--scale-peak-to-replicas", "5", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -187,7 +202,12 @@ def test_ui_serves_both_pages_and_ends_with_ctrl_c(tmp_path):
     ports = [free_port(), free_port()]
     args = ["ui", "--mlflow-port", str(ports[0]), "--prefect-port", str(ports[1])]
     process = subprocess.Popen(
-        [*COMMAND, *args], cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*COMMAND, *args],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     try:
         lines = [process.stdout.readline(), process.stdout.readline()]  # printed once both answer
@@ -241,7 +261,14 @@ def free_port() -> int:
 
 
 def test_json_holds_neither_nan_nor_infinity():
-    document = {"a": math.nan, "b": [math.inf, 1.5], "c": np.float64("nan"), "d": np.array([1, 2]), "e": np.int64(3), "f": True}
+    document = {
+        "a": math.nan,
+        "b": [math.inf, 1.5],
+        "c": np.float64("nan"),
+        "d": np.array([1, 2]),
+        "e": np.int64(3),
+        "f": True,
+    }
     expected = {"a": None, "b": [None, 1.5], "c": None, "d": [1, 2], "e": 3, "f": True}
     assert plain(document) == expected
     assert json.loads(json.dumps(plain(document), allow_nan=False)) == expected

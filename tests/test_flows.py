@@ -51,7 +51,10 @@ def write_spec(path: Path, **changes: object) -> Path:
         },
         "duration": "1h",
         "seeds": {"first": 0, "count": 2},
-        "policies": [{"policy": "static", "replicas": [4, 8]}, {"policy": "hpa", "target_cpu_utilization_pct": [60, 80]}],
+        "policies": [
+            {"policy": "static", "replicas": [4, 8]},
+            {"policy": "hpa", "target_cpu_utilization_pct": [60, 80]},
+        ],
     }
     path.write_text(yaml.safe_dump(spec | changes))
     return path
@@ -83,7 +86,10 @@ def swept(home, spec) -> dict:
 def test_a_sweep_goes_from_points_to_a_registered_model_and_a_report(swept, home, spec):
     assert swept["points"] == {"total": 8, "resumed": 0, "simulated": 8}
     assert set(make_plan(load_spec(spec)).keys) == ResultStore(home / "results").finished_keys()
-    assert {row["label"] for row in swept["configurations"]} >= {"static replicas=4", "hpa target_cpu_utilization_pct=60"}
+    assert {row["label"] for row in swept["configurations"]} >= {
+        "static replicas=4",
+        "hpa target_cpu_utilization_pct=60",
+    }
     assert swept["training"]["outcome"]["steps"] >= 4096
     model = swept["model"]["registered"]
     assert (model["name"], model["version"]) == ("autoscaler-production", "1")

@@ -93,7 +93,11 @@ def deployed(tmp_path_factory):
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    for signal_number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):  # a worker takes the first as "finish your runs"
+    for signal_number in (
+        signal.SIGTERM,
+        signal.SIGTERM,
+        signal.SIGKILL,
+    ):  # a worker takes the first as "finish your runs"
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal_number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -111,7 +115,9 @@ def test_every_flow_is_deployed_with_its_schedule(deployed):
         assert found["parameters"] == one["parameters"]
         assert [s["schedule"]["cron"] for s in found["schedules"]] == [s["cron"] for s in one["schedules"]]
         assert found["work_pool_name"] == POOL
-        assert found["parameter_openapi_schema"]["properties"]["request"]  # a form in the UI, checked before a run exists
+        assert found["parameter_openapi_schema"]["properties"][
+            "request"
+        ]  # a form in the UI, checked before a run exists
 
 
 def test_a_deployed_sweep_runs_by_hand_and_by_its_schedule(deployed, tmp_path):
@@ -122,7 +128,9 @@ def test_a_deployed_sweep_runs_by_hand_and_by_its_schedule(deployed, tmp_path):
         api.call(f"/deployments/{deployment['id']}/schedules/{schedule['id']}", {"active": False}, "PATCH")
 
     by_hand = write_spec(tmp_path / "by-hand.yaml", seeds=2)
-    run = api.call(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"request": {"spec": str(by_hand)}}})
+    run = api.call(
+        f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"request": {"spec": str(by_hand)}}}
+    )
     assert api.wait_for(run["id"]) == "COMPLETED", log.read_text()[-3000:]
     plan = make_plan(load_spec(by_hand))
     assert set(plan.keys) <= ResultStore(home / "results").finished_keys()
