@@ -5,6 +5,8 @@ import logging
 import math
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +251,21 @@ def test_a_model_comes_back_by_every_name_with_its_metadata_and_computes(registe
         np.testing.assert_array_equal(logits, [[6.0, 6.0]])
     assert resolve_model(names[0], state).version == "1"
     assert MlflowClient(state.mlflow_uri).get_run(run).info.status == "RUNNING"  # logging a model does not end it
+
+
+def test_a_new_process_finds_the_model_and_writes_nothing_where_it_stands(registered, tmp_path):
+    """MLflow looks `models:/` up in its global store, by default one in the current folder."""
+    state, _, _, _ = registered
+    here = tmp_path / "elsewhere"
+    here.mkdir()
+    script = f"""
+from experiments.state import StateDir
+from experiments.tracking import resolve_model
+print(resolve_model("models:/autoscaler-production@champion", StateDir.open({str(state.root)!r})).path)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=here, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip().endswith("model.onnx"), done.stderr
+    assert list(here.iterdir()) == []
 
 
 def test_a_model_loads_as_an_mlflow_model_with_signature_and_fixed_requirements(registered):
