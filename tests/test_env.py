@@ -152,7 +152,7 @@ def test_staggered_lanes_end_at_different_steps_and_then_run_full_length():
 
 
 def test_ppo_of_stable_baselines3_learns_on_it_and_is_evaluated_by_it():
-    """`evaluate_policy` takes models that choose actions; our policies choose replicas and are compared by `evaluate`."""
+    """`evaluate_policy` takes models that choose actions; our policies choose replicas, `evaluate` compares those."""
     env = VecMonitor(DevOpsVecEnv(spec_of(), 4))
     model = PPO("MlpPolicy", env, n_steps=64, batch_size=64, seed=1, device="cpu")
     model.learn(512)
