@@ -284,7 +284,7 @@ def test_headroom_never_asks_for_less(production):
 
 def test_a_model_of_another_profile_or_no_model_is_refused(networks):
     policy = LearnedPolicy(networks["experimental"], name="mine")
-    with pytest.raises(ModelError, match="mine: reads observations of .* entries; profile 'production'"):
+    with pytest.raises(ModelError, match=r"mine: reads observations of .* entries; profile 'production'"):
         policy.reset(lanes_of("production", 1), 60.0)
     for content in (b"", b"no model", networks["production"][:1000]):
         with pytest.raises(ModelError, match="ONNX"):

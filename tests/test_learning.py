@@ -1,0 +1,353 @@
+"""Learning: a short training runs, resumes and repeats itself; searches and comparisons say what is true."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agents.actions import N_ACTIONS, replicas_for
+from agents.learning import tuning
+from agents.learning.evaluate import EvaluateRequest, evaluate, gap_closed, mean_and_interval
+from agents.learning.train import N_STEPS, TrainRequest, TrainResult, train
+from agents.learning.tuning import (
+    HEADROOMS,
+    SEARCH_SEED,
+    calibrate_headroom,
+    cheapest_that_keeps,
+    rank_actions,
+    search_target,
+    tune_hpa,
+)
+from agents.policies.clairvoyant import ClairvoyantPolicy
+from agents.policies.contract import play
+from agents.policies.hpa import HpaPolicy
+from agents.policies.learned import LearnedPolicy
+from agents.policies.static import StaticPolicy
+from sim_core.accounting import INDICATORS
+from sim_core.errors import InputError, PolicyError
+from sim_core.profile import load_profile
+from sim_core.simulation import simulate
+from sim_core.world import Lane, Scaler, scale_to_replicas
+from tests.conftest import flat, spiky_day
+
+HOUR_S = 3600.0
+PRODUCTION = load_profile("production")
+TRACE = scale_to_replicas(spiky_day(1.0), PRODUCTION, 20)
+PART = (6 * HOUR_S, 10 * HOUR_S)
+REQUEST = TrainRequest(PRODUCTION, TRACE, *PART, steps=20_480, seed=3, n_envs=16, checkpoint_every=1)
+ROLLOUT = N_STEPS * REQUEST.n_envs
+
+
+class Interrupted(Exception):
+    """What ends a training in the middle."""
+
+
+# --- Training
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[TrainResult, list[dict[str, float]]]:
+    rows: list[dict[str, float]] = []
+    return train(REQUEST, rows.extend), rows
+
+
+def test_a_training_reports_every_rollout_and_returns_a_model(trained):
+    result, rows = trained
+    assert [row["step"] for row in rows] == [ROLLOUT * k for k in range(1, 11)]
+    assert result.steps == REQUEST.steps
+    for row in rows:
+        assert all(math.isfinite(value) for value in row.values())
+        assert 0.0 <= row["slo/attainment"] <= 1.0
+        spent = (1.0 - row["slo/attainment"]) / 0.01
+        assert row["slo/error_budget_spent"] == pytest.approx(spent, rel=1e-6, abs=1e-9)
+        assert 2.0 <= row["rollout/replicas_mean"] <= 100.0
+    assert {"train/approx_kl", "train/entropy_loss"} <= set(rows[-1])
+    assert result.seed == REQUEST.seed
+    assert result.headroom in HEADROOMS
+
+
+def test_a_trained_model_can_be_loaded_and_keeps_the_slo_where_it_was_calibrated(trained):
+    """Replayed on the lane of the calibration: attainment and cost are those that its rows report."""
+    result, _ = trained
+    lane = Lane(PRODUCTION, TRACE, SEARCH_SEED, PART[0])
+    table = play([lane], LearnedPolicy(result.onnx), PART[1] - PART[0]).indicators
+    rows = {row["headroom"]: row for row in result.calibration}
+    if result.headroom in rows:
+        assert table["slo_attainment"][0] == pytest.approx(rows[result.headroom]["slo_attainment"], abs=1e-12)
+        assert table["cost_usd"][0] == pytest.approx(rows[result.headroom]["cost_usd"], rel=1e-12)
+    assert table["slo_attainment"][0] >= search_target(PRODUCTION)
+    assert table["slo_attainment"][0] >= result.hpa.slo_attainment
+    assert table["scale_events"][0] > 10
+
+
+def test_equal_requests_learn_the_same_and_another_seed_does_not(trained, tmp_path):
+    """To the last byte of the model, with and without a folder."""
+    result, _ = trained
+    short = replace(REQUEST, steps=2 * ROLLOUT)
+    first = train(short)
+    again = train(replace(short, folder=str(tmp_path)))
+    assert first.onnx == again.onnx
+    assert first.calibration == again.calibration
+    assert train(replace(short, seed=4)).onnx != first.onnx
+    assert result.onnx != first.onnx
+
+
+def test_an_interrupted_training_goes_on_where_it_was(tmp_path):
+    """Killed in the fourth rollout, it has three on disk and plays the rest; a finished one is not played again."""
+    request = replace(REQUEST, folder=str(tmp_path / "training"))
+    before: list[dict[str, float]] = []
+
+    def fail_in_the_fourth(rows: list[dict[str, float]]) -> None:
+        before.extend(rows)
+        if len(before) == 4:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(request, fail_in_the_fourth)
+    after: list[dict[str, float]] = []
+    result = train(request, after.extend)
+    assert [row["step"] for row in before] == [ROLLOUT * k for k in (1, 2, 3, 4)]
+    assert [row["step"] for row in after] == [ROLLOUT * k for k in range(4, 11)]
+    assert result.steps == REQUEST.steps
+    assert LearnedPolicy(result.onnx).name == "agent"
+    assert {path.name for path in Path(request.folder).iterdir()} == {"checkpoint.pt"}
+    once_more: list[dict[str, float]] = []
+    same = train(request, once_more.extend)
+    assert once_more == []
+    assert same.steps == result.steps
+
+
+def test_a_training_can_be_told_to_stop():
+    rows: list[dict[str, float]] = []
+    result = train(REQUEST, rows.extend, should_stop=lambda: len(rows) >= 2)
+    assert len(rows) == 2
+    assert 2 * ROLLOUT <= result.steps < 3 * ROLLOUT
+    assert LearnedPolicy(result.onnx).name == "agent"
+
+
+def test_what_cannot_be_learned_from_is_refused_at_once():
+    for wrong in (
+        {"end_s": PART[0] + 1000.0},
+        {"steps": 0},
+        {"end_s": 1e9},
+        {"start_s": -1.0},
+    ):
+        with pytest.raises(InputError):
+            train(replace(REQUEST, **wrong))
+
+
+# --- Searches
+
+
+def test_the_cheapest_that_keeps_the_objective_wins_else_the_best():
+    attained = np.array([0.999, 0.992, 0.985, 0.991])
+    cost = np.array([4.0, 2.0, 1.0, 3.0])
+    assert cheapest_that_keeps(attained, cost, 0.99) == 1
+    assert cheapest_that_keeps(attained, cost, 0.995) == 0
+    assert cheapest_that_keeps(attained, cost, 0.9999) == 0
+    assert cheapest_that_keeps(attained, cost, 0.5) == 2
+
+
+@pytest.mark.parametrize("budget_days", [4.0, 10.0])
+def test_a_tuned_hpa_keeps_the_slo_within_its_budget(budget_days, monkeypatch):
+    """Attainment and cost are those of its settings, and every simulated second is counted."""
+    played_s = []
+
+    def counted(lanes, duration_s, *rest):
+        played_s.append(len(lanes) * duration_s)
+        return simulate(lanes, duration_s, *rest)
+
+    monkeypatch.setattr(tuning, "simulate", counted)
+    tuned = tune_hpa(PRODUCTION, TRACE, *PART, budget_days=budget_days)
+    assert tuned.simulated_days == pytest.approx(sum(played_s) / 86_400.0)
+    assert tuned.simulated_days <= budget_days
+    assert tuned.slo_attainment >= search_target(PRODUCTION) > PRODUCTION.slo.objective
+    lane = Lane(PRODUCTION, TRACE, SEARCH_SEED, PART[0], Scaler.hpa(**tuned.settings))
+    again = simulate([lane], PART[1] - PART[0]).indicators
+    assert again["slo_attainment"][0] == tuned.slo_attainment
+    assert again["cost_usd"][0] == tuned.cost_usd
+    assert tuned.policy().name == "hpa-tuned"
+    assert tuned.policy().settings == tuned.settings
+
+
+def test_a_tuned_hpa_beats_the_profiles_own(trained):
+    """Cheaper than the one as written, or the one as written misses the search's aim."""
+    result, _ = trained
+    lane = Lane(PRODUCTION, TRACE, SEARCH_SEED, PART[0])
+    own = simulate([lane], PART[1] - PART[0]).indicators
+    assert result.hpa.cost_usd < own["cost_usd"][0] or own["slo_attainment"][0] < search_target(PRODUCTION)
+
+
+def test_a_search_that_cannot_keep_the_slo_returns_what_comes_nearest():
+    """Two pods at most, a load for twenty: no setting keeps the SLO, and the search says so."""
+    tiny = PRODUCTION.with_overrides({"services.api.replicas.max": 2})
+    tuned = tune_hpa(tiny, TRACE, PART[0], PART[0] + HOUR_S, budget_days=4.0)
+    assert tuned.slo_attainment < 0.5
+
+
+class FixedActions:
+    """Lane k always chooses action k."""
+
+    name = "fixed"
+
+    def reset(self, lanes, duration_s):
+        """Nothing is remembered."""
+
+    def predict(self, observations):
+        vectors = observations.vectors
+        return np.array([[replicas_for(vector, 1, 0, action, 1.0)] for action, vector in enumerate(vectors)])
+
+    def scalers(self):
+        return None
+
+
+def test_the_best_fixed_action_is_the_cheapest_that_keeps_the_slo():
+    """All of them as policies on the same traffic, under another seed: none that keeps the SLO costs 2 % less."""
+    first = rank_actions(PRODUCTION, TRACE, *PART, seed=1)
+    assert first == rank_actions(PRODUCTION, TRACE, *PART, seed=1)
+    lanes = [Lane(PRODUCTION, TRACE, 5, PART[0])] * N_ACTIONS
+    table = play(lanes, FixedActions(), PART[1] - PART[0]).indicators
+    keeps = table["slo_attainment"] >= search_target(PRODUCTION)
+    assert keeps.any()
+    assert not keeps.all()
+    assert table["slo_attainment"][first] >= PRODUCTION.slo.objective
+    assert table["cost_usd"][first] <= 1.02 * table["cost_usd"][keeps].min()
+
+
+def test_the_headroom_is_the_least_that_attains():
+    """Against trying every one of them, with a policy that is simple: 10 pods times the headroom."""
+    trace = flat(330.0, 4 * HOUR_S)
+    part = PRODUCTION, trace, 0.0, 1800.0
+
+    def policy_with(headroom: float) -> StaticPolicy:
+        return StaticPolicy(round(10 * headroom))
+
+    attained = [
+        play([Lane(PRODUCTION, trace, SEARCH_SEED)], policy_with(h), 1800.0).indicators["slo_attainment"][0]
+        for h in HEADROOMS
+    ]
+    for aim in (0.95, 0.99, 0.999):
+        least = next((h for h, share in zip(HEADROOMS, attained, strict=True) if share >= aim), HEADROOMS[-1])
+        headroom, rows = calibrate_headroom(policy_with, *part, attainment=aim)
+        assert headroom == least
+        assert 1 <= len(rows) <= 6
+        for row in rows:
+            assert row["slo_attainment"] == attained[HEADROOMS.index(row["headroom"])]
+
+
+# --- Comparisons
+
+
+def lanes_table(costs: dict[str, list[float]]) -> pd.DataFrame:
+    rows = [(name, 1000 + k, cost) for name, values in costs.items() for k, cost in enumerate(values)]
+    return pd.DataFrame(rows, columns=["policy", "seed", "cost_usd"])
+
+
+def test_mean_and_interval_by_hand():
+    """1, 2, 3: mean 2, deviation 1, t(0.975; 2) = 4.30265: half a width of 4.30265 / sqrt(3) = 2.48414."""
+    mean, low, high = mean_and_interval(np.array([1.0, 2.0, 3.0]))
+    assert (mean, low, high) == pytest.approx((2.0, 2.0 - 2.484138, 2.0 + 2.484138), abs=1e-5)
+    mean, low, high = mean_and_interval(np.array([7.0]))
+    assert mean == 7.0
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def test_gap_closed_by_hand():
+    """Seed by seed (10 - 9) / (10 - 8) = 0.5, (12 - 9) / (12 - 8) = 0.75, (11 - 8) / (11 - 7) = 0.75; mean 2/3."""
+    table = lanes_table({"hpa-tuned": [10, 12, 11], "clairvoyant": [8, 8, 7], "agent": [9, 9, 8]})
+    gap = gap_closed(table.sample(frac=1.0, random_state=1), "agent")  # the order of rows does not count
+    assert gap["mean"] == pytest.approx(2 / 3)
+    half = 4.30265 * np.std([0.5, 0.75, 0.75], ddof=1) / math.sqrt(3)
+    assert gap["ci95"] == pytest.approx([2 / 3 - half, 2 / 3 + half], abs=1e-5)
+    worse = lanes_table({"hpa-tuned": [10, 10], "clairvoyant": [8, 8], "agent": [11, 13]})
+    assert gap_closed(worse, "agent")["mean"] == pytest.approx(-1.0)
+
+
+def test_there_is_no_gap_to_close_where_one_side_of_it_is_missing():
+    both = {"hpa-tuned": [10.0, 11.0], "clairvoyant": [8.0, 9.0], "agent": [9.0, 9.0]}
+    assert gap_closed(lanes_table(both), "agent") is not None
+    assert gap_closed(lanes_table(both), "hpa-tuned") is None
+    assert gap_closed(lanes_table(both), "clairvoyant") is None
+    for missing in ("hpa-tuned", "clairvoyant"):
+        assert gap_closed(lanes_table({k: v for k, v in both.items() if k != missing}), "agent") is None
+    assert gap_closed(lanes_table({**both, "clairvoyant": [10.0, 9.0]}), "agent") is None
+
+
+@pytest.fixture(scope="module")
+def comparison(trained):
+    result, _ = trained
+    policies = [StaticPolicy(6), HpaPolicy(), result.hpa.policy(), ClairvoyantPolicy(), LearnedPolicy(result.onnx)]
+    request = EvaluateRequest(PRODUCTION, TRACE, policies, 12 * HOUR_S, 2 * HOUR_S, seeds=4)
+    told: list[str] = []
+    return request, evaluate(request, told.append), told
+
+
+def test_an_evaluation_is_that_of_its_lanes(comparison):
+    """Every mean, interval and verdict recomputed from the lanes, and the lanes from single simulations."""
+    request, evaluation, told = comparison
+    names = ["static", "hpa", "hpa-tuned", "clairvoyant", "agent"]
+    assert told == list(evaluation.table["policy"]) == names
+    assert len(evaluation.lanes) == len(names) * request.seeds
+    tuned = evaluation.lanes[evaluation.lanes["policy"] == "hpa-tuned"]["slo_attainment"].mean()
+    for _, row in evaluation.table.iterrows():
+        rows = evaluation.lanes[evaluation.lanes["policy"] == row["policy"]]
+        assert list(rows["seed"]) == [1000, 1001, 1002, 1003]
+        for name in INDICATORS:
+            found = row[name], row[f"{name}_ci95_low"], row[f"{name}_ci95_high"]
+            assert found == pytest.approx(mean_and_interval(rows[name].to_numpy()), nan_ok=True)
+        assert row["keeps_slo"] == (rows["slo_attainment"].mean() >= 0.99)
+        assert row["attainment_not_worse"] == (rows["slo_attainment"].mean() >= tuned)
+    static = evaluation.table.set_index("policy").loc["static"]
+    assert not static["keeps_slo"]
+    assert evaluation.table.set_index("policy").loc["clairvoyant", "keeps_slo"]
+
+
+def test_the_lanes_of_an_evaluation_are_simulations_anyone_can_repeat(comparison):
+    """One by one, alone: the same numbers; the clairvoyant's search sees the first lanes, so all of them are played."""
+    request, evaluation, _ = comparison
+    for policy in request.policies:
+        lanes = [Lane(PRODUCTION, TRACE, seed, request.start_s) for seed in range(1000, 1004)]
+        again = play(lanes, policy, request.duration_s).indicators
+        rows = evaluation.lanes[evaluation.lanes["policy"] == policy.name]
+        np.testing.assert_array_equal(rows[list(INDICATORS)], again)
+        if policy.name != "clairvoyant":
+            alone = play(lanes[2:3], policy, request.duration_s).indicators
+            np.testing.assert_array_equal(rows[list(INDICATORS)].iloc[2:3], alone)
+
+
+def test_gaps_and_timelines_of_an_evaluation(comparison):
+    request, evaluation, _ = comparison
+    assert set(evaluation.gap_closed) == {"static", "hpa", "agent"}
+    for name, gap in evaluation.gap_closed.items():
+        assert gap == gap_closed(evaluation.lanes, name)
+        row = evaluation.table.set_index("policy").loc[name]
+        assert row["gap_closed"] == gap["mean"]
+    loads = [timeline["load_per_s"] for timeline in evaluation.timelines.values()]
+    for load in loads[1:]:
+        np.testing.assert_array_equal(loads[0], load)
+    first = evaluation.lanes.drop_duplicates("policy").set_index("policy")
+    for name, timeline in evaluation.timelines.items():
+        assert len(timeline["time_s"]) == 120
+        assert timeline["cost_usd"][-1] == first.loc[name, "cost_usd"]
+    assert evaluation.settings["hpa-tuned"] == request.policies[2].settings
+    assert "bad_request_price" in evaluation.settings["clairvoyant"]
+
+
+def test_one_seed_has_no_interval_and_names_must_differ():
+    request = EvaluateRequest(PRODUCTION, TRACE, [StaticPolicy(9)], 0.0, 600.0, seeds=1)
+    table = evaluate(request).table
+    assert math.isnan(table["cost_usd_ci95_low"][0])
+    assert math.isnan(table["gap_closed"][0])
+    assert table["attainment_not_worse"][0] is None
+    with pytest.raises(PolicyError, match="unique names"):
+        evaluate(replace(request, policies=[StaticPolicy(9), StaticPolicy(8)]))
+    with pytest.raises(PolicyError, match="none"):
+        evaluate(replace(request, policies=[]))
+    with pytest.raises(InputError, match="cannot play"):
+        evaluate(replace(request, start_s=86_000.0))
