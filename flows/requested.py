@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sim_core.errors import InputError, SpecError
+
 if TYPE_CHECKING:
     from experiments.spec import Spec
     from flows.learning import Job
 
 _GENERATED_S = 7 * 86_400.0
+_SHORTEST_S = 3600.0  # an episode has to fit in, and a policy has to see load come and go
 
 
 class TrainingRequest(BaseModel):
@@ -53,6 +56,9 @@ class TrainingRequest(BaseModel):
         trace = choice.load(profile, start_s, length_s or (0.0 if trace_file else _GENERATED_S))
         if length_s is None:
             length_s = 0.5 * trace.duration_s - start_s if trace_file else _GENERATED_S
+        if length_s < _SHORTEST_S:
+            rule = f"must leave at least {_SHORTEST_S:g} s to train on (got {length_s:g} s of {trace.duration_s:g} s)"
+            raise InputError("--start and --duration", rule)
         return Job(profile, trace, start_s, start_s + length_s, self.steps, self.seed, self.lanes)
 
 
@@ -77,7 +83,6 @@ class SweepRequest(BaseModel):
             SpecError: it breaks the schema, with or without the differences; every problem at once.
         """
         from experiments.spec import load_spec, spec_from_dict
-        from sim_core.errors import SpecError
 
         if self.trace and self.traffic:
             raise SpecError("--trace and --traffic", "give one of them")
