@@ -165,7 +165,7 @@ def read_traffic_model(path: Path) -> TrafficModel:
     Raises:
         InputError: unreadable, or not such a model; every problem at once.
     """
-    return validate(TrafficModel, read_yaml(path, InputError), str(path), InputError)
+    return validate(TrafficModel, read_yaml(path, InputError), str(path), InputError, lambda model: iter(()))
 
 
 def fit_traffic(trace: Trace, name: str, source: str = "fitted here") -> TrafficModel:
