@@ -23,15 +23,23 @@ PEAK_REPLICAS = 20
 DAY_S = 86_400.0
 
 
-def run_bench(quick: bool = False, on_figure: Callable[[dict[str, Any]], None] = lambda figure: None) -> list[dict[str, Any]]:
+def run_bench(
+    quick: bool = False,
+    on_figure: Callable[[dict[str, Any]], None] = lambda figure: None,
+    trace: Trace | None = None,
+) -> list[dict[str, Any]]:
     """Measures everything; one row a figure: `name`, `value`, `unit`, `reach` (what is aimed at), `note`.
 
     Args:
         quick: fewer rounds and shorter ones.
         on_figure: gets each figure when it is there.
+        trace: also train and evaluate an agent on its halves.
     """
     figures: list[dict[str, Any]] = []
-    for measure in (fluid_engine, vec_env, training_against_free_env):
+    measures: list[Callable[[bool], list[dict[str, Any]]]] = [fluid_engine, vec_env, training_against_free_env]
+    agent_trace = bundled_traffic().generate(14 * DAY_S, seed=0)
+    measures += [lambda quick, trace=trace: agent(quick, trace) for trace in (agent_trace, trace) if trace is not None]  # type: ignore[misc]
+    for measure in measures:
         for figure in measure(quick):
             figures.append(figure)
             on_figure(figure)
@@ -117,4 +125,33 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
         _figure("PPO with our env", statistics.median(rates["ours"]), "frames per second", "", note),
         _figure("PPO with a free env", statistics.median(rates["free"]), "frames per second", "", note),
         _figure("PPO with our env over PPO with a free env", ratio, "ratio", ">= 0.8", note),
+    ]
+
+
+def agent(quick: bool, trace: Trace) -> list[dict[str, Any]]:
+    """Gap closed on the second half of a trace by agents trained on its first half, over training and evaluation seeds."""
+    from agents.learning.evaluate import EvaluateRequest, evaluate, mean_and_interval
+    from agents.learning.train import TrainRequest, train
+    from agents.policies.clairvoyant import ClairvoyantPolicy
+    from agents.policies.learned import LearnedPolicy
+
+    profile = load_profile("production")
+    trace = scale_to_replicas(trace, profile, PEAK_REPLICAS)
+    half_s = trace.duration_s / 2
+    steps, training_seeds, seeds = (100_000, 1, 3) if quick else (500_000, 5, 10)
+    gaps, attained, baseline = [], [], []
+    for seed in range(1, training_seeds + 1):
+        trained = train(TrainRequest(profile, trace, 0.0, half_s, steps, seed))
+        policies = [trained.hpa.policy(), ClairvoyantPolicy(), LearnedPolicy(trained.onnx)]
+        outcome = evaluate(EvaluateRequest(profile, trace, policies, half_s, min(DAY_S, half_s), seeds))
+        table = outcome.table.set_index("policy")
+        gaps.append(outcome.gap_closed["agent"]["mean"])
+        attained.append(float(table.loc["agent", "slo_attainment"]))
+        baseline.append(float(table.loc["hpa-tuned", "slo_attainment"]))
+    mean, low, high = mean_and_interval(np.array(gaps))
+    note = f"{training_seeds} training seeds of {steps} steps, {seeds} evaluation seeds; 95 % interval {low:.2f} to {high:.2f}"
+    not_worse = float(np.mean(np.array(attained) - np.array(baseline)))
+    return [
+        _figure(f"gap closed on {trace.name}", mean, "of HPA to clairvoyant", "> 0.5", note),
+        _figure(f"SLO attainment of agent less tuned HPA on {trace.name}", not_worse, "share of requests", ">= 0", note),
     ]

@@ -252,12 +252,12 @@ class _Progress(BaseCallback):
         spent = bad / max(requests * (1.0 - self._request.profile.slo.objective), 1e-9)
         steps = N_STEPS * self._env.num_envs
         seconds = steps * episodes.step_s
-        returns = [info["r"] for info in self.model.ep_info_buffer or []]
         row: Row = {
             "step": int(self.num_timesteps),
             "rollout/reward_mean": float(reward / steps),
             "rollout/replicas_mean": float(pod_s / seconds),
-            "rollout/ep_rew_mean": float(np.mean(returns)) if returns else None,
+            # of a whole episode, as this rollout went: the mean over ended episodes would lag by hours of play
+            "rollout/ep_rew_mean": float(reward / steps * episodes.episode_steps.mean()),
             "slo/attainment": float(1.0 - bad / max(requests, 1e-9)),
             "slo/error_budget_spent": float(spent),
             "time/env_steps_per_s": (self.num_timesteps - self._first_step) / (time.monotonic() - self._began),
@@ -267,7 +267,7 @@ class _Progress(BaseCallback):
             value = self.logger.name_to_value.get(name)
             if value is not None and math.isfinite(value):
                 row[name] = float(value)
-        self._on_progress([{name: value for name, value in row.items() if value is not None}])
+        self._on_progress([row])
         self._rollouts += 1
         if self._rollouts % self._request.checkpoint_every == 0:
             self._checkpoint.save(self.model)  # type: ignore[arg-type]
