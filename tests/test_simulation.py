@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim_core.accounting import INDICATORS
+from sim_core.dataplane.queueing import queue_after, wait_moments
 from sim_core.errors import InputError, PolicyError
 from sim_core.limits import RETRY_SLOTS
 from sim_core.profile import Profile, bundled_profiles, load_profile
@@ -176,6 +177,16 @@ def test_pods_that_start_and_pods_that_end_hold_connections(steady):
     assert held[306] == held[600] == held[659] == 96
     assert worlds.state["services"]["n_ready"][0, 0] == 12
     assert held[661] == 48
+
+
+def test_one_call_that_fails_fails_its_request():
+    """Two calls a request, each refused with probability 13 / 30: only (17 / 30)^2 of the requests are answered."""
+    changes = {f"services.{name}.client.max_retries": 0 for name in ("web", "api")}
+    changes |= {"database.max_connections": 20, "database.pool_size_per_pod": 5}  # 17 for the 30 of six API pods
+    profile = load_profile("experimental").with_overrides(changes)
+    table = simulate([Lane(profile, flat(20.0), 1, scaler=Scaler.static(6))], 600.0).indicators
+    assert table["availability"][0] == pytest.approx((17 / 30) ** 2, rel=1e-6)
+    assert table["slo_attainment"][0] == pytest.approx((17 / 30) ** 2, rel=0.01)
 
 
 # --- Cold pods, cold caches
@@ -431,6 +442,21 @@ def test_a_world_without_traffic_costs_money_and_promises_nothing(production):
     assert table["cost_usd"][0] > 0.0
     assert table["replica_hours"][0] == pytest.approx(2 * 600 / 3600)
     assert np.isnan(table[["slo_attainment", "latency_p95_s", "cost_usd_per_million_requests"]].to_numpy()).all()
+
+
+def test_a_trickle_behind_an_overload_leaves_every_number_finite():
+    """Nearly nothing gets through to a large pool: no waiting time there may become infinite or NaN."""
+    for servers in (2.0, 40.0, 100.0):
+        for arrivals in 10.0 ** -np.arange(2.0, 300.0, 7.0):
+            queue, stationary, waits = queue_after(1e-9, arrivals, 100.0, servers, 1.0, 1.0)
+            assert np.isfinite(wait_moments(1e-9, queue, stationary, waits, arrivals, 100.0, 1.0)).all()
+    profile = load_profile("experimental")
+    plans = [np.array([[n, 80]]) for n in (2, 6, 12)]
+    lanes = [Lane(profile, flat(load), 1, scaler=Scaler.schedule(plan)) for plan in plans for load in (2000.0, 6000.0)]
+    worlds = run_worlds(lanes, 400.0)
+    for field in ("latency_s", "good", "failed", "cpu_core_s", "latency"):
+        assert np.isfinite(worlds.state["account"][field]).all()
+    assert np.isfinite(worlds.state["services"]["backend_s"]).all()
 
 
 # --- What is refused

@@ -238,10 +238,13 @@ def serve(params, state, requests):
         )
         mean += calls * mean_i
         variance += calls * variance_i
-        failed_requests += failed / calls
+        concluded = (answered + failed) / calls
+        flow = answered / calls
+        if failed > 0.0:  # one call that fails for good fails its request
+            flow = concluded * (answered / (answered + failed)) ** calls
+        failed_requests += concluded - flow
         if answered_share < 1.0:
             clean *= answered_share**calls
-        flow = answered / calls
         lookups += served * service.cached_reads_per_call
         reads += served * service.plain_reads_per_call
         writes += served * service.writes_per_call
@@ -335,7 +338,7 @@ def account_requests(params, state, requests, failed, clean, mean, variance):
         first = (log_mean - _LOG_MIN) * _BUCKETS_PER_LOG
         width = log_sd * _BUCKETS_PER_LOG
         for k in range(len(_SLICE_QUANTILES)):
-            bucket = int(min(max(first + width * _SLICE_QUANTILES[k], 0.0), LATENCY_BUCKETS - 1.0))
+            bucket = int(min(max(0.0, first + width * _SLICE_QUANTILES[k]), LATENCY_BUCKETS - 1.0))  # NaN would give 0
             account.latency[bucket] += answered * _SLICE_WEIGHTS[k]
     window.requests += requests
     window.failed += failed

@@ -83,6 +83,6 @@ def wait_moments(queue_before, queue_now, stationary, waits, arrivals, capacity,
         return queue_len / capacity * tick_s, spread2 * (tick_s / capacity) ** 2
     usual = min(queue_len, stationary)
     wait = usual / arrivals * tick_s
-    variance = wait * wait * (2.0 / waits - 1.0) if waits > 0.0 else 0.0
+    variance = wait * wait * (2.0 / waits - 1.0) if waits > 1e-9 else 0.0  # 2 / waits could overflow
     backlog = (queue_len - usual) / capacity * tick_s
     return wait + backlog, variance
