@@ -60,18 +60,25 @@ def run_batch(points: Sequence[Point], trace: Trace, profiles: Mapping[str, Prof
 class SimulationActor:
     """Runs batches on one core; Ray starts it again when its process dies, and repeats the call that died with it."""
 
-    def __init__(self, shared: Sequence[Any], run: RunBatch):
-        """`shared`: references to the trace and to the profiles, whose owner outlives the actor."""
-        self._trace, self._profiles = ray.get(list(shared))
+    def __init__(self, run: RunBatch):
         self._run = run
+        self._inputs: list[Any] = []
 
     def ready(self) -> bool:
         """Answers once the process has started."""
         return True
 
-    def run_batch(self, points: Sequence[Point]) -> Columns:
-        """`run_batch` on the traffic and profiles that the actor was made with."""
-        return self._run(points, self._trace, self._profiles)
+    def run_batch(self, points: Sequence[Point], inputs: Sequence[Any]) -> Columns:
+        """What the actor was made to run, on these points.
+
+        Args:
+            points: of one batch.
+            inputs: references to the trace and to the profiles, the same in every call; they come with each one since a
+                restarted actor has forgotten them.
+        """
+        self._inputs = self._inputs or ray.get(list(inputs))
+        trace, profiles = self._inputs
+        return self._run(points, trace, profiles)
 
 
 @dataclass
@@ -80,6 +87,7 @@ class SimulationPool:
 
     size: int
     _actors: list[Any]
+    _inputs: list[Any]
     _idle: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
 
     def __post_init__(self) -> None:
@@ -95,7 +103,7 @@ class SimulationPool:
         """
         actor = self._idle.get()
         try:
-            return result_of(actor.run_batch.remote(list(points)))
+            return result_of(actor.run_batch.remote(list(points), self._inputs))
         finally:
             self._idle.put(actor)
 
@@ -107,7 +115,7 @@ class SimulationPool:
         while True:
             while idle and (batch := next(waiting, None)) is not None:
                 actor = idle.pop()
-                running[actor.run_batch.remote(list(batch))] = actor
+                running[actor.run_batch.remote(list(batch), self._inputs)] = actor
             if not running:
                 return
             done, _ = ray.wait(list(running), num_returns=1)
@@ -137,9 +145,9 @@ def simulation_pool(
         PlatformError: no CPU is free, or the actors do not start in time.
     """
     size = wait_for_cpus(actors)
-    shared = [ray.put(trace), ray.put(dict(profiles))]
+    inputs = [ray.put(trace), ray.put(dict(profiles))]
     actor_class = ray.remote(num_cpus=1, max_restarts=MAX_DEATHS, max_task_retries=MAX_DEATHS)(SimulationActor)
-    pool = SimulationPool(size, [actor_class.remote(shared, run) for _ in range(size)])
+    pool = SimulationPool(size, [actor_class.remote(run) for _ in range(size)], inputs)
     try:
         try:
             ray.get([actor.ready.remote() for actor in pool._actors], timeout=START_TIMEOUT_S)
