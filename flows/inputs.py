@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sim_core.workload import Trace
 
 ENGINES = ("fluid",)
+_LEAST_GENERATED_S = 3600.0  # of which less may be played
 _MODEL = re.compile(r"models:/[^/@]+(@[^/@]+|/\d+)")
 
 
@@ -49,13 +50,11 @@ class TrafficChoice:
         from sim_core.workload import read_trace
         from sim_core.world import scale_to_replicas
 
-        if duration_s < 0.0 or start_s < 0.0:
-            raise InputError("--start and --duration", f"must not be negative (got {start_s:g} s and {duration_s:g} s)")
         end_s = start_s + duration_s
         if self.trace is None:
             from sim_core.workload import bundled_traffic
 
-            trace = bundled_traffic(self.generator).generate(end_s, self.seed)
+            trace = bundled_traffic(self.generator).generate(max(end_s, _LEAST_GENERATED_S), self.seed)
         else:
             trace = read_trace(self.trace)
             if end_s > trace.duration_s * (1 + 1e-9):
@@ -121,17 +120,24 @@ def load_profile(name_or_path: str, changes: Mapping[str, Any]) -> Profile:
 
 
 def duration_s(option: str, text: str) -> float:
-    """Seconds of `24h`, `7d`, `90m`, `30s` or a plain number.
+    """Seconds of `24h`, `7d`, `90m`, `30s` or a plain number; a length must be more than nothing.
+
+    Args:
+        option: `--start`, or an option that tells a length.
+        text: as written.
 
     Raises:
-        InputError: not a duration; names the option.
+        InputError: not a duration, negative, or no length; names the option.
     """
     from sim_core.units import parse_duration
 
     try:
-        return float(parse_duration(text))
+        seconds = float(parse_duration(text))
     except InputError as error:
         raise InputError(option, error.problems) from None
+    if seconds < 0.0 or (seconds == 0.0 and option != "--start"):
+        raise InputError(option, f"must be {'0 or more' if option == '--start' else 'greater than 0'} (got {text!r})")
+    return seconds
 
 
 def check_engine(name: str) -> str:

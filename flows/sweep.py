@@ -7,9 +7,11 @@ point by its inputs and by the digest of the simulator's sources: a cache of tas
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
@@ -270,9 +272,10 @@ def simulate_missing(plan: Plan, store: ResultStore, actors: int, progress: Prog
     finished = store.finished_keys()
     missing = len(plan.pending(finished))
     total = len(plan.points)
-    progress.update(
-        "simulate", total - missing, total, f"{total - missing} from earlier runs" if missing < total else ""
-    )
+    notes = [f"{total - missing} from earlier runs"] if missing < total else []
+    if missing and not Path(os.environ["NUMBA_CACHE_DIR"]).exists():
+        notes.append("the first run compiles the simulator, up to a minute")
+    progress.update("simulate", total - missing, total, ", ".join(notes))
     if missing:
         lanes = min(max(-(-missing // (actors * _SHARDS_PER_ACTOR)), _LEAST_LANES), _MOST_LANES)
         shards = plan.batches(finished, actors, lanes)

@@ -31,6 +31,8 @@ def train_visibly(job: Job, state: StateDir, progress: Progress, curve: CurveLog
         for row in rows[-1:]:
             shown = {"SLO": "slo/attainment", "reward": "rollout/reward_mean", "steps/s": "time/env_steps_per_s"}
             note = ", ".join(f"{name} {row[key]:,.4g}" for name, key in shown.items() if key in row)
+            if row["step"] >= job.steps:
+                note += "; setting its headroom"
             progress.update("train", min(row["step"], job.steps), job.steps, note)
 
     progress.update("train", 0, job.steps, "starting")

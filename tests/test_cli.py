@@ -87,7 +87,7 @@ def test_every_command_has_help(sim):
         (["run", "production", "--policy", "hpa", "--replicas", "3"], ["--replicas"]),
         (["run", "production", "--engine", "fluids"], ["--engine", "did you mean 'fluid'?"]),
         (["run", "production", "--duration", "1 fortnight"], ["--duration"]),
-        (["run", "production", "--duration", "0s"], ["duration", "greater than 0"]),
+        (["run", "production", "--duration", "0s"], ["--duration", "greater than 0"]),
         (["run", "production", "--traffic", "diurnl"], ["diurnl", "diurnal"]),
         (["run", "production", "--trace", "no/such.csv"], ["TraceError", "no/such.csv"]),
         (["run", "production", "--set", "services.api.replicas.mx=3"], ["replicas.mx", "did you mean 'max'?"]),
