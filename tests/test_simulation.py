@@ -444,6 +444,18 @@ def test_a_world_without_traffic_costs_money_and_promises_nothing(production):
     assert np.isnan(table[["slo_attainment", "latency_p95_s", "cost_usd_per_million_requests"]].to_numpy()).all()
 
 
+def test_a_pool_that_was_exhausted_is_free_again_once_the_traffic_has_stopped(steady):
+    """One connection a pod is too few for ten reads a call: calls wait for it, and after the burst nobody does."""
+    changes = {f"{API}.queries.cacheable_share": 0.0, f"{API}.queries.reads_per_call": 10.0}
+    changes |= {"database.pool_size_per_pod": 1, "database.cores": 64.0}
+    lane = Lane(steady.with_overrides(changes), burst(0.0, 300.0, 60, 120, 600), 1, scaler=Scaler.static(8))
+    worlds = run_worlds([lane], 100.0)
+    assert worlds.state["pool_queue"][0] > 0.1
+    worlds.advance(500)
+    assert worlds.state["pool_queue"][0] == 0.0
+    assert worlds.state["services"]["backend_s"][0, 0] == pytest.approx(10 * 0.002 + 0.2 * 0.003, rel=1e-6)
+
+
 def test_a_trickle_behind_an_overload_leaves_every_number_finite():
     """Nearly nothing gets through to a large pool: no waiting time there may become infinite or NaN."""
     for servers in (2.0, 40.0, 100.0):

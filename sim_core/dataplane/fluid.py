@@ -299,9 +299,10 @@ def serve_database(params, state, hit_ratio, lookup_s, reads, writes, pool):
     # A query holds a connection of its pod's pool while it waits and runs: the pool is a station of its own.
     pool_wait = 0.0
     if pool > 0.0:
-        held = reads * read_s + writes * write_s
-        if held > 0.3 * pool * tick_s or state.pool_queue > 0.0:
-            queries = reads + writes
+        queries, held = reads + writes, reads * read_s + writes * write_s
+        if queries <= 0.0:
+            state.pool_queue = 0.0  # nobody asks for a connection
+        elif held > 0.3 * pool * tick_s or state.pool_queue > 0.0:
             capacity = pool * tick_s * queries / held
             queue_now, stationary, waits = queue_after(
                 state.pool_queue, queries, capacity, database.pool_size, pool / database.pool_size, 1.0
