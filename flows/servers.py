@@ -43,7 +43,6 @@ def platform_environment(home: Path) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_BACKEND_LOG_LEVEL": "fatal",  # its own processes still write theirs to files
     }
     return {name: value for name, value in settings.items() if name not in os.environ}
 
