@@ -249,8 +249,9 @@ def _present(
 
 
 def main() -> NoReturn:
-    """Run the command line; exit code 0: done, 1: the run failed, 2: the input was wrong, 130 and 143: interrupted."""
-    signal.signal(signal.SIGTERM, _terminated)
+    """Run the command line; exit code 0: done, 1: the run failed, 2: the input was wrong, 130, 143: interrupted."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _terminated)
     try:
         app()
     except Exception as error:
@@ -270,7 +271,7 @@ def _explained(error: Exception) -> int:
 
 
 def _terminated(signal_number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what was started is being ended
+    signal.signal(signal_number, signal.SIG_IGN)  # once is enough: what was started is being ended
     raise SystemExit(128 + signal_number)
 
 

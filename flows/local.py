@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -65,7 +66,9 @@ def platform(state: StateDir, module: str) -> Iterator[Any]:
             else f"Prefect runs at {os.environ['PREFECT_API_URL']}; starting Ray ..."
         )
         flows = importlib.import_module(module)
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         with ray_cluster(state):
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which exits with another code
             if server is not None:
                 server.wait_until_ready()
             try:
