@@ -251,7 +251,8 @@ def _present(
 def main() -> NoReturn:
     """Run the command line; exit code 0: done, 1: the run failed, 2: the input was wrong, 130, 143: interrupted."""
     for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, _terminated)
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(ending, _terminated)
     try:
         app()
     except Exception as error:
