@@ -160,7 +160,8 @@ class Episodes:
         return self.ticks_per_step * self.specs[0].profile.tick_seconds
 
     def _scales(self, spec: EnvSpec) -> tuple[float, float, float, float]:
-        rate = spec.trace.mean_per_s
+        end_s = spec.trace.duration_s if spec.end_s is None else spec.end_s
+        rate = spec.trace.slice(spec.start_s, end_s).mean_per_s  # of the part that episodes may touch, and no more
         busy_per_request = sum(
             s.calls_per_request * s.container.cpu_seconds_per_request / s.container.cpu_request_cores
             for s in spec.profile.services
@@ -280,7 +281,7 @@ class DevOpsVecEnv(VecEnv):
         episodes, lanes = self.episodes, np.arange(self.num_envs)
         episodes.begin(lanes, self._generators)
         if self._stagger:
-            episodes.ends[:] = 1 + (episodes.episode_steps * (lanes + 1)) // self.num_envs
+            episodes.ends[:] = np.maximum(1, episodes.episode_steps * (lanes + 1) // self.num_envs)
         return episodes.observations.copy()
 
     def step_async(self, actions: np.ndarray) -> None:

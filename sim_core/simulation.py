@@ -86,7 +86,7 @@ def tick(params, state, rates, schedules, samples):
         pods += state_i.n_pods
         usd += state_i.n_pods * service.usd_per_pod_s
     rate_per_s = rate_at(params.traffic, rates, now_s + 0.5 * tick_s)
-    serve(params, state, draw_arrivals(params.key, rate_per_s, state.tick, tick_s))
+    serve(params, state, draw_arrivals(params.key, rate_per_s, state.tick, tick_s), rate_per_s * tick_s)
     state.tick += 1
     if state.tick == state.next_publish_tick:  # before the next scrape: a delay may be as long as the interval
         publish(params, state)

@@ -217,6 +217,7 @@ SERVICE_STATE = np.dtype(
         ("next_event_s", np.float64),  # earliest change of any pod
         ("ready_cpu_core_s", np.float64),  # integral of CPU per ready pod
         ("queue_len", np.float64),  # calls that wait
+        ("unserved", np.float64),  # calls of a chance surplus that the pods have still to work on
         ("backend_s", np.float64),  # cache and database part of a call, of the tick before
         ("backend_variance_s2", np.float64),
         ("retries_waiting", np.float64),

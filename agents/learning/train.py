@@ -162,7 +162,7 @@ def train(
         onnx=model,
         headroom=headroom,
         calibration=calibration,
-        steps=int(learner.num_timesteps),
+        steps=int(learner.num_timesteps) // (N_STEPS * request.n_envs) * N_STEPS * request.n_envs,
         seed=request.seed,
         wall_s=time.monotonic() - began,
         best_fixed_action=describe_action(best_action),
@@ -193,6 +193,7 @@ class _Checkpoint:
 
     def __init__(self, request: TrainRequest):
         self._folder = Path(request.folder) if request.folder else None
+        self._seed = request.seed
 
     def save(self, learner: PPO) -> None:
         """Writes both files whole or not at all."""
@@ -209,12 +210,16 @@ class _Checkpoint:
         path = self._folder / "checkpoint.pt" if self._folder is not None else None
         if path is None or not path.exists():
             return False
-        saved = torch.load(path, weights_only=True)
+        try:
+            saved = torch.load(path, weights_only=True)
+        except Exception:  # cut off or damaged: whatever torch makes of it, the training begins anew
+            path.replace(path.with_suffix(".damaged"))
+            return False
         learner.policy.load_state_dict(saved["policy"])
         learner.policy.optimizer.load_state_dict(saved["optimizer"])
         learner.num_timesteps = int(saved["step"])
         # The lanes begin elsewhere than the first time: what was seen before is not played again.
-        vec_env.seed(int(saved["step"]) + 17)
+        vec_env.seed(self._seed * 1_000_003 + int(saved["step"]))
         return True
 
 
@@ -240,6 +245,15 @@ class _Progress(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._first_step = self.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        # Here the update of the rollout before is done: weights and step count belong together.
+        if self._rollouts % self._request.checkpoint_every == 0 and self.num_timesteps > self._first_step:
+            self._checkpoint.save(self.model)  # type: ignore[arg-type]
+        self._rollouts += 1
+
+    def _on_training_end(self) -> None:
+        self._checkpoint.save(self.model)  # type: ignore[arg-type]
 
     def _on_step(self) -> bool:
         return not self._stop
@@ -268,9 +282,6 @@ class _Progress(BaseCallback):
             if value is not None and math.isfinite(value):
                 row[name] = float(value)
         self._on_progress([row])
-        self._rollouts += 1
-        if self._rollouts % self._request.checkpoint_every == 0:
-            self._checkpoint.save(self.model)  # type: ignore[arg-type]
         self._stop = self._should_stop()
 
 

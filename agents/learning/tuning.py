@@ -76,12 +76,18 @@ def tune_hpa(profile: Profile, trace: Trace, start_s: float, end_s: float, budge
     """
     part_s = end_s - start_s
     grid = list(itertools.product(COARSE_TARGETS_PCT, DOWN_WINDOWS_S, UP_WINDOWS_S))
-    stretch_s = min(part_s, DAY_S, max(3600.0, 0.5 * budget_days * DAY_S / len(grid)))
+    affordable = max(
+        1, int(0.5 * budget_days * DAY_S / min(part_s, 3600.0))
+    )  # an hour tells little, less tells nothing
+    if affordable < len(grid):
+        grid = [grid[int(k)] for k in np.linspace(0, len(grid) - 1, affordable)]
+    stretch_s = min(part_s, DAY_S, 0.5 * budget_days * DAY_S / len(grid))
     busy_s = _busiest_start(trace, start_s, end_s, stretch_s)
     objective = search_target(profile)
     coarse = _play_hpas(profile, trace, busy_s, stretch_s, grid)
     spent = len(grid) * stretch_s / DAY_S
-    n_fine = max(1, int((budget_days - spent) * DAY_S / part_s))
+    part_s = min(part_s, (budget_days - spent) * DAY_S)
+    n_fine = int((budget_days - spent) * DAY_S / part_s)
     fine = _fine_candidates(grid, *coarse, objective, n_fine)
     attained, cost = _play_hpas(profile, trace, start_s, part_s, fine)
     spent += len(fine) * part_s / DAY_S
@@ -169,20 +175,25 @@ def calibrate_headroom(
         attainment: to be reached [1].
 
     Returns:
-        (headroom, rows of headroom, slo_attainment and cost_usd in the order they were tried): a bisection.
+        (headroom, rows of headroom, slo_attainment and cost_usd in the order they were tried): a bisection. Where no
+        headroom reaches the attainment, the highest, whose row tells how near it comes.
     """
-    rows: list[dict[str, float]] = []
+    rows: dict[int, dict[str, float]] = {}
+
+    def reaches(index: int) -> bool:
+        lane = Lane(profile, trace, SEARCH_SEED, start_s)
+        outcome = play([lane], policy_with(HEADROOMS[index]), end_s - start_s).indicators.iloc[0]
+        rows[index] = {
+            "headroom": HEADROOMS[index],
+            "slo_attainment": float(outcome["slo_attainment"]),
+            "cost_usd": float(outcome["cost_usd"]),
+        }
+        return rows[index]["slo_attainment"] >= attainment
+
     low, high = 0, len(HEADROOMS) - 1
     while low < high:
         middle = (low + high) // 2
-        lane = Lane(profile, trace, SEARCH_SEED, start_s)
-        table = play([lane], policy_with(HEADROOMS[middle]), end_s - start_s).indicators
-        attained = float(table["slo_attainment"].mean())
-        rows.append(
-            {"headroom": HEADROOMS[middle], "slo_attainment": attained, "cost_usd": float(table["cost_usd"].mean())}
-        )
-        if attained >= attainment:
-            high = middle
-        else:
-            low = middle + 1
-    return HEADROOMS[low], rows
+        low, high = (low, middle) if reaches(middle) else (middle + 1, high)
+    if low not in rows:
+        reaches(low)
+    return HEADROOMS[low], list(rows.values())

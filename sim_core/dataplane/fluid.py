@@ -132,7 +132,7 @@ def schedule_retries(service, state, tick, tick_s, lost, offered, new_calls, due
 
 
 @kernel
-def serve_service(params, service, state, window, tick, new_calls, refused_share):
+def serve_service(params, service, state, window, tick, new_calls, expected_calls, refused_share):
     """One service for one tick: retries join, pods serve, the rest waits, is refused or times out.
 
     Returns:
@@ -147,6 +147,7 @@ def serve_service(params, service, state, window, tick, new_calls, refused_share
         slot[0], slot[1], slot[2] = 0.0, 0.0, 0.0
         state.retries_waiting = max(0.0, state.retries_waiting - due_1 - due_2 - due_3)
     offered = new_calls + due_1 + due_2 + due_3
+    expected = expected_calls + due_1 + due_2 + due_3
     ready = float(state.n_ready)
     queue_before = state.queue_len
     lost, timeout_share, cpu_core_s = 0.0, 0.0, 0.0
@@ -174,12 +175,18 @@ def serve_service(params, service, state, window, tick, new_calls, refused_share
         elif params.balancing == ROUND_ROBIN:
             gap_scv = 1.0 / ready  # every ready-th arrival of a Poisson stream: Erlang gaps
         variability = 0.5 * (gap_scv + service.cpu_scv)
-        queue_now, stationary, waits = queue_after(queue_before, offered, capacity, servers, groups, variability)
-        refused = min(offered, max(0.0, queue_now - waiting_room))
+        queue_now, stationary, waits = queue_after(
+            queue_before, expected, capacity, servers, groups, variability, waiting_room
+        )
+        refused = min(expected, max(0.0, queue_now - waiting_room))
+        refused = refused * offered / expected if expected > 0.0 else 0.0
         queue_now = min(queue_now, waiting_room)
         admitted = offered - refused
-        wait, wait_variance = wait_moments(queue_before, queue_now, stationary, waits, offered, capacity, tick_s)
-        served = min(capacity, max(0.0, queue_before + admitted - queue_now))
+        wait, wait_variance = wait_moments(queue_before, queue_now, stationary, waits, expected, capacity, tick_s)
+        wait_variance = min(wait_variance, (waiting_room / capacity * tick_s) ** 2 / 12.0)  # nobody waits for more
+        todo = state.unserved + max(0.0, queue_before + admitted - queue_now)
+        served = min(capacity, todo)
+        state.unserved = todo - served
         mean = wait + held_s
         variance = wait_variance + service.cpu_scv * cpu_s * cpu_s + service.io_s**2 + state.backend_variance_s2
         state.queue_len = queue_now
@@ -209,7 +216,7 @@ def serve_service(params, service, state, window, tick, new_calls, refused_share
 
 
 @kernel
-def serve(params, state, requests):
+def serve(params, state, requests, expected):
     """The data plane for one tick: `requests` arrive, visit every service in turn, and are accounted.
 
     Cache and database work on what the services pass on in this tick; their sojourn times hold the workers of the next.
@@ -224,6 +231,7 @@ def serve(params, state, requests):
     state.staged.connection_ratio = connection_ratio
 
     flow, failed_requests, clean = requests, 0.0, 1.0
+    expected_flow = expected
     mean, variance = params.ingress_s, params.ingress_variance_s2
     lookups, reads, writes, pool = 0.0, 0.0, 0.0, 0.0
     cpu_core_s, request_core_s = 0.0, 0.0
@@ -234,10 +242,11 @@ def serve(params, state, requests):
         cut_off = refused_share * min(1.0, queries)
         cpu_before = window_i.cpu_core_s
         answered, failed, answered_share, mean_i, variance_i, served = serve_service(
-            params, service, state_i, window_i, tick, flow * calls, cut_off
+            params, service, state_i, window_i, tick, flow * calls, expected_flow * calls, cut_off
         )
         mean += calls * mean_i
         variance += calls * variance_i
+        expected_flow *= answered_share**calls
         concluded = (answered + failed) / calls
         flow = answered / calls
         if failed > 0.0:  # one call that fails for good fails its request

@@ -32,7 +32,7 @@ def _growth(queue_len, variance):
 
 
 @kernel
-def queue_after(queue_len, arrivals, capacity, servers, groups, variability):
+def queue_after(queue_len, arrivals, capacity, servers, groups, variability, room=math.inf):
     """The queue at the end of a tick, and how it is made.
 
     Below saturation the queue goes to its stationary length L = groups * Pw rho / (1 - rho) * variability
@@ -46,6 +46,7 @@ def queue_after(queue_len, arrivals, capacity, servers, groups, variability):
         servers: of one group [servers].
         groups: equal groups that share the load, each with a queue of its own (1 = one pooled queue).
         variability: (scv of the gaps + scv of the service times) / 2 [1].
+        room: places to wait. Near saturation the queue is exponential, cut off there: mean L - room / (exp(room / L) - 1).
 
     Returns:
         (queue_len at the end, stationary queue_len or a negative number where there is none, share that waits).
@@ -59,6 +60,8 @@ def queue_after(queue_len, arrivals, capacity, servers, groups, variability):
         return queue_len + off + growth, -1.0, 1.0
     waits = probability_of_waiting(utilization, servers)
     stationary = groups * waits * utilization / (1.0 - utilization) * variability
+    if stationary > 0.1 * room:
+        stationary -= room / math.expm1(room / stationary)
     if queue_len <= stationary:
         if stationary * stationary <= variance:  # within reach of one tick from any shorter queue
             return stationary, stationary, waits
@@ -77,12 +80,17 @@ def wait_moments(queue_before, queue_now, stationary, waits, arrivals, capacity,
     queue_len = 0.5 * (queue_before + queue_now)
     if queue_len <= 0.0 or arrivals <= 0.0:
         return 0.0, 0.0
+    if stationary == 0.0:
+        return queue_len / capacity * tick_s, 0.0
     if stationary < 0.0:
         # A reflected random walk is spread like its mean while short, and by its diffusion once it has drifted off.
         spread2 = min(queue_len * queue_len, 4.0 * (arrivals + capacity))
         return queue_len / capacity * tick_s, spread2 * (tick_s / capacity) ** 2
+    # A queue of stationary length obeys Little's law, usual / arrivals. One that is held shorter (it still grows, or its
+    # waiting room is full) delays whoever gets in by the work in front, usual / capacity.
     usual = min(queue_len, stationary)
-    wait = usual / arrivals * tick_s
+    settled = usual / stationary
+    wait = usual * (settled / arrivals + (1.0 - settled) / capacity) * tick_s
     variance = wait * wait * (2.0 / waits - 1.0) if waits > 1e-9 else 0.0  # 2 / waits could overflow
     backlog = (queue_len - usual) / capacity * tick_s
     return wait + backlog, variance
