@@ -1,0 +1,367 @@
+"""One HTML file that answers the question of a sweep, to be opened and forwarded: nothing in it needs a network.
+
+The page holds plotly.js once and refuses, by its content security policy, to load or run anything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from experiments import report_figures as figures
+from experiments.report_data import INDICATOR_TITLES, Estimate, Outcome, ReportData, baseline_of, evaluated, swept
+from experiments.report_series import pareto_front
+from experiments.report_words import (
+    NOTHING,
+    cheapest_that_keeps,
+    comparison_text,
+    interval_words,
+    keeps_slo,
+    number,
+    objective_text,
+    percent,
+    seconds,
+    slo_status,
+    slo_words,
+    usd,
+    verdict,
+    worded,
+)
+from sim_core.errors import InputError
+
+__all__ = ["ReportData", "comparison_text", "write_pictures", "write_report"]
+
+MAX_SWEEP_ROWS = 1_000
+_TEMPLATES = Path(__file__).parent / "templates"
+_MAIN_INDICATORS = (
+    "cost_usd",
+    "slo_attainment",
+    "latency_p95_s",
+    "error_ratio",
+    "replica_hours",
+    "utilization_mean",
+    "scale_events",
+    "gap_closed",
+)
+_SWEEP_INDICATORS = ("cost_usd", "slo_attainment", "latency_p95_s", "replica_hours", "utilization_mean")
+
+
+def write_report(data: ReportData, path: str | Path) -> Path:
+    """Write the report as one self-contained HTML file and return its path.
+
+    The file appears whole or not at all: it is written beside its place and moved there.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    page = render(data)
+    return _write_whole(Path(path), lambda file: file.write_text(page, encoding="utf-8", errors="replace"))
+
+
+def write_pictures(data: ReportData, folder: str | Path) -> list[Path]:
+    """Write `pareto.png`, `timeline.png` and `learning_curve.png`, as far as there is data for them; the paths written.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    from experiments.report_pictures import PICTURES  # matplotlib costs half a second that no report needs
+
+    written = []
+    for name, draw in PICTURES.items():
+        figure = draw(data)
+        if figure is not None:
+            save = figure.savefig
+            written.append(_write_whole(Path(folder) / name, lambda file, save=save: save(file, format="png", dpi=160)))
+    return written
+
+
+def render(data: ReportData) -> str:
+    """The page as text."""
+    drawn = {
+        "comparison": figures.comparison_figure(data),
+        "sweep": figures.sweep_figure(data),
+        "timeline": figures.timeline_figure(data),
+        "learning": figures.learning_figure(data),
+    }
+    present = {name: figure for name, figure in drawn.items() if figure is not None}
+    plotly_js = _script(get_plotlyjs()) if present else None
+    page_js = _script((_TEMPLATES / "report.js").read_text(encoding="utf-8"))
+    scripts = [script for script in (plotly_js, page_js) if script is not None]
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    outcomes, configurations = evaluated(data), swept(data)
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        answer=verdict(data),
+        tiles=_tiles(outcomes, configurations, data),
+        slo=slo_words(data),
+        comparison=_comparison_table(outcomes, data.objective),
+        all_indicators=_indicator_table(outcomes, data.objective),
+        sweep=_sweep_table(configurations, data.objective),
+        sweep_total=len(configurations),
+        figures=set(present),
+        figure_data=_json_for_page({"figures": _plain_figures(present), "dark": figures.dark_colors(data)}),
+        traffic=_facts(data.traffic),
+        provenance=_facts({k: v for k, v in data.provenance.items() if k != "commands"}),
+        commands=_commands(data.provenance.get("commands")),
+        profile_yaml=_yaml(data.profile),
+        spec_yaml=_yaml(data.spec) if data.spec else None,
+        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        plotly_js=plotly_js.body if plotly_js else None,
+        page_js=page_js.body,
+        script_hashes=Markup(" ".join(f"'{script.digest}'" for script in scripts)),
+        has_clairvoyant=any(outcome.role == "clairvoyant" for outcome in outcomes),
+    )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: what it says, what is said under it, and by what it sorts."""
+
+    text: str
+    note: str = ""
+    key: float | str | None = None
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table; `color` is the policy's, `mark` sets the row off."""
+
+    label: str
+    note: str
+    color: str
+    cells: Sequence[Cell]
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: Sequence[str]
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Tile:
+    title: str
+    value: str
+    note: str
+    color: str = ""
+
+
+def _tiles(outcomes: list[Outcome], configurations: list[Outcome], data: ReportData) -> list[Tile]:
+    tiles = [Tile("Objective", objective_text(data.objective), f"of requests well within {seconds(data.threshold_s)}")]
+    baseline = baseline_of(outcomes)
+    agents = [o for o in outcomes if o.role == "agent" and o.measured][:2]
+    best = cheapest_that_keeps([o for o in outcomes if o.role != "clairvoyant"], data.objective)
+    shown = [*agents, *([baseline] if baseline else [])]
+    shown += [best] if best is not None and best not in shown else []
+    for outcome in shown[:3]:
+        reached = f"{worded('slo_attainment', outcome.attainment.mean, data.objective)} SLO attainment"
+        tiles.append(Tile(outcome.label, f"{usd(outcome.cost.mean)}/day", reached, outcome.style.color))
+    gaps = [(agent, agent.indicator("gap_closed")) for agent in agents]
+    for agent, gap in [(agent, gap) for agent, gap in gaps if math.isfinite(gap.mean)][:1]:
+        interval = f"95 % interval {gap.low:.2f} to {gap.high:.2f}" if gap.has_interval else "one seed, no interval"
+        tiles.append(Tile("Gap closed to foresight", f"{gap.mean:.2f}", interval, agent.style.color))
+    if not outcomes and configurations:
+        kept = sum(keeps_slo(o, data.objective) for o in configurations)
+        tiles.append(Tile("Configurations swept", f"{len(configurations)}", f"{kept} keep the SLO"))
+        found = cheapest_that_keeps(configurations, data.objective)
+        if found is not None:
+            tiles.append(Tile("Cheapest that keeps it", f"{usd(found.cost.mean)}/day", found.label, found.style.color))
+    return tiles
+
+
+def _measured_anywhere(name: str, outcomes: Sequence[Outcome]) -> bool:
+    return any(math.isfinite(outcome.indicator(name).mean) for outcome in outcomes)
+
+
+def _comparison_table(outcomes: list[Outcome], objective: float) -> Table | None:
+    if not outcomes:
+        return None
+    names = [name for name in _MAIN_INDICATORS if _measured_anywhere(name, outcomes)]
+    columns = [INDICATOR_TITLES[name] for name in names]
+    baseline = baseline_of(outcomes)
+    columns[1:1] = ["against HPA"] if baseline is not None else []
+    columns.insert(columns.index("SLO attainment") + 1 if "SLO attainment" in columns else len(columns), "SLO")
+    winner = cheapest_that_keeps([o for o in outcomes if o.role != "clairvoyant"], objective)
+    rows = []
+    for outcome in outcomes:
+        by_title = {INDICATOR_TITLES[name]: _cell(name, outcome.indicator(name), objective) for name in names}
+        by_title["against HPA"] = _relative_cost(outcome, baseline)
+        tone, words = slo_status(outcome, objective)
+        by_title["SLO"] = Cell(words, key=words, tone=tone)
+        note = outcome.policy if outcome.policy.lower().replace("_", "-") not in ("agent", "hpa-tuned", "hpa") else ""
+        note = "" if note.lower() == outcome.label.lower() else note
+        note = ", ".join([*([note] if note else []), *(figures.setting_words(v) for v in outcome.settings.values())])
+        mark = "best" if outcome is winner else ""
+        rows.append(Row(outcome.label, note, outcome.style.color, [by_title[title] for title in columns], mark))
+    return Table(columns, rows)
+
+
+def _indicator_table(outcomes: list[Outcome], objective: float) -> Table | None:
+    names = [name for name in INDICATOR_TITLES if _measured_anywhere(name, outcomes)]
+    if not names:
+        return None
+    rows = [
+        Row(INDICATOR_TITLES[name], name, "", [_cell(name, o.indicator(name), objective) for o in outcomes])
+        for name in names
+    ]
+    return Table([outcome.label for outcome in outcomes], rows)
+
+
+def _sweep_table(configurations: list[Outcome], objective: float) -> Table | None:
+    if not configurations:
+        return None
+    names = [name for name in _SWEEP_INDICATORS if _measured_anywhere(name, configurations)]
+    settings = list(dict.fromkeys(name for outcome in configurations for name in outcome.settings))
+    front = pareto_front([o.cost.mean for o in configurations], [o.attainment.mean for o in configurations])
+    best = cheapest_that_keeps(configurations, objective)
+    rows = []
+    for i in _best_first(configurations, objective)[:MAX_SWEEP_ROWS]:
+        outcome = configurations[i]
+        tone, words = slo_status(outcome, objective)
+        cells = [_cell(name, outcome.indicator(name), objective) for name in names]
+        cells.append(Cell(words, key=words, tone=tone))
+        cells.append(Cell("yes" if i in front else "", key=0 if i in front else 1))
+        cells += [_setting_cell(outcome.settings.get(name)) for name in settings]
+        rows.append(Row(outcome.label, "", outcome.style.color, cells, "best" if outcome is best else ""))
+    titles = [name.replace("_", " ") for name in settings]
+    return Table([*(INDICATOR_TITLES[name] for name in names), "SLO", "Pareto front", *titles], rows)
+
+
+def _best_first(configurations: list[Outcome], objective: float) -> list[int]:
+    def rank(i: int) -> tuple[int, float]:
+        outcome = configurations[i]
+        if not outcome.measured:
+            return 2, 0.0
+        return (0, outcome.cost.mean) if keeps_slo(outcome, objective) else (1, -outcome.attainment.mean)
+
+    return sorted(range(len(configurations)), key=rank)
+
+
+def _cell(name: str, estimate: Estimate, objective: float) -> Cell:
+    key = estimate.mean if math.isfinite(estimate.mean) else None
+    return Cell(worded(name, estimate.mean, objective), interval_words(name, estimate, objective), key)
+
+
+def _relative_cost(outcome: Outcome, baseline: Outcome | None) -> Cell:
+    if baseline is None or not outcome.measured or not baseline.cost.mean > 0.0:
+        return Cell(NOTHING)
+    if outcome is baseline:
+        return Cell("baseline", key=0.0)
+    share = outcome.cost.mean / baseline.cost.mean - 1.0
+    return Cell(f"{'+' if share >= 0 else '−'}{percent(abs(share))}", key=share)
+
+
+def _setting_cell(value: Any) -> Cell:
+    if value is None:
+        return Cell(NOTHING)
+    text = figures.setting_words(value)
+    return Cell(text, key=float(value) if isinstance(value, int | float | np.number) else text)
+
+
+def _facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested plain data as lines of (name, text): what is named `_s` is read as a time, lists are joined."""
+    facts: list[tuple[str, str]] = []
+    for name, value in values.items():
+        title = f"{prefix}{str(name).removesuffix('_per_s').removesuffix('_s').replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            facts += _facts(value, f"{title}: ")
+        elif value is not None:
+            facts.append((title, _fact_words(str(name), value)))
+    return facts
+
+
+def _fact_words(name: str, value: Any) -> str:
+    if isinstance(value, list | tuple | set | np.ndarray):
+        return ", ".join(_fact_words(name, item) for item in value)
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        return str(value)
+    if name.endswith("_per_s"):
+        return f"{number(float(value))} req/s"
+    if name.endswith("_s"):
+        return seconds(float(value))
+    return str(value) if isinstance(value, int | np.integer) else f"{value:.6g}"
+
+
+def _commands(commands: Any) -> list[tuple[str, str]]:
+    if isinstance(commands, Mapping):
+        return [(str(name), str(command)) for name, command in commands.items()]
+    return [("", str(command)) for command in commands or []]
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+@dataclass(frozen=True)
+class _Script:
+    body: Markup
+    digest: str
+
+
+def _script(source: str) -> _Script:
+    # Browsers read CR LF as LF before they hash, so what is hashed here must be what they will see.
+    text = source.replace("\r\n", "\n").replace("\r", "\n")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return _Script(Markup(text), f"sha256-{digest}")
+
+
+def _plain_figures(drawn: Mapping[str, go.Figure]) -> dict[str, Any]:
+    return {name: json.loads(figure.to_json(engine="json")) for name, figure in drawn.items()}
+
+
+def _json_for_page(value: Any) -> Markup:
+    # Inside <script> nothing but `<` can end the element; & and > are spelled out for readers stricter than browsers.
+    text = json.dumps(value, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _write_whole(place: Path, write: Callable[[Path], object]) -> Path:
+    scratch: Path | None = None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
+        os.close(handle)
+        scratch = Path(name)
+        write(scratch)
+        scratch.chmod(0o644)
+        scratch.replace(place)
+    except OSError as error:
+        remedy = "choose a folder that exists or can be made, and that you may write to"
+        raise InputError(str(place), f"cannot be written: {error.strerror or error}; {remedy}") from error
+    finally:
+        if scratch is not None:
+            scratch.unlink(missing_ok=True)
+    return place
