@@ -58,4 +58,4 @@ def replicas_for(observation, n_services, service, action, headroom):
         change = ahead if BASES[base, 0] == 0 else max(change, ahead)
     load = math.exp(observation[at] + LOG_LOAD_CENTER + change)
     # float32 features: a load that is a whole number of pods must not round up to one more
-    return int(math.ceil(load * headroom / target - 1e-3))
+    return math.ceil(load * headroom / target - 1e-3)

@@ -230,7 +230,7 @@ class DevOpsEnv(gym.Env[np.ndarray, Any]):
     End: never terminated; truncated after `EnvSpec.episode_s`.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own convention)
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own convention)
 
     def __init__(self, spec: EnvSpec):
         self._episodes = Episodes([spec])
@@ -257,8 +257,9 @@ class DevOpsVecEnv(VecEnv):
     """Many lanes in one kernel call, as stable-baselines3 wants them.
 
     Lane i behaves as a `DevOpsEnv` seeded with `seed + i`, except that the first episodes end at staggered times: lanes
-    that all begin anew in the same step would make every few rollouts unlike the others. Ended episodes begin anew at once; the last observation is in
-    `infos[i]["terminal_observation"]`, and `TimeLimit.truncated` is always set, since a time limit is the only end.
+    that all begin anew in the same step would make every few rollouts unlike the others. Ended episodes begin anew at
+    once; the last observation is in `infos[i]["terminal_observation"]`, and `TimeLimit.truncated` is always set, since a
+    time limit is the only end.
     """
 
     def __init__(self, spec: EnvSpec | Sequence[EnvSpec], n_envs: int = 64, *, stagger: bool = True):
@@ -295,7 +296,7 @@ class DevOpsVecEnv(VecEnv):
             lanes = np.flatnonzero(ended)
             infos = [{} for _ in range(self.num_envs)]
             for lane in lanes:
-                summary = episodes.summary(lane)
+                summary = episodes.summary(int(lane))
                 infos[lane] = {
                     "terminal_observation": episodes.observations[lane].copy(),
                     "TimeLimit.truncated": True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def run_bench(
     figures: list[dict[str, Any]] = []
     measures: list[Callable[[bool], list[dict[str, Any]]]] = [fluid_engine, vec_env, training_against_free_env]
     agent_trace = bundled_traffic().generate(14 * DAY_S, seed=0)
-    measures += [lambda quick, trace=trace: agent(quick, trace) for trace in (agent_trace, trace) if trace is not None]  # type: ignore[misc]
+    measures += [partial(agent, trace=played) for played in (agent_trace, trace) if played is not None]
     for measure in measures:
         for figure in measure(quick):
             figures.append(figure)
@@ -70,7 +71,7 @@ def fluid_engine(quick: bool) -> list[dict[str, Any]]:
     rates = []
     for _ in range(3 if quick else 5):
         worlds = Worlds(lanes)
-        rates.append(LANES * hours / 24 / _cpu_s(lambda worlds=worlds: worlds.advance(hours * 3600)))  # type: ignore[misc]
+        rates.append(LANES * hours / 24 / _cpu_s(partial(worlds.advance, hours * 3600)))
     note = f"{LANES} lanes, {hours} h each, 1 s ticks"
     return [_figure("fluid engine with HPA", statistics.median(rates), "simulated days per CPU-second", ">= 25", note)]
 
@@ -82,7 +83,7 @@ def vec_env(quick: bool) -> list[dict[str, Any]]:
     env = DevOpsVecEnv(EnvSpec(load_profile("production"), _demo_trace()), LANES)
     env.reset()
     generator = np.random.default_rng(0)
-    actions = generator.integers(0, env.action_space.n, size=(64, LANES))  # type: ignore[attr-defined]
+    actions = generator.integers(0, env.action_space.n, size=(64, LANES))
     n_steps = 300 if quick else 2000
     rates = []
     for _ in range(3 if quick else 5):
@@ -133,6 +134,7 @@ def agent(quick: bool, trace: Trace) -> list[dict[str, Any]]:
     from agents.learning.evaluate import EvaluateRequest, evaluate, mean_and_interval
     from agents.learning.train import TrainRequest, train
     from agents.policies.clairvoyant import ClairvoyantPolicy
+    from agents.policies.contract import Policy
     from agents.policies.learned import LearnedPolicy
 
     profile = load_profile("production")
@@ -142,16 +144,18 @@ def agent(quick: bool, trace: Trace) -> list[dict[str, Any]]:
     gaps, attained, baseline = [], [], []
     for seed in range(1, training_seeds + 1):
         trained = train(TrainRequest(profile, trace, 0.0, half_s, steps, seed))
-        policies = [trained.hpa.policy(), ClairvoyantPolicy(), LearnedPolicy(trained.onnx)]
+        policies: list[Policy] = [trained.hpa.policy(), ClairvoyantPolicy(), LearnedPolicy(trained.onnx)]
         outcome = evaluate(EvaluateRequest(profile, trace, policies, half_s, min(DAY_S, half_s), seeds))
-        table = outcome.table.set_index("policy")
+        attainment = outcome.lanes.groupby("policy")["slo_attainment"].mean()
         gaps.append(outcome.gap_closed["agent"]["mean"])
-        attained.append(float(table.loc["agent", "slo_attainment"]))
-        baseline.append(float(table.loc["hpa-tuned", "slo_attainment"]))
+        attained.append(float(attainment["agent"]))
+        baseline.append(float(attainment["hpa-tuned"]))
     mean, low, high = mean_and_interval(np.array(gaps))
     note = f"{training_seeds} training seeds of {steps} steps, {seeds} evaluation seeds; 95 % interval {low:.2f} to {high:.2f}"
     not_worse = float(np.mean(np.array(attained) - np.array(baseline)))
     return [
         _figure(f"gap closed on {trace.name}", mean, "of HPA to clairvoyant", "> 0.5", note),
-        _figure(f"SLO attainment of agent less tuned HPA on {trace.name}", not_worse, "share of requests", ">= 0", note),
+        _figure(
+            f"SLO attainment of agent less tuned HPA on {trace.name}", not_worse, "share of requests", ">= 0", note
+        ),
     ]

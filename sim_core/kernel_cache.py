@@ -37,4 +37,4 @@ def install() -> None:
     base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "devops-sim"
     os.environ[_VARIABLE] = str(base / folder)
     if "numba" in sys.modules:
-        sys.modules["numba"].config.reload_config()  # type: ignore[attr-defined]
+        sys.modules["numba"].config.reload_config()

@@ -159,7 +159,7 @@ class Worlds:
         advance_lanes(self.params, self.state, self.rates, self.schedules, self.samples, n_ticks)
 
     def request_replicas(self, desired: np.ndarray) -> None:
-        """What the services of `Scaler.external` lanes shall scale to at their next sync, shape (n_lanes, n_services) [pods]."""
+        """What services of `Scaler.external` lanes scale to at their next sync, shape (n_lanes, n_services) [pods]."""
         self.state["services"]["desired_replicas"][:, : desired.shape[1]] = desired
 
     def telemetry(self) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
+
 from sim_core.errors import InputError
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
@@ -21,7 +23,7 @@ def parse_duration(text: str | float, where: str = "duration") -> float:
         InputError: not a duration, negative, or not finite.
     """
     if isinstance(text, int | float) and not isinstance(text, bool):
-        seconds = float(text)
+        seconds = float(text) if abs(text) < 1e300 else math.inf
     else:
         word = str(text).strip().lower()
         parts = _PART.findall(word)
@@ -31,15 +33,22 @@ def parse_duration(text: str | float, where: str = "duration") -> float:
             try:
                 seconds = float(word)
             except ValueError:
-                raise InputError(where, f"must be a duration like 24h, 7d, 90m, 30s or seconds (got {text!r})") from None
+                raise InputError(
+                    where, f"must be a duration like 24h, 7d, 90m, 30s or seconds (got {text!r})"
+                ) from None
     if not math.isfinite(seconds) or seconds < 0.0:
         raise InputError(where, f"must be a duration of 0 s or more (got {text!r})")
     return seconds
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds in the largest unit that divides them: `7d`, `90m`, `12.5s`."""
+    """Seconds in the largest unit that divides them: `7d`, `90m`, `12.5s`; `parse_duration` reads the same number back."""
     for unit in ("d", "h", "m"):
-        if seconds >= _SECONDS[unit] and seconds % _SECONDS[unit] == 0:
-            return f"{seconds / _SECONDS[unit]:g}{unit}"
-    return f"{seconds:g}s"
+        if seconds >= _SECONDS[unit] and seconds % _SECONDS[unit] == 0 and seconds < 2.0**53:
+            return f"{_digits(seconds / _SECONDS[unit])}{unit}"
+    return f"{_digits(seconds)}s"
+
+
+def _digits(amount: float) -> str:
+    # All digits that tell it from other floats, and no exponent: parse_duration reads none before a unit.
+    return np.format_float_positional(amount, trim="-")

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.actions import N_ACTIONS, describe_action
@@ -97,7 +98,7 @@ class TrainResult:
 
 def make_ppo(env: VecEnv, seed: int, learning_rate: float = 7e-4) -> PPO:
     """The learner as this project uses it, on any VecEnv."""
-    return PPO(
+    learner = PPO(
         "MlpPolicy",
         env,
         learning_rate=lambda left: learning_rate * max(0.1, left),
@@ -112,6 +113,10 @@ def make_ppo(env: VecEnv, seed: int, learning_rate: float = 7e-4) -> PPO:
         device="cpu",
         verbose=0,
     )
+    learner.set_logger(
+        Logger(folder=None, output_formats=[])
+    )  # else every training leaves a folder among temporary files
+    return learner
 
 
 def train(
@@ -249,11 +254,11 @@ class _Progress(BaseCallback):
     def _on_rollout_start(self) -> None:
         # Here the update of the rollout before is done: weights and step count belong together.
         if self._rollouts % self._request.checkpoint_every == 0 and self.num_timesteps > self._first_step:
-            self._checkpoint.save(self.model)  # type: ignore[arg-type]
+            self._checkpoint.save(self.model)
         self._rollouts += 1
 
     def _on_training_end(self) -> None:
-        self._checkpoint.save(self.model)  # type: ignore[arg-type]
+        self._checkpoint.save(self.model)
 
     def _on_step(self) -> bool:
         return not self._stop

@@ -8,13 +8,13 @@ import numpy as np
 
 from sim_core.compiled import kernel
 from sim_core.dataplane.queueing import queue_after, wait_moments
+from sim_core.limits import RETRY_SLOTS
 from sim_core.world import (
     HIT_POINTS,
     LATENCY_BUCKETS,
     LATENCY_MAX_S,
     LATENCY_MIN_S,
     LEAST_OUTSTANDING,
-    RETRY_SLOTS,
     ROUND_ROBIN,
 )
 

@@ -179,7 +179,8 @@ def fit_traffic(trace: Trace, name: str, source: str = "fitted here") -> Traffic
     """
     if trace.duration_s < 2 * DAY_S or trace.step_s > 3600.0 or trace.mean_per_s <= 0.0:
         raise TraceError(
-            trace.name, f"must have traffic, last two days or more in steps of an hour or less (got {trace.duration_s:g} s)"
+            trace.name,
+            f"must have traffic, last two days or more in steps of an hour or less (got {trace.duration_s:g} s)",
         )
     step_s = trace.step_s
     log_rate = np.log(np.maximum(trace.rates_per_s, _SMALL * trace.mean_per_s) / trace.mean_per_s)

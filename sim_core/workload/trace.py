@@ -118,7 +118,9 @@ def _columns(where: str, text: str) -> dict[str, np.ndarray]:
     if problems or len(header) != len(COLUMNS):
         raise TraceError(where, problems or f"line 1: columns must be {','.join(COLUMNS)} (got {','.join(header)})")
     try:
-        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, skip_blank_lines=False, skipinitialspace=True)
+        frame = pd.read_csv(
+            io.StringIO(text), dtype=str, keep_default_na=False, skip_blank_lines=False, skipinitialspace=True
+        )
     except (pd.errors.ParserError, ValueError) as error:
         raise TraceError(where, f"is not CSV with {len(COLUMNS)} columns ({str(error).strip()})") from None
     frame.columns = pd.Index(header)
@@ -132,7 +134,10 @@ def _columns(where: str, text: str) -> dict[str, np.ndarray]:
         values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64)
         words = frame[name].str.strip().str.lower()
         unreadable = np.isnan(values) & ~words.isin(["nan"]).to_numpy()
-        bad += [f"line {row + 2}: {name} must be a number (got '{frame[name].iloc[row]}')" for row in np.flatnonzero(unreadable)]
+        bad += [
+            f"line {row + 2}: {name} must be a number (got '{frame[name].iloc[row]}')"
+            for row in np.flatnonzero(unreadable)
+        ]
         columns[name] = values
     if bad:
         extra = [f"and {len(bad) - MAX_PROBLEMS} more"] if len(bad) > MAX_PROBLEMS else []
@@ -164,5 +169,7 @@ def _time_problems(times: np.ndarray) -> list[str]:
         elif after - before > step:
             problems.append(f"{line} jumps from {before:.10g} to {after:.10g}, the step is {step:.10g}; fill the gap")
         else:
-            problems.append(f"{line} advances by {after - before:.10g}, the step is {step:.10g}; resample to even steps")
+            problems.append(
+                f"{line} advances by {after - before:.10g}, the step is {step:.10g}; resample to even steps"
+            )
     return problems
