@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-
-import numpy as np
+from decimal import Decimal
 
 from sim_core.errors import InputError
 
@@ -51,4 +50,4 @@ def format_duration(seconds: float) -> str:
 
 def _digits(amount: float) -> str:
     # All digits that tell it from other floats, and no exponent: parse_duration reads none before a unit.
-    return np.format_float_positional(amount, trim="-")
+    return f"{Decimal(repr(float(amount))):f}".removesuffix(".0")
