@@ -44,7 +44,8 @@ def uniform(key, component, counter):
     """One draw from (0, 1), never 0 and never 1."""
     z = _mix(key + np.uint64(component) * _WEYL)
     z = _mix(z + np.uint64(counter) * _WEYL)
-    return (np.float64(z >> _S11) + 0.5) * _UNIT
+    # The half of the highest of the 2**53 values has no float of its own and would round up to 1.
+    return min((np.float64(z >> _S11) + 0.5) * _UNIT, 1.0 - _UNIT)
 
 
 @kernel
@@ -83,7 +84,7 @@ def poisson_quantile(mean, p):
     """The number of events of a Poisson distribution at probability p.
 
     Exact by summation for a mean up to 30; above, the Cornish-Fisher expansion of the normal quantile
-    (skewness term), which is off by at most one event there.
+    (skewness term), which is off by at most one event for p in [1e-9, 1 - 1e-9], and rarely by that.
 
     Args:
         mean: expected events, >= 0.
