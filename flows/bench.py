@@ -15,11 +15,12 @@ from experiments.state import StateDir
 from flows.local import platform
 from flows.output import say
 from flows.requested import SweepRequest
+from sim_core.workload import read_trace
 
 Figure = dict[str, Any]
 
 
-def measure(quick: bool) -> dict[str, Any]:
+def measure(quick: bool, trace: Path | None = None) -> dict[str, Any]:
     """The figures that this project promises, measured here; the document of the command."""
     figures: list[Figure] = []
 
@@ -27,7 +28,7 @@ def measure(quick: bool) -> dict[str, Any]:
         figures.append(figure)
         say(f"{figure['name']}: {figure['value']:,.4g} {figure['unit']}")
 
-    run_bench(quick, note)
+    run_bench(quick, note, read_trace(trace) if trace is not None else None)
     sweep_overhead(quick, note)
     return {"command": "bench", "quick": quick, "figures": figures}
 

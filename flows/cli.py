@@ -207,13 +207,14 @@ def report(
 @app.command()
 def bench(
     quick: Annotated[bool, typer.Option(help="A tenth of the work, for a first look.")] = False,
+    trace: Annotated[Path | None, typer.Option(help="Train and evaluate agents on the halves of this trace too.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure the simulator, the environment, training and sweeps on this machine."""
     from flows.bench import measure
     from flows.tables import show_bench
 
-    _present(lambda: measure(quick), show_bench, as_json)
+    _present(lambda: measure(quick, trace), show_bench, as_json)
 
 
 @app.command()
