@@ -15,7 +15,7 @@ import numpy as np
 from agents.observation import LOG_LOAD_CENTER, N_SERVICE_FEATURES, PEAK_SCRAPES, SEASON_STEP_S, SEASON_STEPS
 from sim_core.compiled import kernel
 
-TARGET_UTILIZATIONS = np.array([0.70, 0.78, 0.84, 0.88, 0.91, 0.94, 0.97])
+TARGET_UTILIZATIONS = np.array([0.74, 0.82, 0.87, 0.91, 0.94, 0.96, 0.98])
 # What load is provided for: pairs of a window of recent scrapes and a look ahead on earlier days (index into
 # SEASON_STEPS, or -1 for none); the higher of the two counts.
 BASES = np.array([[0, -1], [1, -1], [2, -1], [0, 1], [0, 2], [1, 2]])

@@ -39,10 +39,10 @@ N_EPOCHS = 4
 HIDDEN = (64, 64)
 GAMMA = 0.9  # a horizon of about ten decisions: longer than a pod takes to start and to warm up
 GAE_LAMBDA = 0.8
-ENTROPY = 0.001
+ENTROPY = 0.0
 # Logit of the best fixed action above the others at the start. Every action that differs from the last starts or ends
 # pods, so noise costs: a policy that explores much looks worse than it is.
-START_BIAS = 5.0
+START_BIAS = 2.0
 
 
 @dataclass(frozen=True)

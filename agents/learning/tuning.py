@@ -33,7 +33,7 @@ _FINE_ORDER = (
 SEARCH_SEED = 77_000  # of the lanes in which choices are compared; evaluations use other seeds
 # A policy that just keeps the SLO on the traffic it was fitted to would miss it on other days every second time.
 BUDGET_MARGIN = 0.1
-HEADROOMS = tuple(round(0.88 + 0.01 * k, 2) for k in range(40))
+HEADROOMS = tuple(round(0.9 + 0.005 * k, 3) for k in range(64))
 
 
 @dataclass(frozen=True)
