@@ -1,7 +1,8 @@
 """Traffic that resembles a real trace: a model with fitted parameters, and the fit.
 
-The log of the rate is a level with a trend, daily and weekly harmonics, spikes at fixed times of day, slow and fast
-autocorrelated noise, and bursts at random times. Parameters are facts about a trace; no data of it is kept.
+The log of the base rate is a level with a trend, daily and weekly harmonics, spikes at fixed times of day, slow and fast
+autocorrelated noise. Bursts at random times come on top: a crowd adds its requests to whatever the day brings anyway.
+Parameters are facts about a trace; no data of it is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import yaml
 from pydantic import Field
 from scipy.signal import lfilter
-from scipy.stats import median_abs_deviation
+from scipy.stats import kurtosis, median_abs_deviation
 
 from sim_core.documents import Number, Section, read_yaml, validate
 from sim_core.errors import InputError, TraceError, nearest
@@ -30,7 +31,7 @@ WEEKLY_HARMONICS = 2
 MAX_SPIKES = 48
 DEFAULT = "diurnal"
 _FOLDER = Path(__file__).parent / "models"
-_BURST_SHAPE = 4.0  # of the gamma distribution of heights: a burst of three times the mean height is rare
+_BURST_WINDOWS_S = (3600.0, 43_200.0)  # a burst rises above the median of minutes around it, a surge above half a day
 _SMALL = 1e-3  # of the mean rate: what counts as no traffic when logs are taken
 
 Pair = Annotated[tuple[float, float], Field(strict=False)]
@@ -55,7 +56,10 @@ class Bursts(Section):
     """Rises at random times that decay exponentially."""
 
     per_day: Number = Field(ge=0, le=1000, description="Mean number a day.")
-    height_mean: Number = Field(ge=0, le=10, description="Mean height of the log rate [1]; gamma distributed.")
+    height_mean: Number = Field(
+        ge=0, le=1000, description="Mean height over the mean base rate [1]; gamma distributed."
+    )
+    height_shape: Number = Field(default=4.0, ge=1, le=1000, description="Shape of the gamma distribution [1].")
     decay_s: Number = Field(gt=0, le=DAY_S, description="Time in which one falls to 1/e [s].")
 
 
@@ -97,8 +101,10 @@ class TrafficModel(Section):
         streams = [np.random.default_rng([seed, day]) for day in range(n_days)]
         for noise in (self.slow_noise, self.fast_noise):
             log_rate += _autoregressive(noise, streams, per_day, step_s)
-        log_rate += self._burst_shape(streams, per_day, step_s)
-        return Trace(f"{self.name} (seed {seed})", step_s, self.mean_per_s * np.exp(log_rate[:n]) * self._correction())
+        base = np.exp(log_rate) / self._mean_base()
+        rates = base + np.exp(self.trend_per_day * times / DAY_S) * self._burst_shape(streams, per_day, step_s)
+        rates *= self.mean_per_s / (1.0 + self._mean_of_bursts(step_s))
+        return Trace(f"{self.name} (seed {seed})", step_s, rates[:n])
 
     def expected_log_rate(self, times_s: np.ndarray) -> np.ndarray:
         """Log of the rate over the mean rate without noise and bursts, same shape as `times_s` [s after Monday 00:00]."""
@@ -109,19 +115,24 @@ class TrafficModel(Section):
                 log_rate = log_rate + cosine * np.cos(angle) + sine * np.sin(angle)
         return log_rate + _spike_shape(self.spikes, times_s % DAY_S)
 
-    def _correction(self) -> float:
-        """Factor that brings the mean of the exponentiated log rate back to the fitted mean."""
-        week = (np.arange(0, WEEK_S, 60.0)) + 30.0
+    def _mean_base(self) -> float:
+        """Mean of the exponentiated log rate without its trend: of a week, and of log-normal noise."""
+        week = np.arange(0, WEEK_S, 60.0) + 30.0
         expected = float(np.mean(np.exp(self.expected_log_rate(week) - self.trend_per_day * week / DAY_S)))
-        variance = self.slow_noise.deviation**2 + self.fast_noise.deviation**2
-        return 1.0 / (expected * math.exp(0.5 * variance))
+        return expected * math.exp(0.5 * (self.slow_noise.deviation**2 + self.fast_noise.deviation**2))
+
+    def _mean_of_bursts(self, step_s: float) -> float:
+        """What bursts add on average, over the mean base rate."""
+        per_step = self.bursts.per_day * step_s / DAY_S
+        return per_step * self.bursts.height_mean / -math.expm1(-step_s / self.bursts.decay_s)
 
     def _burst_shape(self, streams: list[np.random.Generator], per_day: int, step_s: float) -> np.ndarray:
         impulses = np.zeros(len(streams) * per_day)
         for day, stream in enumerate(streams):
             count = stream.poisson(self.bursts.per_day)
             at = day * per_day + stream.integers(per_day, size=count)
-            np.add.at(impulses, at, stream.gamma(_BURST_SHAPE, self.bursts.height_mean / _BURST_SHAPE, size=count))
+            shape = self.bursts.height_shape
+            np.add.at(impulses, at, stream.gamma(shape, self.bursts.height_mean / shape, size=count))
         return np.asarray(lfilter([1.0], [1.0, -math.exp(-step_s / self.bursts.decay_s)], impulses))
 
 
@@ -187,7 +198,7 @@ def fit_traffic(trace: Trace, name: str, source: str = "fitted here") -> Traffic
     times = (np.arange(len(log_rate)) + 0.5) * step_s
     coefficients, rest = _fit_harmonics(times, log_rate, with_week=trace.duration_s >= 2 * WEEK_S)
     spikes, rest = _fit_spikes(times, rest, step_s, trace.duration_s)
-    bursts, rest = _fit_bursts(rest, step_s, trace.duration_s)
+    bursts, rest = _fit_bursts(log_rate, rest, step_s, trace.duration_s)
     slow, fast = _fit_noise(rest, step_s)
     trend = float(coefficients[1]) if trace.duration_s >= 2 * WEEK_S else 0.0
     n_daily = 2 * DAILY_HARMONICS
@@ -262,27 +273,28 @@ def _fit_spikes(
     return tuple(spikes), rest - _spike_shape(tuple(spikes), times % DAY_S)
 
 
-def _fit_bursts(rest: np.ndarray, step_s: float, duration_s: float) -> tuple[Bursts, np.ndarray]:
+def _fit_bursts(log_rate: np.ndarray, rest: np.ndarray, step_s: float, duration_s: float) -> tuple[Bursts, np.ndarray]:
     """Rises far above the noise: how often, how high, how long; and the rest without them."""
-    local = rest - _running_median(rest, max(3, round(3600.0 / step_s)))
+    above = [rest - _running_median(rest, max(3, round(window_s / step_s))) for window_s in _BURST_WINDOWS_S]
+    local = max(above, key=lambda values: float(kurtosis(values)))  # where they stand out most
     scale = max(float(median_abs_deviation(local, scale="normal")), 1e-6)
     high = local > 5.0 * scale
     begins = np.flatnonzero(high & ~np.concatenate([[False], high[:-1]]))
     ends = np.flatnonzero(high & ~np.concatenate([high[1:], [False]]))
     if len(begins) == 0:
         return Bursts(per_day=0.0, height_mean=0.0, decay_s=300.0), rest
-    heights = np.array([local[a : b + 1].max() for a, b in zip(begins, ends, strict=True)])
-    lengths = (ends - begins + 1) * step_s
-    # An exponential decay from height h is above the threshold for decay * log(h / threshold).
-    logs = np.log(np.maximum(heights / (5.0 * scale), 1.05))
-    decay_s = float(np.clip(np.median(lengths / logs), step_s, 4 * 3600.0))
-    cleaned = np.where(high, rest - local, rest)
+    base = np.exp(np.where(high, log_rate - local, log_rate))
+    added = (np.exp(log_rate) - base) / base.mean()
+    heights = np.array([added[a : b + 1].max() for a, b in zip(begins, ends, strict=True)])
+    # A decay from height h that keeps the share k from a step to the next adds h / (1 - k) in all.
+    keep = float(np.clip(1.0 - heights.sum() / added.sum(), 0.02, math.exp(-step_s / (4 * 3600.0))))
     bursts = Bursts(
         per_day=_rounded(len(begins) * DAY_S / duration_s),
         height_mean=_rounded(float(heights.mean())),
-        decay_s=_rounded(decay_s),
+        height_shape=_rounded(float(np.clip((heights.mean() / max(heights.std(), 1e-6)) ** 2, 1.0, 100.0))),
+        decay_s=_rounded(step_s / -math.log(keep)),
     )
-    return bursts, cleaned
+    return bursts, np.where(high, rest - local, rest)
 
 
 def _running_median(values: np.ndarray, window: int) -> np.ndarray:
@@ -303,7 +315,10 @@ def _fit_noise(rest: np.ndarray, step_s: float) -> tuple[Noise, Noise]:
     else:
         slow_s = (far - near) * step_s / math.log(cov_near / cov_far)
         slow_variance = min(cov_0, cov_near * math.exp(near * step_s / slow_s))
-    fast_variance = max(cov_0 - slow_variance, 0.0)
+    # What changes from a step to the next, and the slow noise does not explain, is fast: hold it whatever the long lags say.
+    changes = cov_0 - cov_1 - slow_variance * -math.expm1(-step_s / slow_s)
+    fast_variance = min(max(cov_0 - slow_variance, changes, 0.0), cov_0)
+    slow_variance = min(slow_variance, cov_0 - fast_variance)
     fast_1 = cov_1 - slow_variance * math.exp(-step_s / slow_s)
     keep = fast_1 / fast_variance if fast_variance > 0.0 else 0.0
     fast_s = step_s / -math.log(min(max(keep, 0.02), 0.99))
