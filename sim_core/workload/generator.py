@@ -32,6 +32,7 @@ MAX_SPIKES = 48
 DEFAULT = "diurnal"
 _FOLDER = Path(__file__).parent / "models"
 _BURST_WINDOWS_S = (3600.0, 43_200.0)  # a burst rises above the median of minutes around it, a surge above half a day
+_HIGHEST = 5.0  # spike, of the log rate: 150 times the rate before it
 _SMALL = 1e-3  # of the mean rate: what counts as no traffic when logs are taken
 
 Pair = Annotated[tuple[float, float], Field(strict=False)]
@@ -41,7 +42,7 @@ class Spike(Section):
     """A rise that comes back every day."""
 
     time_of_day_s: Number = Field(ge=0, lt=DAY_S, description="When it is highest [s after midnight].")
-    height: Number = Field(ge=-5, le=5, description="Of the log rate [1].")
+    height: Number = Field(ge=-_HIGHEST, le=_HIGHEST, description="Of the log rate [1].")
     width_s: Number = Field(gt=0, le=DAY_S, description="Standard deviation of its shape [s].")
 
 
@@ -201,12 +202,13 @@ def fit_traffic(trace: Trace, name: str, source: str = "fitted here") -> Traffic
     bursts, rest = _fit_bursts(log_rate, rest, step_s, trace.duration_s)
     slow, fast = _fit_noise(rest, step_s)
     trend = float(coefficients[1]) if trace.duration_s >= 2 * WEEK_S else 0.0
+    grown = trend * trace.duration_s / DAY_S
     n_daily = 2 * DAILY_HARMONICS
     pairs = [tuple(_rounded(c) for c in coefficients[k : k + 2]) for k in range(2, len(coefficients), 2)]
     return TrafficModel(
         name=name,
         source=source,
-        mean_per_s=_rounded(trace.mean_per_s * math.exp(-0.5 * trend * trace.duration_s / DAY_S)),
+        mean_per_s=_rounded(trace.mean_per_s * (grown / math.expm1(grown) if grown else 1.0)),
         trend_per_day=_rounded(trend),
         daily=tuple(pairs[: n_daily // 2]),  # type: ignore[arg-type]
         weekly=tuple(pairs[n_daily // 2 :]),  # type: ignore[arg-type]
@@ -260,7 +262,7 @@ def _fit_spikes(
     left = typical.copy()
     for _ in range(MAX_SPIKES):
         at = int(np.argmax(np.abs(left)))
-        height = float(left[at])
+        height = float(np.clip(left[at], -_HIGHEST, _HIGHEST))
         if abs(height) < 3.0 * error:
             break
         away = (clock - clock[at] + DAY_S / 2) % DAY_S - DAY_S / 2
