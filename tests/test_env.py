@@ -14,7 +14,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
-from agents.actions import N_ACTIONS, describe_action, replicas_for
+from agents.actions import N_ACTIONS, TARGET_UTILIZATIONS, describe_action, replicas_for
 from agents.env import DevOpsEnv, DevOpsVecEnv, EnvSpec, Episodes
 from agents.observation import (
     BOUND,
@@ -238,7 +238,7 @@ def test_every_action_is_described_and_asks_for_the_load_over_its_target():
     observation = np.zeros(observation_size(1), dtype=np.float32)
     for load in (0.5, 3.0, 7.7, 60.0):
         observation[0] = np.log(load) - LOG_LOAD_CENTER
-        for action, target in enumerate((0.70, 0.78, 0.84, 0.88, 0.91, 0.94, 0.97)):
+        for action, target in enumerate(TARGET_UTILIZATIONS):
             assert f"at {target:.0%}" in names[action]
             wanted = replicas_for(observation, 1, 0, action, 1.0)
             assert load / target - 0.02 <= wanted < load / target + 1.0

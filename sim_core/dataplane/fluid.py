@@ -137,7 +137,7 @@ def serve_service(params, service, state, window, tick, new_calls, expected_call
 
     Returns:
         (calls answered, calls failed for good, share of first attempts answered, mean [s] and variance [s^2] of a
-        call's sojourn, calls that the pods worked on)
+        call's sojourn, calls that go on to cache and database)
     """
     tick_s = params.tick_s
     due_1, due_2, due_3 = 0.0, 0.0, 0.0
@@ -151,7 +151,7 @@ def serve_service(params, service, state, window, tick, new_calls, expected_call
     ready = float(state.n_ready)
     queue_before = state.queue_len
     lost, timeout_share, cpu_core_s = 0.0, 0.0, 0.0
-    served, mean, variance = 0.0, service.cpu_s, 0.0
+    passed_on, mean, variance = 0.0, service.cpu_s, 0.0
     if ready == 0.0:
         lost = offered
         state.queue_len = 0.0  # nobody holds these calls any more
@@ -187,6 +187,8 @@ def serve_service(params, service, state, window, tick, new_calls, expected_call
         todo = state.unserved + max(0.0, queue_before + admitted - queue_now)
         served = min(capacity, todo)
         state.unserved = todo - served
+        # Waiting times of cache and database hold the chance of arrivals already: they see the expected flow.
+        passed_on = served if served >= capacity else max(0.0, served - offered + expected)
         mean = wait + held_s
         variance = wait_variance + service.cpu_scv * cpu_s * cpu_s + service.io_s**2 + state.backend_variance_s2
         state.queue_len = queue_now
@@ -212,7 +214,7 @@ def serve_service(params, service, state, window, tick, new_calls, expected_call
     window.request_core_s += ready * service.request_cores * tick_s
     window.queue_s += state.queue_len * tick_s
     window.latency_s += offered * mean
-    return offered - lost, failed, answered_share, mean, variance, served
+    return offered - lost, failed, answered_share, mean, variance, passed_on
 
 
 @kernel
@@ -241,22 +243,23 @@ def serve(params, state, requests, expected):
         queries = service.cached_reads_per_call + service.plain_reads_per_call + service.writes_per_call
         cut_off = refused_share * min(1.0, queries)
         cpu_before = window_i.cpu_core_s
-        answered, failed, answered_share, mean_i, variance_i, served = serve_service(
+        answered, failed, answered_share, mean_i, variance_i, passed_on = serve_service(
             params, service, state_i, window_i, tick, flow * calls, expected_flow * calls, cut_off
         )
         mean += calls * mean_i
         variance += calls * variance_i
-        expected_flow *= answered_share**calls
         concluded = (answered + failed) / calls
         flow = answered / calls
         if failed > 0.0:  # one call that fails for good fails its request
             flow = concluded * (answered / (answered + failed)) ** calls
         failed_requests += concluded - flow
         if answered_share < 1.0:
-            clean *= answered_share**calls
-        lookups += served * service.cached_reads_per_call
-        reads += served * service.plain_reads_per_call
-        writes += served * service.writes_per_call
+            passed = answered_share**calls
+            clean *= passed
+            expected_flow *= passed
+        lookups += passed_on * service.cached_reads_per_call
+        reads += passed_on * service.plain_reads_per_call
+        writes += passed_on * service.writes_per_call
         if queries > 0.0:
             pool += state_i.n_ready * database.pool_size
         cpu_core_s += window_i.cpu_core_s - cpu_before
