@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.output import say
 from sim_core.errors import InputError, PolicyError, nearest
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ _LEAST_GENERATED_S = 3600.0  # of which less may be played
 _MODEL = re.compile(r"models:/[^/@]+(@[^/@]+|/\d+)")
 
 
+GENERATOR_REPLICAS = 20
+
+
 @dataclass(frozen=True)
 class TrafficChoice:
     """Which traffic to play: a trace file, or `duration_s` of a bundled generator.
@@ -28,7 +32,8 @@ class TrafficChoice:
         trace: path of a trace file; None takes the generator.
         generator: name of a bundled generator.
         seed: seed of the generator.
-        scale_peak_to_replicas: map the peak to what so many replicas serve at 70 % utilization; None leaves the rates.
+        scale_peak_to_replicas: map the peak to what so many replicas serve at 70 % utilization; None leaves the rates of
+            a trace file, and scales a generator (whose rates are those of a stranger's system) to GENERATOR_REPLICAS.
     """
 
     trace: Path | None
@@ -48,7 +53,7 @@ class TrafficChoice:
             InputError: unknown generator, or the trace ends too early.
         """
         from sim_core.workload import read_trace
-        from sim_core.world import scale_to_replicas
+        from sim_core.world import capacity_per_replica, scale_to_replicas
 
         end_s = start_s + duration_s
         if self.trace is None:
@@ -60,11 +65,19 @@ class TrafficChoice:
             if end_s > trace.duration_s * (1 + 1e-9):
                 rule = f"lasts {trace.duration_s:g} s, but --start and --duration reach to {end_s:g} s"
                 raise InputError(str(self.trace), f"{rule}; choose an earlier start or a shorter duration")
-        return (
-            trace
-            if self.scale_peak_to_replicas is None
-            else scale_to_replicas(trace, profile, self.scale_peak_to_replicas)
-        )
+        replicas = self.scale_peak_to_replicas
+        most = min(service.replicas.max for service in profile.services)
+        if replicas is None and self.trace is None:
+            replicas = min(GENERATOR_REPLICAS, most)
+        if replicas is not None:
+            return scale_to_replicas(trace, profile, replicas)
+        limit = most * capacity_per_replica(profile)
+        if trace.peak_per_s > limit:
+            say(
+                f"The traffic's peak, {trace.peak_per_s:,.0f} requests/s, is more than the {limit:,.0f} that {most} replicas "
+                f"of '{profile.name}' serve; --scale-peak-to-replicas N fits it to N replicas"
+            )
+        return trace
 
     def describe(self, trace: Trace) -> dict[str, Any]:
         """Name, origin and figures of the traffic as played."""
