@@ -6,6 +6,7 @@ of profile parameters, seeds and an objective; the sections `train` and `evaluat
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -129,6 +130,27 @@ class Spec(Section):
         """Constraints of the objective as numbers: `slo` becomes the profile's objective."""
         pairs = self.objective.subject_to.items()
         return {name: profile.slo.objective if limit == "slo" else float(limit) for name, limit in pairs}
+
+
+def shrink_windows(data: dict[str, Any], traffic_s: float) -> dict[str, Any]:
+    """Plain data of a specification whose windows fit into shorter traffic, in proportion to each other.
+
+    Args:
+        data: as `Spec.to_dict` gives it.
+        traffic_s: how long the traffic lasts [s]. Windows that fit already stay as they are.
+    """
+    traffic = dict(data["traffic"])
+    windows = {name: dict(traffic[name]) for name in ("train", "evaluate") if traffic.get(name)}
+    longest_s = max((window["start"] + window["duration"] for window in windows.values()), default=0.0)
+    if longest_s <= traffic_s:
+        return data
+    share = traffic_s / longest_s
+    for name, window in windows.items():
+        traffic[name] = {key: math.floor(seconds * share) for key, seconds in window.items()}
+    shrunk = {**data, "traffic": traffic}
+    if data.get("duration") is not None and "train" in windows:
+        shrunk["duration"] = min(data["duration"], traffic["train"]["duration"])
+    return shrunk
 
 
 def bundled_specs() -> list[str]:

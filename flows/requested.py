@@ -82,7 +82,8 @@ class SweepRequest(BaseModel):
         Raises:
             SpecError: it breaks the schema, with or without the differences; every problem at once.
         """
-        from experiments.spec import load_spec, spec_from_dict
+        from experiments.spec import load_spec, shrink_windows, spec_from_dict
+        from sim_core.workload import read_trace
 
         if self.trace and self.traffic:
             raise SpecError("--trace and --traffic", "give one of them")
@@ -90,6 +91,7 @@ class SweepRequest(BaseModel):
         data = spec.to_dict()
         if self.trace:
             data["traffic"] |= {"trace": str(Path(self.trace).absolute()), "generator": None}
+            data = shrink_windows(data, read_trace(self.trace).duration_s)
         if self.traffic:
             data["traffic"] |= {"trace": None, "generator": self.traffic}
         if self.scale_peak_to_replicas:

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.spec import bundled_specs, load_spec, spec_from_dict
+from experiments.spec import bundled_specs, load_spec, shrink_windows, spec_from_dict
 from experiments.values import combinations, values_of
 from sim_core.errors import SpecError
 from sim_core.profile import load_profile
@@ -231,3 +231,13 @@ def test_every_bundled_spec_is_where_the_package_ships_it():
     import experiments
 
     assert (Path(experiments.__file__).parent / "specs" / "demo.yaml").is_file()
+
+
+def test_windows_shrink_in_proportion_to_shorter_traffic():
+    """A tour written for eight days goes on a trace of one: seven eighths to learn from, one eighth held out."""
+    data = load_spec("demo").to_dict()
+    shrunk = shrink_windows(data, 86_400.0)
+    assert shrunk["traffic"]["train"] == {"start": 0, "duration": 75_600}
+    assert shrunk["traffic"]["evaluate"] == {"start": 75_600, "duration": 10_800}
+    assert shrunk["duration"] == 75_600
+    assert shrink_windows(data, 8 * 86_400.0) == data
