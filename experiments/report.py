@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,8 @@ def write_pictures(data: ReportData, folder: str | Path) -> list[Path]:
     for name, draw in PICTURES.items():
         figure = draw(data)
         if figure is not None:
-            save = figure.savefig
-            written.append(_write_whole(Path(folder) / name, lambda file, save=save: save(file, format="png", dpi=160)))
+            save = partial(figure.savefig, format="png", dpi=160)
+            written.append(_write_whole(Path(folder) / name, save))
     return written
 
 

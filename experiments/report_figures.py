@@ -57,11 +57,12 @@ def comparison_figure(data: ReportData) -> go.Figure | None:
     axis = nines_axis(_attainments(outcomes), data.objective)
     figure = _cost_figure(axis, data)
     for outcome in outcomes:
+        mean, low, high = (float(place) for place in axis.position([_values(outcome.attainment)])[0])
         figure.add_scatter(
             x=[outcome.cost.mean],
             y=axis.position([outcome.attainment.mean]),
             error_x=_error(outcome.cost.mean, outcome.cost.low, outcome.cost.high, outcome.style),
-            error_y=_error(*axis.position([_values(outcome.attainment)])[0], outcome.style),
+            error_y=_error(mean, low, high, outcome.style),
             mode="markers",
             name=safe(outcome.label),
             marker={"color": outcome.style.color, "symbol": outcome.style.symbol, "size": 13},
@@ -260,7 +261,7 @@ def _timeline_axes(
     figure: go.Figure, time_s: np.ndarray, load_per_s: np.ndarray, p95_s: np.ndarray, threshold_s: float
 ) -> None:
     finite = p95_s[np.isfinite(p95_s) & (p95_s > 0.0)]
-    wide = finite.size > 0 and finite.max() > 8.0 * threshold_s
+    wide = finite.size > 0 and finite.max() > 4.0 * threshold_s
     spread = [1000.0 * threshold_s, *(1000.0 * finite[[finite.argmin(), finite.argmax()]] if finite.size else [])]
     within = [math.log10(min(spread)) - 0.05, math.log10(max(spread)) + 0.1] if wide else [0, 1.08 * max(spread)]
     peak = float(np.nanmax(load_per_s)) if np.isfinite(load_per_s).any() else 1.0

@@ -159,23 +159,25 @@ def _draw_outcomes(axes: Axes, outcomes: list[Outcome], scale: NinesAxis, front:
             mine = [i for i, o in enumerate(outcomes) if o.policy == policy]
             style = outcomes[mine[0]].style
             name = {"hpa": "HPA", "static": "Static"}.get(policy, policy)
-            points = {"s": 26, "alpha": 0.85, "linewidths": 0, "zorder": 3}
             axes.scatter(
                 [cost[i] for i in mine],
                 places[mine],
                 color=style.color,
                 marker=style.marker,
                 label=_literal(name),
-                **points,
+                s=26,
+                alpha=0.85,
+                linewidths=0,
+                zorder=3,
             )
         return
     for outcome, place in zip(outcomes, places, strict=True):
         low, high = scale.position([outcome.attainment.low, outcome.attainment.high])
-        spread = {}
+        up_down, left_right = None, None
         if math.isfinite(low) and math.isfinite(high):
-            spread["yerr"] = [[max(0.0, place - low)], [max(0.0, high - place)]]
+            up_down = [[max(0.0, place - low)], [max(0.0, high - place)]]
         if outcome.cost.has_interval:
-            spread["xerr"] = [[outcome.cost.mean - outcome.cost.low], [outcome.cost.high - outcome.cost.mean]]
+            left_right = [[outcome.cost.mean - outcome.cost.low], [outcome.cost.high - outcome.cost.mean]]
         axes.errorbar(
             outcome.cost.mean,
             place,
@@ -185,7 +187,8 @@ def _draw_outcomes(axes: Axes, outcomes: list[Outcome], scale: NinesAxis, front:
             elinewidth=1.3,
             capsize=3,
             label=_literal(outcome.label),
-            **spread,
+            yerr=up_down,
+            xerr=left_right,
         )
 
 

@@ -194,6 +194,7 @@ def report(
         str | None, typer.Argument(metavar="[SWEEP]", help="As for compare; default: the newest.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The HTML file; default: in the state folder.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Also draw its figures as PNG files into this folder.")] = None,
     state: options.State = None,
     as_json: options.Json = False,
 ) -> None:
@@ -201,13 +202,15 @@ def report(
     from flows.reporting import make_report
     from flows.tables import show_report
 
-    _present(lambda: make_report(sweep_id, output, state), show_report, as_json)
+    _present(lambda: make_report(sweep_id, output, state, pictures), show_report, as_json)
 
 
 @app.command()
 def bench(
     quick: Annotated[bool, typer.Option(help="A tenth of the work, for a first look.")] = False,
-    trace: Annotated[Path | None, typer.Option(help="Train and evaluate agents on the halves of this trace too.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Train and evaluate agents on the halves of this trace too.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure the simulator, the environment, training and sweeps on this machine."""

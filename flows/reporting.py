@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.comparison import compare
-from experiments.report import ReportData, comparison_text, write_report
+from experiments.report import ReportData, comparison_text, write_pictures, write_report
 from experiments.results import ResultStore
 from experiments.spec import spec_from_dict
 from experiments.state import StateDir
@@ -98,22 +98,32 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
     )
 
 
-def make_report(name: str | None, output: Path | None, folder: Path | None) -> dict[str, Any]:
+def make_report(
+    name: str | None, output: Path | None, folder: Path | None, pictures: Path | None = None
+) -> dict[str, Any]:
     """Write the report of a sweep again; the document of `devops-sim report`.
 
     Args:
         name: id of the sweep, or name of its specification; None takes the newest.
         output: the HTML file; None writes into the state folder.
         folder: the state folder; None takes the usual one.
+        pictures: a folder for the same figures as PNG; None draws none.
 
     Raises:
-        InputError: no such sweep, nothing finished, or the file cannot be written.
+        InputError: no such sweep, nothing finished, or a file cannot be written.
     """
     state = StateDir.open(folder)
     sweep_id = find_sweep(ResultStore(state.results), name)
     data = report_data(sweep_id, state)
     path = write_report(data, output or state.reports / f"{sweep_id}.html")
-    return {"command": "report", "sweep_id": sweep_id, "report": str(path), "text": comparison_text(data)}
+    drawn = write_pictures(data, pictures) if pictures is not None else []
+    return {
+        "command": "report",
+        "sweep_id": sweep_id,
+        "report": str(path),
+        "pictures": [str(picture) for picture in drawn],
+        "text": comparison_text(data),
+    }
 
 
 def _configurations(table: pd.DataFrame) -> pd.DataFrame:

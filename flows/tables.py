@@ -110,6 +110,8 @@ def show_comparison(document: Mapping[str, Any], limit: int = 40) -> None:
 def show_report(document: Mapping[str, Any]) -> None:
     """Where the report is."""
     print(f"\nReport: {document['report']}")
+    for picture in document.get("pictures", []):
+        print(f"Picture: {picture}")
 
 
 def show_bench(document: Mapping[str, Any]) -> None:
