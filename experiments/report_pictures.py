@@ -67,7 +67,7 @@ def draw_pareto(data: ReportData) -> Figure | None:
         axes.set_ylim(scale.low, scale.top + 0.06 * (scale.top - scale.low))
         axes.set_xlabel("cost [$/day]")
         axes.set_ylabel("SLO attainment [% of requests]")
-        axes.legend(frameon=False, fontsize=9, loc="lower right")
+        axes.legend(frameon=False, fontsize=9, loc="lower right" if front else "center right")
     return figure
 
 
