@@ -184,9 +184,9 @@ def serve_service(params, service, state, window, tick, new_calls, expected_call
         admitted = offered - refused
         wait, wait_variance = wait_moments(queue_before, queue_now, stationary, waits, expected, capacity, tick_s)
         wait_variance = min(wait_variance, (waiting_room / capacity * tick_s) ** 2 / 12.0)  # nobody waits for more
-        todo = state.unserved + max(0.0, queue_before + admitted - queue_now)
-        served = min(capacity, todo)
-        state.unserved = todo - served
+        work = state.unserved + max(0.0, queue_before + admitted - queue_now)
+        served = min(capacity, work)
+        state.unserved = work - served
         # Waiting times of cache and database hold the chance of arrivals already: they see the expected flow.
         passed_on = served if served >= capacity else max(0.0, served - offered + expected)
         mean = wait + held_s
