@@ -253,7 +253,28 @@ class DevOpsEnv(gym.Env[np.ndarray, Any]):
         return self._episodes.observations[0].copy(), float(self._episodes.rewards[0]), False, bool(ended[0]), info
 
 
-class DevOpsVecEnv(VecEnv):
+class OneProcessVecEnv(VecEnv):
+    """What stable-baselines3 asks of a VecEnv whose lanes are arrays and not environments of their own."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    render_mode = None
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        return [getattr(self, method_name)(*args, **kwargs) for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]
+
+
+class DevOpsVecEnv(OneProcessVecEnv):
     """Many lanes in one kernel call, as stable-baselines3 wants them.
 
     Lane i behaves as a `DevOpsEnv` seeded with `seed + i`, except that the first episodes end at staggered times: lanes
@@ -304,20 +325,3 @@ class DevOpsVecEnv(VecEnv):
                 }
             episodes.begin(lanes, self._generators)
         return episodes.observations.copy(), episodes.rewards.copy(), ended, infos
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    render_mode = None
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        setattr(self, attr_name, value)
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        return [getattr(self, method_name)(*args, **kwargs) for _ in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        return [False for _ in self._get_indices(indices)]

@@ -110,16 +110,6 @@ class Spec(Section):
         """Plain data with every field; durations in seconds. `spec_from_dict` reads it back."""
         return self.model_dump(mode="json")
 
-    def with_trace(self, path: str | Path) -> Spec:
-        """The same specification on another trace file, scaled as before.
-
-        Raises:
-            SpecError: no such file.
-        """
-        data = self.to_dict()
-        data["traffic"] |= {"trace": str(path), "generator": None}
-        return spec_from_dict(data, f"{self.name} with trace {path}")
-
     def settings(self) -> list[tuple[str, Settings]]:
         """Every (policy, settings) of the section `policies`, in its order."""
         return [

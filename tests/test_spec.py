@@ -114,16 +114,6 @@ def test_paths_are_relative_to_the_specification(tmp_path, monkeypatch):
     assert load_spec("specs/mine.yaml").traffic.trace == str(tmp_path / "specs" / "load.csv")
 
 
-def test_another_trace_keeps_windows_and_scale(tmp_path):
-    trace = tmp_path / "t.csv"
-    trace.write_text("")
-    spec = spec_from_dict(SOUND).with_trace(trace)
-    assert (spec.traffic.trace, spec.traffic.generator) == (str(trace), None)
-    assert spec.traffic.scale_peak_to_replicas == 10
-    with pytest.raises(SpecError, match=r"traffic.trace: no such file"):
-        spec.with_trace(tmp_path / "missing.csv")
-
-
 def test_all_problems_at_once_with_place_rule_value_and_nearest():
     data = copy.deepcopy(SOUND)
     data["polices"] = []

@@ -8,11 +8,11 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.env import OneProcessVecEnv
 
-class FreeVecEnv(VecEnv):
+
+class FreeVecEnv(OneProcessVecEnv):
     """Spaces and batch size of another VecEnv; every step returns the same prepared arrays."""
-
-    render_mode = None
 
     def __init__(self, like: VecEnv):
         super().__init__(like.num_envs, like.observation_space, like.action_space)
@@ -32,18 +32,3 @@ class FreeVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         return self._observations, self._rewards, self._ended, self._infos
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        setattr(self, attr_name, value)
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        return [getattr(self, method_name)(*args, **kwargs) for _ in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        return [False for _ in self._get_indices(indices)]
