@@ -34,7 +34,7 @@ _HOME = {
     "MlflowTracker": "tracking",
     "ResolvedModel": "tracking",
     "resolve_model": "tracking",
-    "run_training": "training",
+    "run_training": "training.actor",
     "Best": "comparison",
     "Interval": "comparison",
     "best": "comparison",

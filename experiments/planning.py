@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import sim_core
 from experiments.comparison import label
+from experiments.identity import digest, simulator_version
 from experiments.spec import Spec
 from experiments.values import Settings, combinations
 from sim_core.errors import SpecError
@@ -23,20 +20,6 @@ from sim_core.workload import Trace, bundled_traffic, read_trace
 from sim_core.world import scale_to_replicas
 
 LANES_PER_BATCH = 64
-
-
-@cache
-def simulator_version() -> str:
-    """Package version and a digest [hex] of every source file of `sim_core`: an edited kernel makes other keys."""
-    return f"{version('devops-sim')}+{sources_digest(Path(sim_core.__file__).parent)[:16]}"
-
-
-def sources_digest(folder: Path) -> str:
-    """sha256 [hex] over paths and contents of the Python files below a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -60,7 +43,7 @@ class Point:
     @cached_property
     def configuration_key(self) -> str:
         """sha256 [hex, 24 digits] over everything that decides the result except the seed, the simulator included."""
-        return _digest(
+        return digest(
             {
                 "profile": self.profile_digest,
                 "trace": self.trace_digest,
@@ -75,7 +58,7 @@ class Point:
     @cached_property
     def key(self) -> str:
         """sha256 [hex, 24 digits] over everything that decides the result."""
-        return _digest({"configuration": self.configuration_key, "seed": self.seed})
+        return digest({"configuration": self.configuration_key, "seed": self.seed})
 
     @property
     def label(self) -> str:
@@ -110,7 +93,7 @@ class Plan:
     @cached_property
     def sweep_id(self) -> str:
         """Name and digest of the points: the same question has the same id, whenever it is asked."""
-        return f"{self.spec.name}-{_digest([point.key for point in self.points])[:10]}"
+        return f"{self.spec.name}-{digest([point.key for point in self.points])[:10]}"
 
     @property
     def keys(self) -> list[str]:
@@ -225,8 +208,3 @@ def _shape(data: Any) -> str:
     if isinstance(data, list):
         return "[" + ",".join(_shape(item) for item in data) + "]"
     return "0" if data is None else "1"
-
-
-def _digest(data: Any) -> str:
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]

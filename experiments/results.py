@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sim_core.errors import InputError, PlatformError, nearest
+from experiments.files import write_atomically
+from sim_core.errors import InputError, nearest
 
 log = logging.getLogger("devops_sim.results")
 
@@ -85,6 +85,22 @@ class ResultStore:
         loaded: dict[str, Any] = json.loads(path.read_text())
         return loaded
 
+    def find(self, name: str | None) -> str:
+        """Id of a sweep by its id, by the name of its specification, or None for the newest.
+
+        Raises:
+            InputError: there is none; names the nearest.
+        """
+        known = self.sweeps()
+        if name is None:
+            if not known:
+                raise InputError(
+                    str(self.root), "no sweep has been run in this state folder; begin with `devops-sim sweep`"
+                )
+            return known[0]
+        named = [sweep_id for sweep_id in known if name in (sweep_id, sweep_id.rpartition("-")[0])]
+        return named[0] if named else str(self.manifest(name)["sweep_id"])
+
     def finished_keys(self) -> set[str]:
         """Keys of all stored points, of every sweep. Unreadable files are set aside, so that their points run again."""
         keys: set[str] = set()
@@ -133,29 +149,3 @@ class ResultStore:
             path.rename(aside)
             log.warning("results file %s is damaged (%s): moved to %s; its points run again", path, error, aside)
             return None
-
-
-def write_atomically(path: Path, content: bytes, what: str) -> None:
-    """Writes a file whole or not at all: temporary file, fsync, rename.
-
-    Raises:
-        PlatformError: names what could not be written, where, and the remedy; nothing of it is left.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise PlatformError(
-            f"cannot store {what} in {path.parent}: {error.strerror or error}; make room or get write permission there "
-            "and run the same command again: it resumes after the last stored batch"
-        ) from error

@@ -11,8 +11,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from flows import options
-from flows.catalog import profile_app, trace_app
+from flows.commands import options
+from flows.commands.catalog import profile_app, trace_app
 
 _RESUME = " What is finished is kept: the same command goes on from there."
 
@@ -52,9 +52,9 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Play traffic against a profile under one policy and print the indicators."""
+    from flows.commands.run import RunRequest, run_lanes
     from flows.inputs import TrafficChoice
-    from flows.run import RunRequest, run_lanes
-    from flows.tables import show_run
+    from flows.terminal.tables import show_run
 
     choice = TrafficChoice(trace, traffic, traffic_seed, scale_peak_to_replicas)
     request = RunRequest(
@@ -87,9 +87,9 @@ def sweep(
     as_json: options.Json = False,
 ) -> None:
     """Run a sweep: simulate its points, and train, evaluate and report where the specification says so. Resumes."""
-    from flows.local import sweep_here
-    from flows.requested import SweepRequest
-    from flows.tables import show_sweep
+    from flows.requests import SweepRequest
+    from flows.servers.platform import sweep_here
+    from flows.terminal.tables import show_sweep
 
     request = SweepRequest(
         spec=str(spec),
@@ -122,9 +122,9 @@ def train(
 ) -> None:
     """Train an autoscaler with PPO and register it as autoscaler-PROFILE@challenger (@champion if it is the first)."""
     from flows.inputs import overrides
-    from flows.local import train_here
-    from flows.requested import TrainingRequest
-    from flows.tables import show_training
+    from flows.requests import TrainingRequest
+    from flows.servers.platform import train_here
+    from flows.terminal.tables import show_training
 
     request = TrainingRequest(
         profile=profile,
@@ -161,9 +161,9 @@ def evaluate(
     as_json: options.Json = False,
 ) -> None:
     """Compare policies on held-out traffic with paired seeds; what comes before --start may be tuned on."""
-    from flows.evaluate import EvaluationRequest, evaluate_policies
+    from flows.commands.evaluate import EvaluationRequest, evaluate_policies
     from flows.inputs import TrafficChoice
-    from flows.tables import show_evaluation
+    from flows.terminal.tables import show_evaluation
 
     choice = TrafficChoice(trace, traffic, traffic_seed, scale_peak_to_replicas)
     request = EvaluationRequest(profile, settings or [], choice, policies.split(","), seeds, start, duration, state)
@@ -182,8 +182,8 @@ def compare(
     as_json: options.Json = False,
 ) -> None:
     """Put the configurations of finished sweeps side by side."""
-    from flows.compare import compare_sweeps
-    from flows.tables import show_comparison
+    from flows.commands.compare import compare_sweeps
+    from flows.terminal.tables import show_comparison
 
     _present(lambda: compare_sweeps(sweeps or [], baseline, state), show_comparison, as_json)
 
@@ -199,8 +199,8 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """Write the report of a sweep again: one HTML file that needs no network."""
-    from flows.reporting import make_report
-    from flows.tables import show_report
+    from flows.commands.report import make_report
+    from flows.terminal.tables import show_report
 
     _present(lambda: make_report(sweep_id, output, state, pictures), show_report, as_json)
 
@@ -214,8 +214,8 @@ def bench(
     as_json: options.Json = False,
 ) -> None:
     """Measure the simulator, the environment, training and sweeps on this machine."""
-    from flows.bench import measure
-    from flows.tables import show_bench
+    from flows.commands.bench import measure
+    from flows.terminal.tables import show_bench
 
     _present(lambda: measure(quick, trace), show_bench, as_json)
 
@@ -227,7 +227,7 @@ def ui(
     state: options.State = None,
 ) -> None:
     """Open MLflow and Prefect on this state folder until Ctrl-C."""
-    from flows.ui import serve_ui
+    from flows.commands.ui import serve_ui
 
     serve_ui(mlflow_port, prefect_port, state)
 
@@ -235,7 +235,7 @@ def ui(
 def _present(
     work: Callable[[], dict[str, Any]], show: Callable[[dict[str, Any]], None], as_json: bool, resumable: bool = False
 ) -> None:
-    from flows.output import print_json, reserved_stdout, say
+    from flows.terminal.output import print_json, reserved_stdout, say
 
     try:
         with reserved_stdout():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.output import say
+from flows.terminal.output import say
 from sim_core.errors import InputError, PolicyError, nearest
 
 if TYPE_CHECKING:

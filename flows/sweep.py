@@ -24,18 +24,18 @@ from agents.learning.evaluate import Evaluation
 from experiments.actors import SimulationPool, plan_pool
 from experiments.cluster import ray_cluster
 from experiments.comparison import best, compare
+from experiments.held_out import DEFAULT_STEPS, HeldOut, compare_policies, model_content, policies_document
+from experiments.identity import sources_version
 from experiments.planning import Plan, Point, make_plan
-from experiments.report import comparison_text, write_report
+from experiments.report import comparison_text, keep_findings, report_data, write_report
 from experiments.results import ResultStore
 from experiments.spec_rules import MODEL_SCHEMES
 from experiments.state import StateDir
+from experiments.summaries import configurations
 from experiments.tracking import CHAMPION, FAILURES, MlflowTracker, registered_name
-from flows.documents import configurations
-from flows.evaluation import DEFAULT_STEPS, HeldOut, compare_policies, model_content, policies_document
-from flows.learning import CurveLogger, Job, Trained, register, sources_version
-from flows.progress import Progress
-from flows.reporting import keep_findings, report_data
-from flows.requested import SweepRequest
+from experiments.training.job import CurveLogger, Job, Trained, register
+from flows.requests import SweepRequest
+from flows.terminal.progress import Progress
 from flows.train import log_model_task, train_task, training_document
 from sim_core.errors import InputError
 

@@ -12,9 +12,9 @@ from prefect.utilities.annotations import quote
 from experiments.cluster import ray_cluster
 from experiments.state import StateDir
 from experiments.tracking import CHAMPION, MlflowTracker
-from flows.learning import CurveLogger, Job, Rows, Trained, register, train_agent
-from flows.progress import Progress
-from flows.requested import TrainingRequest
+from experiments.training.job import CurveLogger, Job, Rows, Trained, register, train_agent
+from flows.requests import TrainingRequest
+from flows.terminal.progress import Progress
 
 
 @task(name="train", task_run_name="train", cache_policy=NO_CACHE)

@@ -22,7 +22,7 @@ from experiments.planning import Plan, make_plan
 from experiments.results import ResultStore
 from experiments.spec import spec_from_dict
 from experiments.state import StateDir
-from experiments.training import read_progress, run_training, training_actor
+from experiments.training.actor import read_progress, run_training, training_actor
 from sim_core.errors import PlatformError, SpecError
 
 SMALL = {

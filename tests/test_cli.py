@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from flows.output import plain
+from flows.terminal.output import plain
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "flows.cli"]

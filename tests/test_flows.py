@@ -19,8 +19,8 @@ from agents.learning.evaluate import Evaluation
 from experiments.planning import make_plan
 from experiments.results import ResultStore
 from experiments.spec import load_spec
-from flows.progress import Progress
 from flows.sweep import earns_champion
+from flows.terminal.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "flows.cli"]

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim_core
-from experiments.planning import Point, expand, make_plan, pack, sources_digest
+from experiments.identity import sources_digest
+from experiments.planning import Point, expand, make_plan, pack
 from experiments.spec import load_spec, spec_from_dict
 from sim_core.errors import SpecError
 

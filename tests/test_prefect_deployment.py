@@ -19,7 +19,7 @@ import yaml
 from experiments.planning import make_plan
 from experiments.results import ResultStore
 from experiments.spec import load_spec
-from flows.servers import platform_environment, start_prefect
+from flows.servers.processes import platform_environment, start_prefect
 
 ROOT = Path(__file__).parents[1]
 POOL = "devops-sim"

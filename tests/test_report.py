@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from experiments.report import ReportData, comparison_text, write_pictures, write_report
-from experiments.report_series import thin_extremes
+from experiments.report.series import thin_extremes
 from sim_core.errors import InputError
 
 PROFILE = {

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-import agents
-from experiments.planning import simulator_version
+from experiments.files import write_atomically
+from experiments.identity import digest, sources_version
 from experiments.state import StateDir
 from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker, registered_name
-from experiments.training import PROGRESS_FILE, read_progress, run_training
+from experiments.training.actor import PROGRESS_FILE, read_progress, run_training
 
 if TYPE_CHECKING:
     from sim_core.profile import Profile
@@ -94,21 +91,6 @@ class Trained:
         return pd.DataFrame(self.rows)
 
 
-@cache
-def sources_version() -> str:
-    """Version of the simulator and a digest of the sources of `agents`: an edited learner makes another training."""
-    root = Path(agents.__file__).parent
-    sources = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        sources.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return f"{simulator_version()}.{sources.hexdigest()[:16]}"
-
-
-def digest(data: Any) -> str:
-    """sha256 [hex, 24 digits] of plain data."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:24]
-
-
 def train_agent(job: Job, state: StateDir, on_rows: Callable[[Rows], None], should_stop: Callable[[], bool]) -> Trained:
     """The outcome of a training: from disk when it is finished, else trained in a Ray actor from its last checkpoint.
 
@@ -134,8 +116,9 @@ def train_agent(job: Job, state: StateDir, on_rows: Callable[[Rows], None], shou
     )
     result = run_training(request, folder, on_rows, should_stop)
     facts = {name: value for name, value in asdict(result).items() if name != "onnx"}
-    write_whole(folder / _MODEL, result.onnx)
-    write_whole(folder / _RESULT, json.dumps(facts).encode())  # last: its presence says that all is there
+    write_atomically(folder / _MODEL, result.onnx, "a trained policy")
+    # Last: its presence says that all is there.
+    write_atomically(folder / _RESULT, json.dumps(facts).encode(), "the outcome of a training")
     return Trained(job.key, folder / _MODEL, facts, read_progress(folder / PROGRESS_FILE), resumed=False)
 
 
@@ -166,7 +149,7 @@ class CurveLogger:
         uri = self._tracker.log_model(self.run_id, trained.model, metadata)
         self._tracker.finish(self.run_id)
         if uri is not None:
-            write_whole(note, json.dumps(logged | {self._tracker.uri: uri}).encode())
+            write_atomically(note, json.dumps(logged | {self._tracker.uri: uri}).encode(), "the address of a model")
         return uri
 
 
@@ -187,10 +170,3 @@ def register(tracker: MlflowTracker, model_uri: str | None, job: Job, champion: 
     aliases = [CHALLENGER, CHAMPION] if holds else [CHALLENGER]
     name = registered_name(profile)
     return {"name": name, "version": version, "aliases": aliases, "uri": f"models:/{name}@{aliases[-1]}"}
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(path)

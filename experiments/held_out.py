@@ -16,9 +16,10 @@ from agents.policies.clairvoyant import ClairvoyantPolicy
 from agents.policies.hpa import HpaPolicy
 from agents.policies.learned import LearnedPolicy
 from agents.policies.static import StaticPolicy
+from experiments.files import write_atomically
+from experiments.identity import digest, sources_version
 from experiments.state import StateDir
-from flows.documents import measured
-from flows.learning import digest, sources_version, write_whole
+from experiments.summaries import measured
 from sim_core.errors import InputError
 from sim_core.simulation import simulate
 from sim_core.world import Lane, Scaler, capacity_per_replica
@@ -124,7 +125,7 @@ def compare_policies(
     )
     evaluation = evaluate(request, on_policy)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(_to_plain(evaluation), default=_unwrapped).encode())
+    write_atomically(file, json.dumps(_to_plain(evaluation), default=_unwrapped).encode(), "an evaluation")
     return evaluation
 
 

@@ -15,9 +15,9 @@ from typing import Any
 from experiments.cluster import ray_cluster
 from experiments.planning import make_plan
 from experiments.state import StateDir
-from flows.output import say
-from flows.requested import SweepRequest, TrainingRequest
-from flows.servers import Server, prefect_api
+from flows.requests import SweepRequest, TrainingRequest
+from flows.servers.processes import Server, prefect_api
+from flows.terminal.output import say
 
 _SETTLE_S = 5.0  # the most that the last records of a flow may take to reach the server's database
 

@@ -1,4 +1,4 @@
-"""From results on disk to the report and the table for the terminal: both can be made again at any time."""
+"""What a sweep found, kept beside its points, so that its report can be made again at any time."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ import numpy as np
 import pandas as pd
 
 from experiments.comparison import compare
-from experiments.report import ReportData, comparison_text, write_pictures, write_report
+from experiments.files import write_atomically
+from experiments.report.data import ReportData
 from experiments.results import ResultStore
 from experiments.spec import spec_from_dict
 from experiments.state import StateDir
-from flows.compare import find_sweep
-from flows.learning import write_whole
 from sim_core.errors import InputError
 from sim_core.profile import load_profile
 
 if TYPE_CHECKING:
     from agents.learning.evaluate import Evaluation
+    from experiments.held_out import HeldOut
     from experiments.planning import Plan
-    from flows.evaluation import HeldOut
-    from flows.learning import Trained
+    from experiments.training.job import Trained
 
 # Names under which the report knows the columns of a learning curve.
 _CURVE = {"slo/attainment": "slo_attainment", "time/wall_s": "wall_s"}
@@ -61,7 +60,7 @@ def keep_findings(
             for policy, timeline in evaluation.timelines.items()
         }
     file = state.reports / f"{plan.sweep_id}.json"
-    write_whole(file, json.dumps(findings).encode())
+    write_atomically(file, json.dumps(findings).encode(), "the findings of a sweep")
     return file
 
 
@@ -96,34 +95,6 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
         sweep_duration_s=float(points["duration_s"].iloc[0]),
         evaluation_duration_s=findings.get("evaluation_duration_s") or 86_400.0,
     )
-
-
-def make_report(
-    name: str | None, output: Path | None, folder: Path | None, pictures: Path | None = None
-) -> dict[str, Any]:
-    """Write the report of a sweep again; the document of `devops-sim report`.
-
-    Args:
-        name: id of the sweep, or name of its specification; None takes the newest.
-        output: the HTML file; None writes into the state folder.
-        folder: the state folder; None takes the usual one.
-        pictures: a folder for the same figures as PNG; None draws none.
-
-    Raises:
-        InputError: no such sweep, nothing finished, or a file cannot be written.
-    """
-    state = StateDir.open(folder)
-    sweep_id = find_sweep(ResultStore(state.results), name)
-    data = report_data(sweep_id, state)
-    path = write_report(data, output or state.reports / f"{sweep_id}.html")
-    drawn = write_pictures(data, pictures) if pictures is not None else []
-    return {
-        "command": "report",
-        "sweep_id": sweep_id,
-        "report": str(path),
-        "pictures": [str(picture) for picture in drawn],
-        "text": comparison_text(data),
-    }
 
 
 def _configurations(table: pd.DataFrame) -> pd.DataFrame:

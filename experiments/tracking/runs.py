@@ -15,46 +15,32 @@ import math
 import os
 import re
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-# MLflow reads these when it is imported.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("DO_NOT_TRACK", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 import pandas as pd
-import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, ViewType
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
 
 from experiments.comparison import compare, indicators_of
-from experiments.planning import Plan, simulator_version
+from experiments.identity import simulator_version
+from experiments.planning import Plan
 from experiments.state import StateDir
-from sim_core.errors import ModelError, nearest
+from experiments.tracking.models import MODEL_NAME, fixed_requirements, registered_name, signature_of
+from experiments.tracking.values import FAILURES, metrics_of, reason_of, texts_of, with_interval, yaml_of
 
 log = logging.getLogger("devops_sim.tracking")
 # Their first lines are table creation and migration, and stack traces of errors that we report ourselves.
 for _name, _level in (("alembic", logging.WARNING), ("mlflow.store", logging.CRITICAL)):
     logging.getLogger(_name).setLevel(_level)
 
-FAILURES = (MlflowException, SQLAlchemyError, OSError)  # OSError covers refused connections and full disks
 METRICS_PER_CALL = 1000  # MLflow's limit of log_batch
 PARAM_CHARACTERS = 6000  # and of one parameter
 CHALLENGER, CHAMPION = "challenger", "champion"
 PARENT = "mlflow.parentRunId"
 CURVE_STEP = "curve/last_step"
-MODEL_NAME = "policy"
-
-_REGISTERED = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
-_LOGGED = re.compile(r"^models:/(?P<model_id>m-[0-9a-f]{32})$")
-_OF_RUN = re.compile(r"^runs:/(?P<run_id>[0-9a-f]{32})(?:/(?P<name>.+))?$")
 
 
 P = ParamSpec("P")
@@ -78,7 +64,7 @@ def _tolerant(
             return method(self, first, *args, **kwargs)
         except FAILURES as error:
             self.warning = (
-                f"MLflow at {self.uri} failed in {method.__name__} ({_reason(error)}). No result is lost: all are in "
+                f"MLflow at {self.uri} failed in {method.__name__} ({reason_of(error)}). No result is lost: all are in "
                 "the Parquet store. End what locks the database, make room or start the server, and run the same "
                 "command again: it writes what is missing"
             )
@@ -150,8 +136,8 @@ class MlflowTracker:
             counts = {"points": float(len(plan.points)), "configurations": float(len(planned))}
             self._log_metrics(parent, counts | dict(summary or {}))
             self._log_frame(parent, "points", points)
-            self._client().log_text(parent, _yaml(plan.spec.to_dict()), "spec.yaml")
-            self._client().log_text(parent, _yaml(plan.profile.to_dict()), "profile.yaml")
+            self._client().log_text(parent, yaml_of(plan.spec.to_dict()), "spec.yaml")
+            self._client().log_text(parent, yaml_of(plan.profile.to_dict()), "profile.yaml")
             self._client().set_terminated(parent)
         return parent
 
@@ -166,7 +152,7 @@ class MlflowTracker:
         params |= json.loads(row["settings"]) | json.loads(row["parameters"])
         metrics: dict[str, Any] = {}
         for name in names:
-            metrics |= _with_interval(name, row[name], row[f"{name}_ci95_low"], row[f"{name}_ci95_high"])
+            metrics |= with_interval(name, row[name], row[f"{name}_ci95_low"], row[f"{name}_ci95_high"])
         self._log_metrics(run_id, metrics, params)
         self._client().set_terminated(run_id)
 
@@ -210,7 +196,7 @@ class MlflowTracker:
             if row["step"] <= last:
                 continue
             values = {name: value for name, value in row.items() if name != "step"} | {CURVE_STEP: row["step"]}
-            metrics = _metrics(values, step=int(row["step"]))
+            metrics = metrics_of(values, step=int(row["step"]))
             if len(batch) + len(metrics) > METRICS_PER_CALL:
                 self._client().log_batch(run_id, metrics=batch)
                 batch = []
@@ -261,7 +247,7 @@ class MlflowTracker:
             return parent
         metrics: dict[str, Any] = {}
         for policy, gap in gap_closed.items():
-            metrics |= _with_interval(f"gap_closed/{policy}", gap["mean"], *gap["ci95"])
+            metrics |= with_interval(f"gap_closed/{policy}", gap["mean"], *gap["ci95"])
         known = self._children(parent)
         for row in table.to_dict("records"):
             self._log_policy(key, parent, {str(column): value for column, value in row.items()}, known)
@@ -314,16 +300,16 @@ class MlflowTracker:
             info = mlflow.onnx.log_model(
                 model,
                 name=MODEL_NAME,
-                signature=_signature(model),
+                signature=signature_of(model),
                 metadata={"devops_sim": dict(metadata)},
-                pip_requirements=_requirements(),
+                pip_requirements=fixed_requirements(),
                 onnx_execution_providers=["CPUExecutionProvider"],
                 save_as_external_data=False,  # the default moves the weights out of the model in memory
             )
         if ended == "RUNNING":
             self._client().update_run(run_id, "RUNNING")
         for name, value in metadata.items():
-            self._client().log_text(run_id, _yaml(value), f"{name}.yaml")
+            self._client().log_text(run_id, yaml_of(value), f"{name}.yaml")
         return str(info.model_uri)
 
     @_tolerant
@@ -350,7 +336,7 @@ class MlflowTracker:
         else:
             model_id = model_uri.removeprefix("models:/")
             run_id = client.get_logged_model(model_id).source_run_id
-            made = client.create_model_version(name, model_uri, run_id, tags=_texts(tags or {}), model_id=model_id)
+            made = client.create_model_version(name, model_uri, run_id, tags=texts_of(tags or {}), model_id=model_id)
             version = str(made.version)
         client.set_registered_model_alias(name, alias, version)
         return version
@@ -408,156 +394,11 @@ class MlflowTracker:
                 return children
 
     def _log_metrics(self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, Any] | None = None) -> None:
-        entries = [Param(name, value[:PARAM_CHARACTERS]) for name, value in _texts(params or {}).items()]
-        self._client().log_batch(run_id, metrics=_metrics(metrics), params=entries)
+        entries = [Param(name, value[:PARAM_CHARACTERS]) for name, value in texts_of(params or {}).items()]
+        self._client().log_batch(run_id, metrics=metrics_of(metrics), params=entries)
 
     def _log_frame(self, run_id: str, name: str, frame: pd.DataFrame) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{name}.parquet"
             frame.to_parquet(path, index=False)
             self._client().log_artifact(run_id, str(path))
-
-
-def registered_name(profile: str) -> str:
-    """Name in the model registry of a profile's autoscaler."""
-    return f"autoscaler-{profile}"
-
-
-@dataclass(frozen=True)
-class ResolvedModel:
-    """A model on this machine: the ONNX file, the metadata it was logged with, and where it came from."""
-
-    uri: str
-    path: Path
-    metadata: dict[str, Any]
-    run_id: str | None
-    version: str | None
-
-
-def resolve_model(uri: str, state: StateDir) -> ResolvedModel:
-    """The ONNX file behind a model URI that a user named. Only ONNX is accepted, which holds no code.
-
-    Args:
-        uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `models:/m-ID` or `runs:/RUN_ID[/policy]`.
-        state: its MLflow, or MLFLOW_TRACKING_URI when that is set.
-
-    Raises:
-        ModelError: malformed URI, no such model, alias, version or run (with the known and the nearest), a model of
-            another flavor, or MLflow cannot be read.
-    """
-    tracking = os.environ.get("MLFLOW_TRACKING_URI") or state.mlflow_uri
-    try:
-        return _resolve(uri, MlflowClient(tracking, tracking), tracking)
-    except FAILURES as error:
-        raise ModelError(uri, f"MLflow at {tracking} cannot be read: {_reason(error)}") from error
-
-
-def _resolve(uri: str, client: MlflowClient, tracking: str) -> ResolvedModel:
-    import mlflow
-    from mlflow.artifacts import download_artifacts
-
-    mlflow.set_tracking_uri(tracking)  # a models:/ source is looked up there, whatever address is passed along
-    if registered := _REGISTERED.match(uri):
-        found = _registered_version(uri, registered["name"], registered["alias"], registered["version"], client)
-        source, run_id, version = str(found.source), found.run_id, str(found.version)
-    elif logged := _LOGGED.match(uri):
-        run_id, version = client.get_logged_model(logged["model_id"]).source_run_id, None
-        source = uri
-    elif of_run := _OF_RUN.match(uri):
-        run_id, version = of_run["run_id"], None
-        source = _model_of_run(uri, run_id, of_run["name"] or MODEL_NAME, client)
-    else:
-        raise ModelError(uri, "must be models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID")
-    folder = Path(download_artifacts(artifact_uri=source, tracking_uri=tracking, registry_uri=tracking))
-    description = yaml.safe_load((folder / "MLmodel").read_text())
-    flavors = description.get("flavors", {})
-    if "onnx" not in flavors:
-        raise ModelError(uri, f"must be a model of flavor onnx, this one has {', '.join(flavors) or 'none'}")
-    file = (folder / flavors["onnx"]["data"]).resolve()
-    if not file.is_relative_to(folder.resolve()):
-        raise ModelError(uri, f"its MLmodel names a file outside of the model: {flavors['onnx']['data']}")
-    metadata = (description.get("metadata") or {}).get("devops_sim") or {}
-    return ResolvedModel(uri, file, metadata, run_id, version)
-
-
-def _registered_version(uri: str, name: str, alias: str | None, version: str | None, client: MlflowClient) -> Any:
-    models = {model.name: model for model in client.search_registered_models()}
-    if name not in models:
-        known = f"registered: {', '.join(sorted(models))}" if models else "none is registered yet: train one first"
-        raise ModelError(uri, f"no registered model '{name}' ({known}){nearest(name, models)}")
-    aliases = models[name].aliases
-    if alias is not None:
-        if alias not in aliases:
-            known = ", ".join(sorted(aliases)) or "none"
-            raise ModelError(uri, f"'{name}' has no alias '{alias}' (it has: {known}){nearest(alias, aliases)}")
-        version = str(aliases[alias])
-    versions = {str(found.version): found for found in client.search_model_versions(f"name='{name}'")}
-    if version not in versions:
-        known = ", ".join(sorted(versions, key=int)) or "none"
-        raise ModelError(uri, f"'{name}' has no version {version} (it has: {known})")
-    return versions[version]
-
-
-def _model_of_run(uri: str, run_id: str, name: str, client: MlflowClient) -> str:
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise ModelError(uri, f"no run of id {run_id}") from None
-        raise
-    outputs = run.outputs.model_outputs if run.outputs else []
-    models = {model.name: model for model in (client.get_logged_model(output.model_id) for output in outputs)}
-    if name not in models:
-        known = ", ".join(models) or "none"
-        raise ModelError(uri, f"the run has no model '{name}' (it has: {known}){nearest(name, models)}")
-    return f"models:/{models[name].model_id}"
-
-
-def _signature(model: Any) -> Any:
-    """Signature of an ONNX graph: named tensors, -1 for axes of any length."""
-    import onnx
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    def schema(values: Any) -> Schema:
-        specs = []
-        for value in values:
-            tensor = value.type.tensor_type
-            shape = tuple(axis.dim_value if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim)
-            specs.append(TensorSpec(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), shape, value.name))
-        return Schema(specs)
-
-    return ModelSignature(schema(model.graph.input), schema(model.graph.output))
-
-
-def _requirements() -> list[str]:
-    from importlib.metadata import version
-
-    return [f"{name}=={version(name)}" for name in ("onnx", "onnxruntime", "numpy")]
-
-
-def _metrics(values: Mapping[str, Any], step: int = 0) -> list[Metric]:
-    now_ms = int(time.time() * 1000)
-    finite = {name: float(value) for name, value in values.items() if value is not None and math.isfinite(float(value))}
-    return [Metric(_metric_name(name), value, now_ms, step) for name, value in finite.items()]
-
-
-def _with_interval(name: str, mean: Any, low: Any, high: Any) -> dict[str, Any]:
-    return {name: mean, f"{name}/ci95_low": low, f"{name}/ci95_high": high}
-
-
-def _metric_name(name: str) -> str:
-    return re.sub(r"[^\w\-. /]", "_", name)  # what MLflow allows
-
-
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    render: Callable[[Any], str] = lambda value: value if isinstance(value, str) else json.dumps(value, default=str)  # noqa: E731
-    return {_metric_name(name): render(value) for name, value in values.items()}
-
-
-def _yaml(data: Any) -> str:
-    return yaml.safe_dump(json.loads(json.dumps(data, default=str)), sort_keys=False, allow_unicode=True)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,7 @@ from sim_core.errors import InputError, SpecError
 
 if TYPE_CHECKING:
     from experiments.spec import Spec
-    from flows.learning import Job
+    from experiments.training.job import Job
 
 _GENERATED_S = 7 * 86_400.0
 _SHORTEST_S = 3600.0  # an episode has to fit in, and a policy has to see load come and go
@@ -45,8 +45,8 @@ class TrainingRequest(BaseModel):
         Raises:
             InputError: any part of the request is wrong.
         """
+        from experiments.training.job import Job
         from flows.inputs import TrafficChoice, duration_s, load_profile
-        from flows.learning import Job
 
         profile = load_profile(self.profile, self.overrides)
         trace_file = Path(self.trace) if self.trace else None

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from experiments import report_figures as figures
-from experiments.report_data import INDICATOR_TITLES, Estimate, Outcome, ReportData, baseline_of, evaluated, swept
-from experiments.report_series import pareto_front
-from experiments.report_words import (
+from experiments.files import write_atomically
+from experiments.report import figures
+from experiments.report.data import INDICATOR_TITLES, Estimate, Outcome, ReportData, baseline_of, evaluated, swept
+from experiments.report.series import pareto_front
+from experiments.report.words import (
     NOTHING,
     cheapest_that_keeps,
-    comparison_text,
     interval_words,
     keeps_slo,
     number,
@@ -43,9 +41,7 @@ from experiments.report_words import (
     verdict,
     worded,
 )
-from sim_core.errors import InputError
-
-__all__ = ["ReportData", "comparison_text", "write_pictures", "write_report"]
+from sim_core.errors import InputError, PlatformError
 
 MAX_SWEEP_ROWS = 1_000
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -71,7 +67,7 @@ def write_report(data: ReportData, path: str | Path) -> Path:
         InputError: the folder cannot be made or written.
     """
     page = render(data)
-    return _write_whole(Path(path), lambda file: file.write_text(page, encoding="utf-8", errors="replace"))
+    return _written(Path(path), page.encode("utf-8", errors="replace"))
 
 
 def write_pictures(data: ReportData, folder: str | Path) -> list[Path]:
@@ -80,14 +76,15 @@ def write_pictures(data: ReportData, folder: str | Path) -> list[Path]:
     Raises:
         InputError: the folder cannot be made or written.
     """
-    from experiments.report_pictures import PICTURES  # matplotlib costs half a second that no report needs
+    from experiments.report.pictures import PICTURES  # matplotlib costs half a second that no report needs
 
     written = []
     for name, draw in PICTURES.items():
         figure = draw(data)
         if figure is not None:
-            save = partial(figure.savefig, format="png", dpi=160)
-            written.append(_write_whole(Path(folder) / name, save))
+            png = io.BytesIO()
+            figure.savefig(png, format="png", dpi=160)
+            written.append(_written(Path(folder) / name, png.getvalue()))
     return written
 
 
@@ -349,20 +346,14 @@ def _json_for_page(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def _write_whole(place: Path, write: Callable[[Path], object]) -> Path:
-    scratch: Path | None = None
+def _written(place: Path, content: bytes) -> Path:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
-        os.close(handle)
-        scratch = Path(name)
-        write(scratch)
-        scratch.chmod(0o644)
-        scratch.replace(place)
-    except OSError as error:
+        write_atomically(place, content, place.name)
+    except (OSError, PlatformError) as error:
+        cause = error.__cause__ if isinstance(error, PlatformError) else error
         remedy = "choose a folder that exists or can be made, and that you may write to"
-        raise InputError(str(place), f"cannot be written: {error.strerror or error}; {remedy}") from error
-    finally:
-        if scratch is not None:
-            scratch.unlink(missing_ok=True)
+        raise InputError(
+            str(place), f"cannot be written: {getattr(cause, 'strerror', None) or cause}; {remedy}"
+        ) from error
     return place

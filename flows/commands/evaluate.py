@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.held_out import DEFAULT_STEPS, KNOWN, HeldOut, compare_policies, model_content, policies_document
 from experiments.state import StateDir
-from flows.evaluation import DEFAULT_STEPS, KNOWN, HeldOut, compare_policies, model_content, policies_document
 from flows.inputs import TrafficChoice, check_policies, duration_s, load_profile, overrides
-from flows.progress import Progress
+from flows.terminal.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.output import figure, print_table, with_interval
+from flows.terminal.output import figure, print_table, with_interval
 
 # What a reader compares first; the JSON document and the report hold every indicator.
 HEADLINES = ("cost_usd", "slo_attainment", "latency_p95_s", "error_ratio", "utilization_mean", "scale_events")

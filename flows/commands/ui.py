@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from experiments.state import StateDir
-from flows.output import say
-from flows.servers import announced, check_port_is_free, start_mlflow, start_prefect
+from flows.servers.processes import announced, check_port_is_free, start_mlflow, start_prefect
+from flows.terminal.output import say
 from sim_core.errors import InputError, PlatformError
 
 _WATCH_PERIOD_S = 0.5

@@ -40,7 +40,7 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
         InputError: any part of the request is wrong.
     """
     from agents.policies.contract import play
-    from flows.documents import over_seeds
+    from experiments.summaries import over_seeds
     from sim_core.world import Lane
 
     engine = check_engine(request.engine)
@@ -100,8 +100,8 @@ def _build(name: str, request: RunRequest) -> Policy:
     if name == "clairvoyant":
         return ClairvoyantPolicy()
     from agents.policies.learned import LearnedPolicy
+    from experiments.held_out import model_content
     from experiments.state import StateDir
-    from flows.evaluation import model_content
 
     content, metadata = model_content(name, StateDir.open(request.state))
     return LearnedPolicy(content, name, metadata)

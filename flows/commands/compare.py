@@ -10,7 +10,7 @@ from experiments.comparison import best, compare, pareto_front
 from experiments.results import ResultStore
 from experiments.spec import spec_from_dict
 from experiments.state import StateDir
-from flows.documents import configurations
+from experiments.summaries import configurations
 from sim_core.errors import InputError, nearest
 from sim_core.profile import load_profile
 
@@ -30,7 +30,7 @@ def compare_sweeps(sweep_ids: Sequence[str], baseline: str | None, folder: Path 
         InputError: no such sweep or baseline, or nothing is finished.
     """
     store = ResultStore(StateDir.open(folder).results)
-    chosen = [find_sweep(store, name) for name in sweep_ids] or [find_sweep(store, None)]
+    chosen = [store.find(name) for name in sweep_ids] or [store.find(None)]
     points = _points(store, chosen)
     table = compare(points)
     if baseline is not None:
@@ -45,23 +45,6 @@ def compare_sweeps(sweep_ids: Sequence[str], baseline: str | None, folder: Path 
         "pareto_front": pareto_front(table)["configuration_key"].tolist(),
         "best": vars(winner),
     }
-
-
-def find_sweep(store: ResultStore, name: str | None) -> str:
-    """Id of a sweep by its id, by the name of its specification, or None for the newest.
-
-    Raises:
-        InputError: there is none; names the nearest.
-    """
-    known = store.sweeps()
-    if name is None:
-        if not known:
-            raise InputError(
-                str(store.root), "no sweep has been run in this state folder; begin with `devops-sim sweep`"
-            )
-        return known[0]
-    named = [sweep_id for sweep_id in known if name in (sweep_id, sweep_id.rpartition("-")[0])]
-    return named[0] if named else str(store.manifest(name)["sweep_id"])
 
 
 def _points(store: ResultStore, sweep_ids: Sequence[str]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from experiments.report_data import (
+from experiments.report.data import (
     STYLES,
     Estimate,
     Outcome,
@@ -22,8 +22,8 @@ from experiments.report_data import (
     styles_of,
     swept,
 )
-from experiments.report_series import NinesAxis, nines_axis, pareto_front, thin_extremes, thin_mean, thin_steps
-from experiments.report_words import (
+from experiments.report.series import NinesAxis, nines_axis, pareto_front, thin_extremes, thin_mean, thin_steps
+from experiments.report.words import (
     attained,
     cheapest_that_keeps,
     interval_words,

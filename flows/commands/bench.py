@@ -12,9 +12,9 @@ import yaml
 from experiments.bench import run_bench
 from experiments.results import ResultStore
 from experiments.state import StateDir
-from flows.local import platform
-from flows.output import say
-from flows.requested import SweepRequest
+from flows.requests import SweepRequest
+from flows.servers.platform import platform
+from flows.terminal.output import say
 from sim_core.workload import read_trace
 
 Figure = dict[str, Any]

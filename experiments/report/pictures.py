@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from experiments.report_data import STYLES, Outcome, ReportData, evaluated, styles_of, swept
-from experiments.report_figures import (
+from experiments.report.data import STYLES, Outcome, ReportData, evaluated, styles_of, swept
+from experiments.report.figures import (
     FRONT,
     GRID,
     INK,
@@ -25,8 +25,8 @@ from experiments.report_figures import (
     shown_in_timeline,
     timeline_load,
 )
-from experiments.report_series import NinesAxis, nines_axis, pareto_front, thin_extremes, thin_steps
-from experiments.report_words import objective_text, seconds
+from experiments.report.series import NinesAxis, nines_axis, pareto_front, thin_extremes, thin_steps
+from experiments.report.words import objective_text, seconds
 
 
 def draw_pareto(data: ReportData) -> Figure | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import options
+from flows.commands import options
 
 profile_app = typer.Typer(help="Environments: list, show and check profiles.", no_args_is_help=True)
 trace_app = typer.Typer(help="Traffic: look at trace files.", no_args_is_help=True)
@@ -16,7 +16,7 @@ trace_app = typer.Typer(help="Traffic: look at trace files.", no_args_is_help=Tr
 @profile_app.command("list")
 def list_profiles(as_json: options.Json = False) -> None:
     """Name and describe the bundled profiles."""
-    from flows.output import print_json, print_table
+    from flows.terminal.output import print_json, print_table
     from sim_core.profile import bundled_profiles, load_profile
 
     rows = [(name, load_profile(name).description) for name in bundled_profiles()]
@@ -34,7 +34,7 @@ def show_profile(profile: options.Profile, settings: options.Settings = None, as
     import yaml
 
     from flows.inputs import load_profile, overrides
-    from flows.output import print_json
+    from flows.terminal.output import print_json
 
     data = load_profile(profile, overrides(settings or [])).to_dict()
     if as_json:
@@ -47,7 +47,7 @@ def show_profile(profile: options.Profile, settings: options.Settings = None, as
 def check_profile(profile: options.Profile, settings: options.Settings = None, as_json: options.Json = False) -> None:
     """Check a profile; every problem at once, with path, rule and value. Exit code 2 if there are any."""
     from flows.inputs import load_profile, overrides
-    from flows.output import print_json
+    from flows.terminal.output import print_json
 
     checked = load_profile(profile, overrides(settings or []))
     if as_json:
@@ -61,7 +61,7 @@ def trace_info(
     trace: Annotated[Path, typer.Argument(help="A trace file: CSV, gzip or not.")], as_json: options.Json = False
 ) -> None:
     """Check a trace and print its length, step and rates."""
-    from flows.output import print_json, print_table
+    from flows.terminal.output import print_json, print_table
     from sim_core.workload import read_trace
 
     facts = _trace_facts(read_trace(trace))

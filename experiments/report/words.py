@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.report_data import Estimate, Outcome, ReportData, baseline_of, evaluated, swept
-from experiments.report_series import pareto_front
+from experiments.report.data import Estimate, Outcome, ReportData, baseline_of, evaluated, swept
+from experiments.report.series import pareto_front
 
 NOTHING = "–"
 _SHARES = {"availability", "error_ratio", "error_budget_left", "utilization_mean", "change_failure_rate"}

@@ -1,0 +1,1 @@
+"""What each command of `devops-sim` does, one module a command; options and inputs that they share."""

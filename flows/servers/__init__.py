@@ -1,0 +1,1 @@
+"""Prefect, MLflow and Ray for as long as a command needs them."""
