@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
-CONFIDENCE = 0.95
+from sim_core.accounting import bounds_of
+from sim_core.intervals import Interval, interval
+
 # Indicators of which more is better; of every other, less.
 HIGHER_IS_BETTER = frozenset(
     {"slo_attainment", "availability", "throughput_per_s", "error_budget_left", "cache_hit_ratio"}
@@ -31,34 +32,6 @@ IDENTITY = frozenset(
         "compute_s",
     }
 )
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Mean and 95 % t-interval; `low` and `high` are NaN below two values, where no interval exists."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def interval(values: Sequence[float] | np.ndarray | pd.Series) -> Interval:
-    """Mean of independent values and its 95 % confidence interval by Student's t with n - 1 degrees of freedom.
-
-    NaN values (an indicator that did not occur in that run) are left out.
-    """
-    finite = np.asarray(values, dtype=np.float64)
-    finite = finite[np.isfinite(finite)]
-    n = int(finite.size)
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    mean = float(finite.mean())
-    if n == 1:
-        return Interval(mean, math.nan, math.nan, 1)
-    quantile = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2))  # Student's t; scipy.stats takes a second to import
-    half = quantile * float(finite.std(ddof=1)) / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
 
 
 def indicators_of(points: pd.DataFrame) -> list[str]:
@@ -97,7 +70,7 @@ def compare(points: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     for key, group in groups.items():
         row = _describe(key, group)
         for name in names:
-            row |= _columns(name, interval(group[name]))
+            row |= _columns(name, interval(group[name], *bounds_of(name)))
             if baseline is not None:
                 row |= _columns(name, paired_difference(group, groups[baseline], name), "_diff")
         rows.append(row)
@@ -108,7 +81,8 @@ def paired_difference(group: pd.DataFrame, baseline: pd.DataFrame, indicator: st
     """Mean and interval of group minus baseline over the seeds that both have.
 
     Pairing removes what the seeds have in common (the same arrivals), so the interval is narrower than that of two
-    independent means: Law, Simulation Modeling and Analysis, section 10.2 (paired-t confidence interval).
+    independent means: Law, Simulation Modeling and Analysis, section 10.2 (paired-t confidence interval). A difference
+    has no bounds.
     """
     pairs = group.set_index("seed")[indicator].sub(baseline.set_index("seed")[indicator]).dropna()
     return interval(pairs)

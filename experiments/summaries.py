@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison import indicators_of, interval
+from experiments.comparison import indicators_of
+from sim_core.accounting import bounds_of
+from sim_core.intervals import interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +19,7 @@ def over_seeds(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Mean and 95 % interval over the rows of each indicator column."""
     result = {}
     for name in table.columns:
-        measured = interval(table[name])
+        measured = interval(table[name], *bounds_of(str(name)))
         result[str(name)] = {"mean": measured.mean, "ci95": [measured.low, measured.high]}
     return result
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -19,12 +21,37 @@ INDICATORS = (
     "throughput_per_s",
     "error_budget_left",
     "cost_usd",
+    "cost_pods_usd",
+    "cost_fixed_usd",
+    "cost_database_usd",
+    "cost_cache_usd",
+    "cost_load_balancer_usd",
+    "cost_usd_per_month",
     "cost_usd_per_million_requests",
     "replica_hours",
     "scale_events",
     "utilization_mean",
     "cache_hit_ratio",
 )
+# What cost_usd is made of, in the order in which it is summed up; a mechanism that costs money (a node pool) joins here.
+COST_PARTS = ("cost_pods_usd", "cost_fixed_usd")
+# What exists whatever the policy does; sums up to cost_fixed_usd.
+_FIXED = ("database", "cache", "load_balancer")
+FIXED_COST_PARTS = tuple(f"cost_{what}_usd" for what in _FIXED)
+MONTH_S = 30.0 * 86_400.0  # a month of every figure "per month"
+# Least and greatest value that an indicator can have; every other is a sum, a duration or a rate: 0 or more.
+_BOUNDS = {
+    "slo_attainment": (0.0, 1.0),
+    "availability": (0.0, 1.0),
+    "error_ratio": (0.0, 1.0),
+    "cache_hit_ratio": (0.0, 1.0),
+    "error_budget_left": (-math.inf, 1.0),  # an overspent budget is negative
+}
+
+
+def bounds_of(indicator: str) -> tuple[float, float]:
+    """Least and greatest value that an indicator can have; infinite where there is none."""
+    return _BOUNDS.get(indicator, (0.0, math.inf))
 
 
 def indicators(params: np.ndarray, state: np.ndarray) -> pd.DataFrame:
@@ -32,8 +59,14 @@ def indicators(params: np.ndarray, state: np.ndarray) -> pd.DataFrame:
 
     Args:
         params, state: structured arrays, shape (n_lanes,).
+
+    `cost_usd` is exactly the sum of COST_PARTS, and `cost_fixed_usd` that of FIXED_COST_PARTS. `cost_usd_per_month` is
+    what 30 days would cost at this rate. `cost_usd_per_million_requests` counts good requests only: a policy that fails
+    most requests is not cheap.
     """
     account = state["account"]
+    cost = costs(params, account)
+    seconds = _nan_if_zero(account["seconds"])
     requests = _nan_if_zero(account["requests"])
     failed = np.minimum(account["failed"], account["requests"])
     slo_attainment = account["good"] / requests
@@ -46,16 +79,30 @@ def indicators(params: np.ndarray, state: np.ndarray) -> pd.DataFrame:
         "latency_p50_s": percentiles[:, 0],
         "latency_p95_s": percentiles[:, 1],
         "latency_p99_s": percentiles[:, 2],
-        "throughput_per_s": (account["requests"] - failed) / _nan_if_zero(account["seconds"]),
+        "throughput_per_s": (account["requests"] - failed) / seconds,
         "error_budget_left": 1.0 - (1.0 - slo_attainment) / (1.0 - params["slo_objective"]),
-        "cost_usd": account["cost_usd"],
-        "cost_usd_per_million_requests": account["cost_usd"] / requests * 1e6,
+        **cost,
+        "cost_usd_per_month": cost["cost_usd"] / seconds * MONTH_S,
+        "cost_usd_per_million_requests": cost["cost_usd"] / _nan_if_zero(account["good"]) * 1e6,
         "replica_hours": account["pod_s"] / 3600.0,
         "scale_events": account["scale_events"],
         "utilization_mean": account["cpu_core_s"] / _nan_if_zero(account["request_core_s"]),
         "cache_hit_ratio": account["hits"] / _nan_if_zero(account["lookups"]),
     }
     return pd.DataFrame({name: columns[name] for name in INDICATORS})
+
+
+def costs(params: np.ndarray, account: np.ndarray) -> dict[str, np.ndarray]:
+    """What each lane has cost so far and its parts, by indicator, each of shape (n_lanes,) [USD].
+
+    Args:
+        params: structured array, shape (n_lanes,).
+        account: the ACCOUNT records of the same lanes.
+    """
+    parts = {f"cost_{what}_usd": params[f"{what}_usd_per_s"] * account["seconds"] for what in _FIXED}
+    parts["cost_fixed_usd"] = sum(parts[name] for name in FIXED_COST_PARTS)
+    parts["cost_pods_usd"] = account["pods_usd"].copy()
+    return {"cost_usd": sum(parts[name] for name in COST_PARTS), **parts}
 
 
 def _nan_if_zero(values: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sim_core.accounting import indicators, latency_percentiles
+from sim_core.accounting import costs, indicators, latency_percentiles
 from sim_core.compiled import kernel
 from sim_core.controlplane.hpa import reconcile_hpa
 from sim_core.controlplane.pods import SAMPLE, advance_pods, collect_samples, set_replicas, start_warm
@@ -79,12 +79,12 @@ def tick(params, state, rates, schedules, samples):
     tick_s = params.tick_s
     now_s = state.tick * tick_s
     run_controllers(params, state, schedules, samples, now_s)
-    pods, usd = 0.0, params.fixed_usd_per_s
+    pods, pods_usd_per_s = 0.0, 0.0
     for i in range(params.n_services):
         service, state_i = params.services[i], state.services[i]
         advance_pods(service, state_i, state.window_start_s, now_s)
         pods += state_i.n_pods
-        usd += state_i.n_pods * service.usd_per_pod_s
+        pods_usd_per_s += state_i.n_pods * service.usd_per_pod_s
     rate_per_s = rate_at(params.traffic, rates, now_s + 0.5 * tick_s)
     serve(params, state, draw_arrivals(params.key, rate_per_s, state.tick, tick_s), rate_per_s * tick_s)
     state.tick += 1
@@ -97,7 +97,7 @@ def tick(params, state, rates, schedules, samples):
         state.next_scrape_tick += params.scrape_ticks
         if params.publish_ticks == 0:
             publish(params, state)
-    state.account.cost_usd += usd * tick_s
+    state.account.pods_usd += pods_usd_per_s * tick_s
     state.account.pod_s += pods * tick_s
     state.account.seconds += tick_s
 
@@ -178,7 +178,8 @@ class Simulation:
 
     Attributes:
         indicators: one row a lane, columns `accounting.INDICATORS`.
-        timeline: by name, shape (n_lanes, n_steps), except `time_s` (n_steps,): means over a step, `cost_usd` summed up.
+        timeline: by name, shape (n_lanes, n_steps), except `time_s` (n_steps,): means over a step; `cost_usd` and its
+            parts `cost_pods_usd`, `cost_fixed_usd` summed up since the start.
     """
 
     indicators: pd.DataFrame
@@ -247,6 +248,7 @@ class TimelineRecorder:
         """Notes what happened since the last call."""
         now, before, state = self._sums(), self._before, self._worlds.state
         change = {name: now[name] - before[name] for name in now}
+        cost = costs(self._worlds.params, state["account"])
         services = state["services"]
         with np.errstate(invalid="ignore", divide="ignore"):
             self._steps.append(
@@ -260,7 +262,7 @@ class TimelineRecorder:
                     "slo_attainment": change["good"] / change["requests"],
                     "error_ratio": change["failed"] / change["requests"],
                     "utilization": change["cpu_core_s"] / change["request_core_s"],
-                    "cost_usd": state["account"]["cost_usd"].copy(),
+                    **{name: cost[name] for name in ("cost_usd", "cost_pods_usd", "cost_fixed_usd")},
                 }
             )
         self._before = now

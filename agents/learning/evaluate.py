@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from agents.policies.contract import Policy, play
-from sim_core.accounting import INDICATORS
+from sim_core.accounting import INDICATORS, bounds_of
 from sim_core.errors import PolicyError
+from sim_core.intervals import interval
 from sim_core.profile import Profile
 from sim_core.workload import Trace
 from sim_core.world import Lane
@@ -49,8 +49,9 @@ class Evaluation:
 
     Attributes:
         table: one row a policy: `policy`, and for every indicator `NAME`, `NAME_ci95_low`, `NAME_ci95_high` (mean over
-            seeds, 95 % t-interval), `gap_closed` with its interval, `keeps_slo`, and `attainment_not_worse` than the
-            tuned HPA's (NaN or None where there is no tuned HPA or clairvoyant policy to compare with).
+            seeds and its 95 % interval, see `sim_core/intervals.py`), `gap_closed` with its interval, `keeps_slo`, and
+            `attainment_not_worse` than the tuned HPA's (NaN or None where there is no tuned HPA or clairvoyant policy to
+            compare with).
         lanes: one row a policy and seed, with every indicator.
         gap_closed: by policy, {"mean", "ci95": [low, high]}.
         timelines: by policy, of the first seed; see `sim_core.simulation.Simulation`.
@@ -94,16 +95,6 @@ def evaluate(request: EvaluateRequest, on_policy: Callable[[str], None] = lambda
     return Evaluation(_summary(table, names, gaps, request.profile), table, gaps, timelines, settings)
 
 
-def mean_and_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval of values over seeds; the interval is NaN for fewer than two."""
-    values = np.asarray(values, dtype=float)
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
-
-
 def gap_closed(lanes: pd.DataFrame, policy: str) -> dict[str, Any] | None:
     """(cost of tuned HPA - cost of policy) / (cost of tuned HPA - clairvoyant cost), seed by seed.
 
@@ -111,7 +102,8 @@ def gap_closed(lanes: pd.DataFrame, policy: str) -> dict[str, Any] | None:
         lanes: `Evaluation.lanes`.
 
     Returns:
-        {"mean", "ci95"}; None where there is no tuned HPA, no clairvoyant policy, or no gap between them.
+        {"mean", "ci95"}, the interval over evaluation seeds of this traffic and these policies: another day or another
+        training may differ by more. None where there is no tuned HPA, no clairvoyant policy, or no gap between them.
     """
     cost = {name: group.sort_values("seed")["cost_usd"].to_numpy() for name, group in lanes.groupby("policy")}
     if policy in (BASELINE, OPTIMUM) or BASELINE not in cost or OPTIMUM not in cost:
@@ -119,8 +111,8 @@ def gap_closed(lanes: pd.DataFrame, policy: str) -> dict[str, Any] | None:
     gap = cost[BASELINE] - cost[OPTIMUM]
     if np.any(gap <= 1e-9 * cost[BASELINE]):
         return None
-    mean, low, high = mean_and_interval((cost[BASELINE] - cost[policy]) / gap)
-    return {"mean": mean, "ci95": [low, high]}
+    closed = interval((cost[BASELINE] - cost[policy]) / gap)
+    return {"mean": closed.mean, "ci95": [closed.low, closed.high]}
 
 
 def _summary(
@@ -132,8 +124,8 @@ def _summary(
     for name in names:
         row: dict[str, Any] = {"policy": name}
         for indicator in INDICATORS:
-            mean, low, high = mean_and_interval(by_policy[name][indicator].to_numpy())
-            row |= {indicator: mean, f"{indicator}_ci95_low": low, f"{indicator}_ci95_high": high}
+            value = interval(by_policy[name][indicator], *bounds_of(indicator))
+            row |= {indicator: value.mean, f"{indicator}_ci95_low": value.low, f"{indicator}_ci95_high": value.high}
         gap = gaps.get(name, {"mean": math.nan, "ci95": [math.nan, math.nan]})
         row |= {
             "gap_closed": gap["mean"],
