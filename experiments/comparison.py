@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from experiments.amounts import rounded_down
 from sim_core.accounting import bounds_of
 from sim_core.intervals import Interval, interval
 
@@ -140,13 +141,19 @@ def best(table: pd.DataFrame, minimize: str, subject_to: Mapping[str, float]) ->
     if met[order[0]]:
         reason = f"lowest {minimize} of the {int(met.sum())} of {len(table)} configurations that meet {limits}"
     else:
-        reached = ", ".join(f"{name} {row[name]:.6g}" for name in subject_to)
+        reached = ", ".join(f"{name} {_reached(name, float(row[name]))}" for name in subject_to)
         reason = f"none of {len(table)} configurations meets {limits}; this one comes nearest ({reached})"
     return Best(str(row["configuration_key"]), str(row["label"]), bool(met[order[0]]), reason)
 
 
 def _limit(name: str, limit: float) -> str:
     return f"{name} {'>=' if name in HIGHER_IS_BETTER else '<='} {limit:g}"
+
+
+def _reached(name: str, value: float) -> str:
+    # Rounded away from what is good: a limit that is missed by little must not read as met.
+    shown = rounded_down(value, 6) if name in HIGHER_IS_BETTER else -rounded_down(-value, 6)
+    return f"{shown:.6f}".rstrip("0").rstrip(".")
 
 
 def _columns(name: str, value: Interval, suffix: str = "") -> dict[str, float]:

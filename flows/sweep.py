@@ -24,7 +24,15 @@ from agents.learning.evaluate import Evaluation
 from experiments.actors import SimulationPool, plan_pool
 from experiments.cluster import ray_cluster
 from experiments.comparison import best, compare
-from experiments.held_out import DEFAULT_STEPS, HeldOut, compare_policies, model_content, policies_document
+from experiments.held_out import (
+    DEFAULT_STEPS,
+    HeldOut,
+    compare_policies,
+    evaluation_file,
+    model_content,
+    policies_document,
+    table_with_savings,
+)
 from experiments.identity import sources_version
 from experiments.planning import Plan, Point, make_plan
 from experiments.report import comparison_text, keep_findings, report_data, write_report
@@ -87,7 +95,8 @@ def evaluate_visibly(held_out: HeldOut, state: StateDir, tracker: MlflowTracker,
 
     evaluation = compare_policies(held_out, state, on_progress)
     gaps, name = evaluation.gap_closed, f"evaluation of {len(held_out.names)} policies"
-    tracker.log_evaluation(held_out.key, name, evaluation.table, evaluation.lanes, gaps, held_out.describe())
+    table = table_with_savings(evaluation, held_out.duration_s)
+    tracker.log_evaluation(held_out.key, name, table, evaluation.lanes, gaps, held_out.describe())
     return evaluation
 
 
@@ -112,6 +121,7 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
     store = ResultStore(state.results)
     tracker = MlflowTracker.open(state, plan.profile.name)
     job, trained, model, held_out, evaluation = training_of(plan), None, None, None, None
+    evaluated_before = False
     with Progress() as progress, ray_cluster(state) as cluster:
         actors = min(request.actors or cluster.num_cpus, cluster.num_cpus)
         with ready_meanwhile(tracker):
@@ -127,6 +137,7 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
             clock.note("train")
         if plan.spec.evaluation is not None:
             held_out = held_out_of(plan, trained, tracker, state)
+            evaluated_before = evaluation_file(held_out, state).exists()
             evaluation = evaluate_task(quote(held_out), quote(state), quote(tracker), quote(progress))
             clock.note("evaluate")
     if job is not None and model is not None:
@@ -134,10 +145,15 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
         model["registered"] = register(tracker, model["logged"], job, champion)
     table = compare(store.load_keys(plan.keys))
     chosen = best(table, plan.spec.objective.minimize, plan.spec.limits(plan.profile))
-    keep_findings(plan, state, evaluation, held_out, trained, provenance(plan, job, clock, model))
+    spent = time_spent(clock, counts, trained, evaluated_before)
+    keep_findings(plan, state, evaluation, held_out, trained, provenance(plan, job, model), spent)
     report, text = report_task(plan.sweep_id, quote(state))
     clock.note("report")
-    compared = {**held_out.describe(), "policies": policies_document(evaluation)} if held_out and evaluation else None
+    compared = (
+        {**held_out.describe(), "policies": policies_document(evaluation, held_out.duration_s)}
+        if held_out and evaluation
+        else None
+    )
     return {
         "command": "sweep",
         "sweep_id": plan.sweep_id,
@@ -251,7 +267,16 @@ def earns_champion(evaluation: Evaluation) -> bool:
     return bool((cheaper | ~rows.loc[rivals, "keeps_slo"].astype(bool)).all())
 
 
-def provenance(plan: Plan, job: Job | None, clock: Clock, model: dict[str, Any] | None) -> dict[str, Any]:
+def time_spent(
+    clock: Clock, counts: Mapping[str, int], trained: Trained | None, evaluated_before: bool
+) -> dict[str, float]:
+    """Wall time of the stages that did their work in this run [s]; of a training, what it took whenever that was."""
+    idle = {"simulate": not counts["simulated"], "evaluate": evaluated_before}
+    spent = {stage: seconds for stage, seconds in clock.seconds.items() if not idle.get(stage)}
+    return spent | ({"train": trained.wall_s} if trained is not None else {})
+
+
+def provenance(plan: Plan, job: Job | None, model: dict[str, Any] | None) -> dict[str, Any]:
     """Where the figures come from, for the report."""
     return {
         "sweep": plan.sweep_id,
@@ -261,7 +286,6 @@ def provenance(plan: Plan, job: Job | None, clock: Clock, model: dict[str, Any] 
         "sweep_seeds": f"{plan.spec.seeds.first} to {plan.spec.seeds.first + plan.spec.seeds.count - 1}",
         "training_seed": job.seed if job else None,
         "model": (model or {}).get("registered"),
-        "wall_time_s": {stage: round(seconds, 1) for stage, seconds in clock.seconds.items()},
         "commands": ["devops-sim ui", f"devops-sim compare {plan.sweep_id}", f"devops-sim report {plan.sweep_id}"],
     }
 

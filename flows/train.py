@@ -14,6 +14,7 @@ from experiments.state import StateDir
 from experiments.tracking import CHAMPION, MlflowTracker
 from experiments.training.job import CurveLogger, Job, Rows, Trained, register, train_agent
 from flows.requests import TrainingRequest
+from flows.terminal.output import figure
 from flows.terminal.progress import Progress
 
 
@@ -29,8 +30,9 @@ def train_visibly(job: Job, state: StateDir, progress: Progress, curve: CurveLog
     def on_rows(rows: Rows) -> None:
         curve(rows)
         for row in rows[-1:]:
-            shown = {"SLO": "slo/attainment", "reward": "rollout/reward_mean", "steps/s": "time/env_steps_per_s"}
-            note = ", ".join(f"{name} {row[key]:,.4g}" for name, key in shown.items() if key in row)
+            shown = {"reward": "rollout/reward_mean", "steps/s": "time/env_steps_per_s"}
+            notes = [f"SLO {figure('slo_attainment', row['slo/attainment'])}"] if "slo/attainment" in row else []
+            note = ", ".join([*notes, *(f"{name} {row[key]:,.4g}" for name, key in shown.items() if key in row)])
             if row["step"] >= job.steps:
                 note += "; setting its headroom"
             progress.update("train", min(row["step"], job.steps), job.steps, note)

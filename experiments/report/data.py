@@ -10,12 +10,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.comparison import Best
+from sim_core.accounting import COST_PARTS, FIXED_COST_PARTS
+
 SECONDS_PER_DAY = 86_400.0
 INTERVAL_SUFFIXES = ("_ci95_low", "_ci95_high")
 # Sums over a run, shown per day; every other indicator is a mean, a share or a percentile.
-PER_DAY = ("cost_usd", "replica_hours", "node_hours", "scale_events")
+PER_DAY = ("cost_usd", *COST_PARTS, *FIXED_COST_PARTS, "replica_hours", "node_hours", "scale_events")
 INDICATOR_TITLES = {
-    "cost_usd": "cost [$/day]",
+    "cost_pods_usd": "pods [$/day]",
+    "cost_fixed_usd": "fixed cost [$/day]",
+    "cost_database_usd": "database [$/day]",
+    "cost_cache_usd": "cache [$/day]",
+    "cost_load_balancer_usd": "load balancer [$/day]",
+    "cost_usd": "whole cost [$/day]",
+    "cost_usd_per_month": "whole cost [$/30 days]",
     "slo_attainment": "SLO attainment",
     "availability": "availability",
     "error_ratio": "errors",
@@ -25,7 +34,7 @@ INDICATOR_TITLES = {
     "latency_p99_s": "p99 latency",
     "throughput_per_s": "throughput [1/s]",
     "error_budget_left": "error budget left",
-    "cost_usd_per_million_requests": "cost of a million requests [$]",
+    "cost_usd_per_million_requests": "whole cost of a million good requests [$]",
     "replica_hours": "replica-hours [h/day]",
     "node_hours": "node-hours [h/day]",
     "scale_events": "scale events [1/day]",
@@ -61,6 +70,8 @@ class ReportData:
         learning_curve: `step` [env steps] and the mean episode return (`episode_return` or `rollout/ep_rew_mean`);
             columns ending in `cost_usd` or `slo_attainment` and `wall_s` [s] are shown when present.
         provenance: version, commit, seeds, digests, wall times, commands: shown as given, nested one level or more.
+        recommended: what the objective of the sweep chooses, by the name in the column `configuration`; None leaves the
+            choice to the SLO: the cheapest that keeps it.
         sweep_duration_s: simulated time of one row of the sweep [s]; turns its sums into figures per day.
         evaluation_duration_s: the same for the evaluation [s].
 
@@ -79,6 +90,7 @@ class ReportData:
     provenance: dict[str, Any] = field(default_factory=dict)
     sweep_duration_s: float = SECONDS_PER_DAY
     evaluation_duration_s: float = SECONDS_PER_DAY
+    recommended: Best | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -167,7 +179,7 @@ def styles_of(policies: Iterable[str]) -> dict[str, Style]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over seeds and its 95 % interval; NaN where there is none (one seed has no interval)."""
+    """Mean over seeds and its 95 % interval; NaN where there is none (fewer than three seeds have no interval)."""
 
     mean: float
     low: float = math.nan
@@ -176,10 +188,6 @@ class Estimate:
     @property
     def has_interval(self) -> bool:
         return math.isfinite(self.low) and math.isfinite(self.high)
-
-    @property
-    def half_width(self) -> float:
-        return (self.high - self.low) / 2.0
 
     def scaled(self, factor: float) -> Estimate:
         return Estimate(self.mean * factor, self.low * factor, self.high * factor)

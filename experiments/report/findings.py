@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.comparison import compare
+from experiments.comparison import best, compare
 from experiments.files import write_atomically
 from experiments.report.data import ReportData
 from experiments.results import ResultStore
@@ -30,9 +31,16 @@ _CURVE = {"slo/attainment": "slo_attainment", "time/wall_s": "wall_s"}
 
 def keep_findings(
     plan: Plan, state: StateDir, evaluation: Evaluation | None, held_out: HeldOut | None, trained: Trained | None,
-    provenance: dict[str, Any],
+    provenance: dict[str, Any], spent_s: Mapping[str, float],
 ) -> Path:  # fmt: skip
-    """Write down what a sweep found beside its points, for `report_data`; the file."""
+    """Write down what a sweep found beside its points, for `report_data`; the file.
+
+    Args:
+        spent_s: wall time of the stages that did their work in this run [s]; of the others that of an earlier run stays.
+    """
+    file = state.reports / f"{plan.sweep_id}.json"
+    earlier = json.loads(file.read_text())["provenance"].get("wall_time_s", {}) if file.exists() else {}
+    wall_time_s = earlier | {stage: round(seconds, 1) for stage, seconds in spent_s.items()}
     findings: dict[str, Any] = {
         "traffic": {
             "name": plan.trace.name,
@@ -46,7 +54,7 @@ def keep_findings(
         "evaluation_duration_s": held_out.duration_s if held_out else None,
         "timelines": {},
         "curve": trained.rows if trained else None,
-        "provenance": provenance,
+        "provenance": provenance | {"wall_time_s": wall_time_s},
     }
     if evaluation is not None:
         table = evaluation.table.assign(
@@ -59,7 +67,6 @@ def keep_findings(
             policy: {name: np.asarray(values, dtype=float).tolist() for name, values in timeline.items()}
             for policy, timeline in evaluation.timelines.items()
         }
-    file = state.reports / f"{plan.sweep_id}.json"
     write_atomically(file, json.dumps(findings).encode(), "the findings of a sweep")
     return file
 
@@ -79,12 +86,13 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
     file = state.reports / f"{sweep_id}.json"
     findings = json.loads(file.read_text()) if file.exists() else {}
     evaluation, curve = findings.get("evaluation"), findings.get("curve")
+    profile, table = load_profile(spec.profile), compare(points)
     return ReportData(
         title=f"Sweep {spec.name}",
-        profile=load_profile(spec.profile).to_dict(),
+        profile=profile.to_dict(),
         spec=manifest["spec"],
         traffic=findings.get("traffic", manifest["spec"]["traffic"]),
-        sweep=_configurations(compare(points)),
+        sweep=_configurations(table),
         evaluation=pd.DataFrame(**evaluation) if evaluation else None,
         timelines={
             policy: {name: np.array(values) for name, values in timeline.items()}
@@ -94,6 +102,7 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
         provenance=findings.get("provenance", {"sweep": sweep_id}),
         sweep_duration_s=float(points["duration_s"].iloc[0]),
         evaluation_duration_s=findings.get("evaluation_duration_s") or 86_400.0,
+        recommended=best(table, spec.objective.minimize, spec.limits(profile)),
     )
 
 

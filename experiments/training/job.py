@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,13 @@ class Trained:
     facts: dict[str, Any]
     rows: Rows
     resumed: bool
+
+    @property
+    def wall_s(self) -> float:
+        """What the training took [s]: the attempt that finished it, and what earlier, interrupted ones had logged."""
+        clocks = [float(row["time/wall_s"]) for row in self.rows]
+        interrupted = sum(before for before, after in pairwise(clocks) if after < before)  # each attempt starts at 0
+        return float(self.facts["wall_s"]) + interrupted
 
     @property
     def curve(self) -> pd.DataFrame:

@@ -53,5 +53,5 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
         **held_out.describe(),
         "traffic": request.traffic.describe(trace),
         "slo": profile.slo.model_dump(mode="json"),
-        "policies": policies_document(evaluation),
+        "policies": policies_document(evaluation, length_s),
     }

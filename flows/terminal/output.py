@@ -10,12 +10,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.amounts import rounded_down
+
 # Digits that a reader can use; an indicator without an entry gets four significant ones.
 _FORMATS = {
-    "slo_attainment": "{:.3%}",
-    "availability": "{:.3%}",
     "error_ratio": "{:.3%}",
-    "error_budget_left": "{:.1%}",
     "utilization_mean": "{:.1%}",
     "cache_hit_ratio": "{:.1%}",
     "latency_mean_s": "{:.4f}",
@@ -23,11 +22,20 @@ _FORMATS = {
     "latency_p95_s": "{:.4f}",
     "latency_p99_s": "{:.4f}",
     "cost_usd": "{:.2f}",
+    "cost_pods_usd": "{:.2f}",
+    "cost_fixed_usd": "{:.2f}",
+    "cost_database_usd": "{:.2f}",
+    "cost_cache_usd": "{:.2f}",
+    "cost_load_balancer_usd": "{:.2f}",
+    "cost_usd_per_month": "{:,.0f}",
+    "cost_usd_per_million_requests": "{:.3f}",
     "replica_hours": "{:.1f}",
     "node_hours": "{:.1f}",
     "scale_events": "{:.0f}",
     "gap_closed": "{:.2f}",
 }
+# Of good events: rounded down as in the report, so that a missed SLO never reads as a kept one.
+_PERCENT_DOWN = {"slo_attainment": 3, "availability": 3, "error_budget_left": 1}
 
 
 @contextlib.contextmanager
@@ -85,14 +93,18 @@ def figure(name: str, value: float | None) -> str:
     """One figure as a reader wants it; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "-"
+    if name in _PERCENT_DOWN:
+        decimals = _PERCENT_DOWN[name]
+        return f"{rounded_down(100.0 * value, decimals):.{decimals}f}%"
     return _FORMATS.get(name, "{:.4g}").format(value)
 
 
 def with_interval(name: str, mean: float | None, low: float | None, high: float | None) -> str:
-    """`mean [low, high]`, or the mean alone where the interval is unknown, as with a single seed."""
+    """`mean [low, high]`; the mean alone where there is no interval (fewer than three seeds) or its digits are the same."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return figure(name, mean)
-    return f"{figure(name, mean)} [{figure(name, low)}, {figure(name, high)}]"
+    shown, least, most = figure(name, mean), figure(name, low), figure(name, high)
+    return shown if least == shown == most else f"{shown} [{least}, {most}]"
 
 
 def say(message: str) -> None:

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.amounts import objective_text
+from experiments.savings import Savings
 from flows.terminal.output import figure, print_table, with_interval
+from sim_core.intervals import MIN_VALUES
+from sim_core.units import format_duration
 
 # What a reader compares first; the JSON document and the report hold every indicator.
-HEADLINES = ("cost_usd", "slo_attainment", "latency_p95_s", "error_ratio", "utilization_mean", "scale_events")
+HEADLINES = (
+    "cost_pods_usd",
+    "cost_usd",
+    "slo_attainment",
+    "latency_p95_s",
+    "error_ratio",
+    "utilization_mean",
+    "scale_events",
+)
+_FIXED = {"database": "cost_database_usd", "cache": "cost_cache_usd", "load balancer": "cost_load_balancer_usd"}
 _LANES_SHOWN = 20
 
 
 def show_run(document: Mapping[str, Any]) -> None:
     """Indicators of `devops-sim run` with their intervals, then the lanes."""
     seeds = document["seeds"]
-    title = f"{document['profile']} under {document['policy']}, {document['duration_s']:,.0f} s, {len(seeds)} seeds"
+    title = f"{document['profile']} under {document['policy']}, {_stretch(document['duration_s'], len(seeds))}"
     rows = [[name, _measured(name, value)] for name, value in document["indicators"].items()]
-    print_table(title, ("indicator", "mean [95 % interval]"), rows)
+    print_table(title, ("indicator", "mean [95 % interval]" if len(seeds) >= MIN_VALUES else "mean"), rows)
     if len(seeds) > 1:
         names = [name for name in HEADLINES if name in document["indicators"]]
         lanes = [
@@ -57,7 +71,7 @@ def show_training(document: Mapping[str, Any]) -> None:
     """The outcome of a training and how to use the model."""
     training = document["training"]
     model = document["model"]["registered"]
-    rows = [[name, _plain_figure(value)] for name, value in training["last"].items()]
+    rows = [[name, _learned_figure(name, value)] for name, value in training["last"].items()]
     print_table(
         f"{training['profile']}: {training['steps']:,} steps, seed {training['seed']}", ("last rollout", "value"), rows
     )
@@ -79,8 +93,22 @@ def show_evaluation(document: Mapping[str, Any]) -> None:
         rows.append(
             [f"{policy} {'*' if entry['keeps_slo'] else ' '}", *cells, _measured("gap_closed", entry["gap_closed"])]
         )
-    title = f"{document['profile']}, {document['seeds']} seeds (* keeps the SLO of {document['slo']['objective']:.3%})"
+    objective = objective_text(document["slo"]["objective"])
+    title = (
+        f"{document['profile']}, {_stretch(document['duration_s'], document['seeds'])} (* keeps the SLO of {objective})"
+    )
     print_table(title, ("policy", *names, "gap_closed"), rows)
+    _show_fixed_cost([entry["indicators"] for entry in policies.values()])
+    for policy, entry in policies.items():
+        if entry["savings"]:
+            amounts = dict(entry["savings"])
+            against = amounts.pop("against")
+            print(f"{policy}: {Savings(**amounts).words(against)}")
+    if document["seeds"] >= MIN_VALUES and any(entry["gap_closed"] for entry in policies.values()):
+        stretch = format_duration(document["duration_s"])
+        print(
+            f"gap_closed: intervals over the seeds of one stretch of {stretch} and one training; others may differ by more"
+        )
     for policy, entry in policies.items():
         if entry["settings"]:
             print(
@@ -104,7 +132,24 @@ def show_comparison(document: Mapping[str, Any], limit: int = 40) -> None:
     if document["baseline"]:
         different = [[r["label"], *(_measured(n, r["differences"][n]) for n in names)] for r in shown]
         print_table(f"Differences to {document['baseline']}, paired by seed", ("configuration", *names), different)
+    _show_fixed_cost([row["indicators"] for row in rows])
     print(f"Best: {document['best']['label']} ({document['best']['reason']})")
+
+
+def _show_fixed_cost(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The part of the cost that no policy decides, apart from the table: mostly it is the same in every row."""
+    names = ("cost_fixed_usd", *_FIXED.values())
+    means = [[row[name]["mean"] for name in names] for row in rows if all(name in row for name in names)]
+    means = [row for row in means if all(mean is not None and math.isfinite(mean) for mean in row)]
+    if means:
+        whole, *parts = (_from_to([row[column] for row in means]) for column in range(len(means[0])))
+        named = ", ".join(f"{what} {amount}" for what, amount in zip(_FIXED, parts, strict=True))
+        print(f"In cost_usd, and fixed whatever the policy does: {whole} ({named}).")
+
+
+def _from_to(values: Sequence[float]) -> str:
+    least, most = figure("cost_usd", min(values)), figure("cost_usd", max(values))
+    return least if least == most else f"{least} to {most}"
 
 
 def show_report(document: Mapping[str, Any]) -> None:
@@ -138,6 +183,15 @@ def _plain_figure(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _learned_figure(name: str, value: Any) -> str:
+    return figure("slo_attainment", value) if name == "slo/attainment" else _plain_figure(value)
+
+
+def _stretch(duration_s: float, seeds: int) -> str:
+    count = f"{seeds} seed{'' if seeds == 1 else 's'}" + ("" if seeds >= MIN_VALUES else ", too few for intervals")
+    return f"{format_duration(duration_s)}, {count}"
 
 
 def _measured(name: str, value: Mapping[str, Any] | None) -> str:
