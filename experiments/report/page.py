@@ -19,7 +19,7 @@ import numpy as np
 import plotly.graph_objects as go
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from experiments.amounts import NOTHING, number, objective_text, percent, seconds, usd
@@ -125,6 +125,7 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = _breakable
     outcomes, configurations = evaluated(data), swept(data)
     return environment.get_template("report.html.j2").render(
         data=data,
@@ -150,6 +151,11 @@ def render(data: ReportData) -> str:
         script_hashes=Markup(" ".join(f"'{script.digest}'" for script in scripts)),
         has_clairvoyant=any(outcome.role == "clairvoyant" for outcome in outcomes),
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line after each of its underscores."""
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 @dataclass(frozen=True)
@@ -297,7 +303,9 @@ def _best_first(configurations: list[Outcome], objective: float) -> list[int]:
 
 def _cell(name: str, estimate: Estimate, objective: float) -> Cell:
     key = estimate.mean if math.isfinite(estimate.mean) else None
-    return Cell(worded(name, estimate.mean, objective), interval_words(name, estimate, objective), key)
+    limits = interval_words(name, estimate, objective).split(" to ")
+    note = " to ".join(limit.replace(" ", "\u00a0") for limit in limits)  # breaks between the limits only
+    return Cell(worded(name, estimate.mean, objective), note, key)
 
 
 def _relative_cost(outcome: Outcome, baseline: Outcome | None) -> Cell:
