@@ -271,7 +271,7 @@ def time_spent(
     clock: Clock, counts: Mapping[str, int], trained: Trained | None, evaluated_before: bool
 ) -> dict[str, float]:
     """Wall time of the stages that did their work in this run [s]; of a training, what it took whenever that was."""
-    idle = {"simulate": not counts["simulated"], "evaluate": evaluated_before}
+    idle = {"simulate": not counts["simulated"], "track": not counts["simulated"], "evaluate": evaluated_before}
     spent = {stage: seconds for stage, seconds in clock.seconds.items() if not idle.get(stage)}
     return spent | ({"train": trained.wall_s} if trained is not None else {})
 

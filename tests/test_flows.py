@@ -14,12 +14,16 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from agents.learning.evaluate import Evaluation
 from experiments.planning import make_plan
+from experiments.report import keep_findings
 from experiments.results import ResultStore
 from experiments.spec import load_spec
-from flows.sweep import earns_champion
+from experiments.state import StateDir
+from experiments.training.job import Trained
+from flows.sweep import Clock, earns_champion, time_spent
 from flows.terminal.progress import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -96,8 +100,20 @@ def test_a_sweep_goes_from_points_to_a_registered_model_and_a_report(swept, home
     assert "challenger" in model["aliases"]
     policies = swept["evaluation"]["policies"]
     assert list(policies) == ["static", "hpa-tuned", "clairvoyant", "agent"]
-    for entry in policies.values():
-        assert entry["indicators"]["slo_attainment"]["mean"] > 0
+    for name, entry in policies.items():
+        means = {indicator: value["mean"] for indicator, value in entry["indicators"].items()}
+        assert means["slo_attainment"] > 0
+        assert means["cost_pods_usd"] + means["cost_fixed_usd"] == pytest.approx(means["cost_usd"], rel=1e-12)
+        assert (entry["savings"] is None) == (name == "hpa-tuned")
+    client = MlflowClient(StateDir.open(home).mlflow_uri)
+    experiment = client.get_experiment_by_name("production").experiment_id
+    runs = {
+        run.data.params["policy"]: run.data.metrics for run in client.search_runs([experiment], "tags.kind = 'policy'")
+    }
+    for name in ("static", "clairvoyant", "agent"):
+        share = policies[name]["savings"]["replica_hours_share"]
+        assert runs[name]["saved_replica_hours_share"] == pytest.approx(share)
+        assert runs[name]["cost_database_usd"] == pytest.approx(runs["hpa-tuned"]["cost_database_usd"]) and share != 0.0
     assert swept["mlflow"]["warning"] is None
     page = Path(swept["report"]).read_text()
     assert "plotly" in page and "https://" not in page.split("<body", 1)[0].split("Content-Security-Policy", 1)[0]
@@ -110,6 +126,10 @@ def test_the_same_sweep_again_only_reads_what_is_finished(swept, home, spec):
     assert "version 1" in done.stdout
     assert Path(swept["report"]).name in done.stdout
     assert "devops-sim ui" in done.stdout
+    findings = json.loads((home / "reports" / f"{swept['sweep_id']}.json").read_text())
+    spent_s = findings["provenance"]["wall_time_s"]  # of the run that did the work
+    assert spent_s["train"] == pytest.approx(swept["training"]["outcome"]["wall_s"], abs=0.1) and spent_s["train"] > 1.0
+    assert spent_s["simulate"] == pytest.approx(swept["seconds"]["simulate"], abs=0.1)
     again = json.loads(run(home, "compare", "whole", "--json").stdout)
     assert again["configurations"] == swept["configurations"]
 
@@ -221,6 +241,36 @@ def test_a_champion_keeps_the_slo_and_is_cheaper_than_its_rivals():
     reigning = evaluation_of(agent=(9.0, 0.995), hpa_tuned=(10.0, 0.995), champion=(8.0, 0.995))
     reigning.table.loc[2, "policy"] = "models:/autoscaler-production@champion"
     assert not earns_champion(reigning)
+
+
+def trained_in(*clocks: float, wall_s: float) -> Trained:
+    rows = [{"step": 100 * k, "time/wall_s": clock} for k, clock in enumerate(clocks, start=1)]
+    return Trained("key", Path("policy.onnx"), {"wall_s": wall_s}, rows, resumed=True)
+
+
+def test_a_training_took_the_time_of_all_its_attempts():
+    """Interrupted 30 s and 20 s after a begin, finished after 50 s: each attempt's clock starts at 0."""
+    assert trained_in(10.0, 20.0, wall_s=50.0).wall_s == 50.0
+    assert trained_in(10.0, 30.0, 5.0, 20.0, 1.0, 40.0, wall_s=50.0).wall_s == 100.0
+
+
+def test_resuming_does_not_overwrite_the_time_that_the_work_took(tmp_path):
+    """A second run reads everything from disk in no time: the report keeps what the first one spent on it."""
+    plan, state = make_plan(load_spec(write_spec(tmp_path / "spec.yaml"))), StateDir.open(tmp_path / "state")
+    trained = trained_in(10.0, 20.0, wall_s=50.0)
+
+    def kept(counts: dict[str, int], evaluated_before: bool, **seconds: float) -> dict[str, float]:
+        clock = Clock()
+        clock.seconds = seconds
+        spent = time_spent(clock, counts, trained, evaluated_before)
+        return json.loads(keep_findings(plan, state, None, None, trained, {}, spent).read_text())["provenance"][
+            "wall_time_s"
+        ]
+
+    first = kept({"simulated": 8}, False, simulate=40.0, track=1.5, train=52.0, evaluate=13.0)
+    assert first == {"simulate": 40.0, "track": 1.5, "train": 50.0, "evaluate": 13.0}
+    assert kept({"simulated": 0}, True, simulate=0.0, track=0.0, train=0.0, evaluate=0.0) == first
+    assert kept({"simulated": 2}, True, simulate=7.0, track=0.2, train=0.0, evaluate=0.0)["simulate"] == 7.0
 
 
 def test_progress_without_a_terminal_is_plain_lines(capsys):

@@ -61,7 +61,8 @@ def points_of(plan: Plan) -> pd.DataFrame:
     """Rows as the result store gives them, with numbers that differ from point to point."""
     numbers = np.random.default_rng(0).uniform(1.0, 2.0, len(plan.points))
     rows = [
-        point.row() | {"cost_usd": cost, "mttr_s": math.nan} for point, cost in zip(plan.points, numbers, strict=True)
+        point.row() | {"cost_usd": cost, "cost_pods_usd": cost - 0.5, "cost_fixed_usd": 0.5, "mttr_s": math.nan}
+        for point, cost in zip(plan.points, numbers, strict=True)
     ]
     return pd.DataFrame(rows)
 
@@ -107,11 +108,12 @@ def test_a_sweep_is_a_parent_run_and_a_child_run_a_configuration(state, plan):
     child = next(run for run in children if run.info.run_name == "static replicas=12 database.max_connections=450")
     assert child.data.params == {"policy": "static", "seeds": "3", "replicas": "12", "database.max_connections": "450"}
     costs = points[points["configuration_key"] == child.data.tags["configuration_key"]]["cost_usd"]
-    half = 4.302653 * costs.std(ddof=1) / math.sqrt(3)  # t(0.975, 2)
+    spread = math.exp(4.302653 * costs.std(ddof=1) / math.sqrt(3) / costs.mean())  # t(0.975, 2); a cost is positive
     assert child.data.metrics["cost_usd"] == pytest.approx(costs.mean())
-    assert child.data.metrics["cost_usd/ci95_low"] == pytest.approx(costs.mean() - half, rel=1e-5)
-    assert child.data.metrics["cost_usd/ci95_high"] == pytest.approx(costs.mean() + half, rel=1e-5)
+    assert child.data.metrics["cost_usd/ci95_low"] == pytest.approx(costs.mean() / spread, rel=1e-5)
+    assert child.data.metrics["cost_usd/ci95_high"] == pytest.approx(costs.mean() * spread, rel=1e-5)
     assert "mttr_s" not in child.data.metrics  # NaN: did not occur
+    assert child.data.metrics["cost_pods_usd"] + child.data.metrics["cost_fixed_usd"] == pytest.approx(costs.mean())
 
     folder = Path(parent.info.artifact_uri.removeprefix("file://"))
     assert folder.is_relative_to(state.artifacts)
