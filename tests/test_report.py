@@ -238,10 +238,11 @@ def test_pods_and_fixed_cost_stand_apart(data: ReportData, page: Path):
     assert columns(html, "All swept configurations")[:3] == ["configuration", "pods [$/day]", "whole cost [$/day]"]
 
 
-def test_scale_events_are_in_the_summary_of_a_sweep():
+def test_scale_events_and_the_cost_of_pods_are_in_the_summary_of_a_sweep():
     """What flaps is as cheap as what does not: the number of scale events a day stands beside the cost."""
     alone = report_data(evaluation=None, timelines={}, learning_curve=None)
     assert "scale events/day" in comparison_text(alone).splitlines()[3]
+    assert "at the least cost in the sweep: $43.10 a day, $28.10 of it for pods." in comparison_text(alone)
     assert "348" in comparison_text(report_data()) and "scale events/day" in comparison_text(report_data())
 
 

@@ -217,7 +217,8 @@ def _tiles(outcomes: list[Outcome], configurations: list[Outcome], data: ReportD
         tiles.append(Tile("Configurations swept", f"{len(configurations)}", f"{kept} keep the SLO"))
         found = cheapest_that_keeps(configurations, data.objective)
         if found is not None:
-            tiles.append(Tile("Cheapest that keeps it", f"{usd(found.cost.mean)}/day", found.label, found.style.color))
+            note = f"{_tile_note(found, data)}: {found.label}"
+            tiles.append(Tile("Cheapest that keeps it", f"{usd(found.cost.mean)}/day", note, found.style.color))
     return tiles
 
 

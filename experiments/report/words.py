@@ -114,13 +114,13 @@ def _verdict_of_sweep(data: ReportData, configurations: list[Outcome]) -> Verdic
         reached = attained(nearest.attainment.mean, data.objective)
         headline = (
             f"None of {_count(len(configurations), 'configuration')} keeps the SLO of {objective_text(data.objective)}; "
-            f"{nearest.label} comes nearest with {reached} at {usd(nearest.cost.mean)} a day."
+            f"{nearest.label} comes nearest with {reached} at {cost_words(nearest)}."
         )
         return Verdict(headline, (nothing_held_out,), "bad")
     kept = sum(keeps_slo(o, data.objective) for o in configurations)
     headline = (
         f"{best.label} keeps the SLO of {objective_text(data.objective)} at the least cost in the sweep: "
-        f"{usd(best.cost.mean)} a day."
+        f"{cost_words(best)}."
     )
     details = [f"{kept} of {_count(len(configurations), 'configuration')} keep the SLO.", nothing_held_out]
     if data.recommended is not None and data.recommended.label != best.label:
@@ -338,6 +338,12 @@ def _best_of_sweep(data: ReportData, limit: int) -> tuple[list[Outcome], int]:
     others = [configurations[i] for i in front if configurations[i] is not chosen]
     near = sorted(others, key=lambda o: abs(o.cost.mean - chosen.cost.mean))[: limit - 1]
     return [chosen, *sorted(near, key=lambda o: o.cost.mean)], len(others) - len(near)
+
+
+def cost_words(outcome: Outcome) -> str:
+    """`$39.10 a day, $7.78 of it for pods`; the whole alone where the part of the pods is not known."""
+    pods_usd = outcome.indicator("cost_pods_usd").mean
+    return f"{usd(outcome.cost.mean)} a day" + (f", {usd(pods_usd)} of it for pods" if math.isfinite(pods_usd) else "")
 
 
 def fixed_cost_words(outcomes: Sequence[Outcome]) -> str:
