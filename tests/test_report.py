@@ -297,6 +297,10 @@ def test_durations_of_windows_read_as_people_write_them(tmp_path: Path):
     assert yaml.count("604800") == 1  # a value of the sweep, which is no duration of a window
 
 
+def test_wall_times_have_their_unit(page: Path):
+    assert "<dt>wall: training</dt><dd>2 min 18 s</dd>" in visible(page)
+
+
 def test_the_slo_is_said_plainly(data: ReportData, page: Path):
     assert "99.9 % of requests answered without error within 300 ms" in comparison_text(data)
     assert "well within" not in visible(page)

@@ -332,15 +332,15 @@ def _setting_cell(value: Any) -> Cell:
     return Cell(text, key=float(value) if isinstance(value, int | float | np.number) else text)
 
 
-def _facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested plain data as lines of (name, text): what is named `_s` is read as a time, lists are joined."""
+def _facts(values: Mapping[str, Any], prefix: str = "", unit: str = "") -> list[tuple[str, str]]:
+    """Nested plain data as lines of (name, text); what is named `_s`, or stands under such a name, is read as a time."""
     facts: list[tuple[str, str]] = []
     for name, value in values.items():
         title = f"{prefix}{str(name).removesuffix('_per_s').removesuffix('_s').replace('_', ' ')}"
         if isinstance(value, Mapping):
-            facts += _facts(value, f"{title}: ")
+            facts += _facts(value, f"{title}: ", "_s" if str(name).endswith("_s") else "")
         elif value is not None:
-            facts.append((title, _fact_words(str(name), value)))
+            facts.append((title, _fact_words(f"{name}{unit}", value)))
     return facts
 
 
