@@ -363,6 +363,8 @@ def test_too_few_seeds_have_no_interval_and_nan_is_no_number(tmp_path: Path):
         table[column] = np.nan
     data = report_data(evaluation=table)
     assert "nan" not in comparison_text(data).lower()
+    assert "Below each mean: its 95 % interval" not in comparison_text(data)
+    assert "Below each mean: its 95 % interval" in comparison_text(report_data())
     assert "Gap closed: 0.67 (fewer than three seeds, no interval)" in comparison_text(data)
     assert "Where no interval is shown there were fewer than three seeds" in comparison_text(data)
     page = visible(write_report(data, tmp_path / "r.html"))

@@ -116,19 +116,24 @@ def _verdict_of_sweep(data: ReportData, configurations: list[Outcome]) -> Verdic
             f"None of {_count(len(configurations), 'configuration')} keeps the SLO of {objective_text(data.objective)}; "
             f"{nearest.label} comes nearest with {reached} at {cost_words(nearest)}."
         )
-        return Verdict(headline, (nothing_held_out,), "bad")
+        return Verdict(headline, (*_objective_words(data, nearest), nothing_held_out), "bad")
     kept = sum(keeps_slo(o, data.objective) for o in configurations)
     headline = (
         f"{best.label} keeps the SLO of {objective_text(data.objective)} at the least cost in the sweep: "
         f"{cost_words(best)}."
     )
     details = [f"{kept} of {_count(len(configurations), 'configuration')} keep the SLO.", nothing_held_out]
-    if data.recommended is not None and data.recommended.label != best.label:
-        details.insert(
-            0, f"Recommended by the sweep's own objective: {data.recommended.label}, {data.recommended.reason}."
-        )
+    details[:0] = _objective_words(data, best)
     details += _certainty_of_slo(best, data.objective)
     return Verdict(headline, tuple(details), "good" if slo_status(best, data.objective)[0] == "good" else "fair")
+
+
+def _objective_words(data: ReportData, named: Outcome) -> list[str]:
+    """What the sweep's own objective chose, where that is not the configuration named already."""
+    chosen = data.recommended
+    if chosen is None or chosen.label == named.label:
+        return []
+    return [f"Recommended by the sweep's own objective: {chosen.label}, {chosen.reason}."]
 
 
 def _verdict_of_evaluation(data: ReportData, outcomes: list[Outcome], configurations: list[Outcome]) -> Verdict:
@@ -151,7 +156,7 @@ def _verdict_of_evaluation(data: ReportData, outcomes: list[Outcome], configurat
         )
     best = cheapest_that_keeps(configurations, data.objective)
     if best is not None:
-        found = f"{best.label}, {usd(best.cost.mean)} a day"
+        found = f"{best.label}, {cost_words(best)}"
         details.append(
             f"Cheapest of {_count(len(configurations), 'configuration')} that keeps the SLO on training traffic: {found}."
         )
@@ -320,7 +325,9 @@ def comparison_text(data: ReportData, limit: int = 12) -> str:
         f"SLO: {slo_words(data)}",
     ]
     if outcomes:
-        lines += ["", *_table(_text_rows(outcomes, data.objective))]
+        rows = _text_rows(outcomes, data.objective)
+        lines += ["", *_table(rows)]
+        lines += ["Below each mean: its 95 % interval over seeds."] if len(rows) > 1 + len(outcomes) else []
         lines += [f"({_count(hidden, 'row')} more of the Pareto front in the report)"] if hidden else []
         lines += [f"Fixed cost: {fixed}" for fixed in [fixed_cost_words(outcomes)] if fixed]
         lines += [f"A month of 30 days: {', '.join(_month_words(o) for o in outcomes)}"] if evaluated(data) else []
