@@ -46,11 +46,7 @@ from sim_core.errors import InputError, PlatformError
 from sim_core.units import format_duration
 
 MAX_SWEEP_ROWS = 1_000
-_DURATIONS = (
-    "start",
-    "duration",
-    "duration_s",
-)  # of windows and traffic; of work, as in wall_time_s, other words are used
+_DURATIONS = ("start", "duration", "duration_s")  # of traffic and its windows: 7d; wall times read 2 min 18 s
 _AGAINST = "pod-hours against HPA"
 _TEMPLATES = Path(__file__).parent / "templates"
 _MAIN_INDICATORS = (
@@ -277,9 +273,8 @@ def _sweep_table(configurations: list[Outcome], data: ReportData) -> Table | Non
     front = pareto_front([o.cost.mean for o in configurations], [o.attainment.mean for o in configurations])
     best, chosen = cheapest_that_keeps(configurations, objective), recommended_of(data, configurations)
     rows = []
-    for i in sorted(_best_first(configurations, objective), key=lambda i: configurations[i] is not chosen)[
-        :MAX_SWEEP_ROWS
-    ]:
+    ranked = sorted(_best_first(configurations, objective), key=lambda i: configurations[i] is not chosen)
+    for i in ranked[:MAX_SWEEP_ROWS]:
         outcome = configurations[i]
         tone, words = slo_status(outcome, objective)
         cells = [_cell(name, outcome.indicator(name), objective) for name in names]
