@@ -117,6 +117,11 @@ def _remarks(spec: Spec, table: pd.DataFrame, points: pd.DataFrame, limits: dict
     goal = (spec.objective.minimize, limits)
     chosen = best(table, *goal)
     remarks = [f"The objective chooses {chosen.label}: {chosen.reason}."]
+    if spec.scenarios:
+        worst = "each of its figures as it is in the scenario where it is worst"
+        remarks.append(
+            f"Answer, figure and Pareto front show a configuration by {worst}; the table shows every scenario."
+        )
     if chosen.ties:
         remarks.append(f"Its results are those of {'; '.join(chosen.ties)}, in every seed.")
     for entry in best_by_scenario(table, *goal):

@@ -315,6 +315,7 @@ def comparison_text(data: ReportData) -> str:
     scope = "held-out traffic"
     if not outcomes:
         outcomes, scope = _best_of_sweep(data), "training traffic, Pareto front of the sweep"
+        scope += ", each in its worst scenario" if "scenario" in data.sweep else ""
     answer = verdict(data)
     lines = [
         _printable(f"{data.title} · profile {data.profile.get('name', NOTHING)} · {scope}"),
