@@ -97,7 +97,7 @@ class Point:
             "policy": self.policy,
             "settings": json.dumps(dict(self.settings)),
             "parameters": json.dumps(dict(self.overrides)),
-            "scenario": json.dumps(dict(self.scenario)),
+            "scenario": json.dumps(dict(self.scenario), sort_keys=True),  # the same in whatever order it is written
         }
 
 

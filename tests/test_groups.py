@@ -322,6 +322,18 @@ def test_the_report_judges_a_configuration_by_its_worst_scenario(state, tmp_path
     assert f"In the scenario {STARTUP}=120 alone: " in page
 
 
+def test_scenarios_written_in_another_order_are_the_same(state):
+    """Two sweeps under the same scenarios are rivals, whatever the order of paths and values in their specifications."""
+    cold = "services.api.lifecycle.cold_seconds"
+    play(state, spec("one", scenarios={STARTUP: [10, 20], cold: [5, 30]}))
+    others = [{"policy": "static", "replicas": [7]}]
+    play(state, spec("two", policies=others, scenarios={cold: [30, 5], STARTUP: [20, 10]}))
+    document = compared(state, "one", "two")
+    assert len(document["groups"]) == 1
+    assert document["best"]["label"] == "static replicas=7"
+    assert "of the 2 of 4 configurations" in document["best"]["reason"]
+
+
 def test_a_parameter_that_is_suffered_is_warned_of_and_still_played():
     """A start-up time is no decision: it may be swept as a parameter, but the specification says what it should be."""
     sound = spec_from_dict(spec("warned", parameters={STARTUP: [10, 20], CONNECTIONS: [400, 500]}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -35,27 +36,21 @@ def home(tmp_path_factory) -> Path:
     return root
 
 
-def compare_on_terminal(home: Path, columns: int, variable: bool = False) -> list[str]:
-    """Lines of `devops-sim compare` on a terminal so wide, by its size or by $COLUMNS."""
+def on_terminal(arguments: list[str], columns: int, variable: bool = False) -> list[str]:
+    """Lines that Python with these arguments prints on a terminal so wide, by its size or by $COLUMNS."""
     driver, terminal = pty.openpty()
     size = 200 if variable else columns
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, size, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "dumb"}
     environment |= {"COLUMNS": str(columns)} if variable else {}
-    command = [sys.executable, "-m", "flows.cli", "compare", "--state", str(home)]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=terminal, stdin=terminal, stderr=subprocess.PIPE
+        [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=terminal, stdin=terminal, stderr=subprocess.PIPE
     )
     os.close(terminal)
     written = b""
-    while True:
-        try:
-            part = os.read(driver, 65_536)
-        except OSError:  # Linux: the other end is closed
-            break
-        if not part:
-            break
-        written += part
+    with contextlib.suppress(OSError):  # on Linux the end of a terminal is an error
+        while part := os.read(driver, 65_536):
+            written += part
     os.close(driver)
     _, errors = process.communicate()
     assert process.returncode == 0, errors.decode()
@@ -73,7 +68,7 @@ def table_of(lines: list[str]) -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize(("columns", "variable"), [(80, False), (60, True)])
 def test_compare_shows_its_figures_on_a_narrow_terminal(home, columns, variable):
     """Cost and SLO attainment of each of 8 configurations with their intervals, at 80 and at 60 columns."""
-    lines = compare_on_terminal(home, columns, variable)
+    lines = on_terminal(["-m", "flows.cli", "compare", "--state", str(home)], columns, variable)
     titles, rows = table_of(lines)
     assert max(map(len, [*titles, *rows])) <= columns
     assert "cost_usd" in " ".join(titles) and "attainment" in " ".join(titles)
@@ -84,6 +79,48 @@ def test_compare_shows_its_figures_on_a_narrow_terminal(home, columns, variable)
     (left_out,) = re.findall(rf"No room in {columns} columns for ([a-z_0-9, ]+): a wider terminal and --json", text)
     assert set(left_out.split(", ")) >= {"utilization_mean", "scale_events"}
     assert "all: hpa services.api.container.queue_limit=32" in text
+
+
+EVALUATED = {
+    "profile": "production",
+    "seeds": 10,
+    "slo": {"objective": 0.99},
+    "policies": {
+        policy: {
+            "keeps_slo": True,
+            "settings": {},
+            "gap_closed": {"mean": 0.57, "ci95": [0.56, 0.58]},
+            "indicators": {
+                "cost_usd": {"mean": 31.32, "ci95": [31.21, 31.43]},
+                "slo_attainment": {"mean": 0.99321, "ci95": [0.99311, 0.99331]},
+                "utilization_mean": {"mean": 0.62, "ci95": [0.61, 0.63]},
+            },
+        }
+        for policy in ("hpa-tuned", "models:/autoscaler-of-the-whole-production-fleet@champion")
+    },
+}
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_policies_are_compared_on_a_narrow_terminal(columns):
+    """The name of a model is shortened in its middle: what ends it, its alias, stays; so do the figures."""
+    code = f"from flows.terminal.tables import show_evaluation; show_evaluation({EVALUATED!r})"
+    lines = on_terminal(["-c", code], columns)
+    assert max(map(len, lines)) <= columns
+    (model,) = [line for line in lines if line.startswith("*  models:")]
+    assert "@champion  " in model
+    assert all(any(figure in line for line in lines) for figure in ("31.32", "99.321%", "[31.21, 31.43]"))
+    assert any("No room" in line and "utilization_mean" in line for line in lines)
+    assert any("0.57" in line for line in lines) == (columns == 80)
+
+
+def test_a_value_wider_than_the_terminal_is_folded_not_cut():
+    """A digest of 64 characters on 50 columns is on two lines, whole."""
+    digest = "0123456789abcdef" * 4
+    code = f"from flows.terminal.output import print_table; print_table('t', ('figure', 'value'), [('digest', '{digest}')])"
+    lines = on_terminal(["-c", code], 50)
+    assert max(map(len, lines)) <= 50
+    assert "".join(re.findall(r"[0-9a-f]{8,}", "".join(lines))) == digest
 
 
 def test_what_is_no_terminal_gets_everything_in_full(home):

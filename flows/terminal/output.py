@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from flows.terminal.layout import fitted
 
@@ -85,11 +85,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     layout = fitted(columns, rows, words, room if words < len(columns) else None)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False, collapse_padding=True)
     for index, column in enumerate(layout.columns):
-        is_figure = index >= words
-        table.add_column(Text(column), justify="right" if is_figure else "left", no_wrap=index == 0 or is_figure)
+        justify: Literal["left", "right"] = "left" if index < words else "right"
+        table.add_column(Text(column), justify=justify, no_wrap=index == 0 < words - 1, overflow="fold")
     for row in layout.rows:
         table.add_row(*map(Text, row))
-    console = Console(width=room or _NO_LIMIT, highlight=False, markup=False)
+    console = Console(width=room or _NO_LIMIT, height=_NO_LIMIT, highlight=False, markup=False)
     console.print(Text(title, style="italic"))
     console.print(table)
     if layout.left_out:
