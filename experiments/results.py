@@ -78,11 +78,16 @@ class ResultStore:
             basis: what its points have in common (`Plan.basis`); without it the sweep is comparable with no other.
             identities: `Point.identity` of each key: what this sweep calls a point that another may have run.
         """
-        named = list({json.dumps(identity): dict(identity) for identity in identities}.values())
-        place = {json.dumps(identity): i for i, identity in enumerate(named)}
-        content = {"sweep_id": sweep_id, "spec": dict(spec), "basis": dict(basis) if basis else None,
-                   "configurations": named, "keys": list(keys),
-                   "configuration_of": [place[json.dumps(identity)] for identity in identities]}  # fmt: skip
+        texts = [json.dumps(identity) for identity in identities]
+        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        content = {
+            "sweep_id": sweep_id,
+            "spec": dict(spec),
+            "basis": dict(basis) if basis else None,
+            "configurations": [json.loads(text) for text in place],
+            "keys": list(keys),
+            "configuration_of": [place[text] for text in texts],
+        }
         text = json.dumps(content, indent=1)
         write_atomically(self.manifests / f"{sweep_id}.json", text.encode(), f"the manifest of {sweep_id}")
 

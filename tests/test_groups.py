@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -168,6 +169,17 @@ def test_a_point_that_two_sweeps_share_bears_the_name_that_each_gives_it(state):
     assert compared(state, "plain")["configurations"][0]["parameters"] == {}
 
 
+def test_what_is_chosen_stands_first_and_with_all_its_scenarios(state, capsys):
+    """However short the list and however dear the choice, its rows open the table."""
+    play(state, spec("short", scenarios={STARTUP: [20, 60]}))
+    show_comparison(compare_sweeps(["short"], None, state.root), limit=3)
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if re.match(r"[> ][* ]  replicas=", line)]
+    assert [re.findall(r"=(\d+)", row)[:2] for row in rows] == [["8", "20"], ["8", "60"], ["2", "20"], ["2", "60"]]
+    assert [row[0] for row in rows] == [">", ">", " ", " "]
+    assert "2 more with --json" in printed
+
+
 # --- ties, and parameters without effect
 
 
@@ -316,8 +328,12 @@ def test_the_report_judges_a_configuration_by_its_worst_scenario(state, tmp_path
     assert [outcome.label for outcome in judged] == list(by_label.groups)
     assert [outcome.attainment.mean for outcome in judged] == by_label["slo_attainment"].min().tolist()
     assert [outcome.cost.mean for outcome in judged] == pytest.approx((2 * by_label["cost_usd"].max()).tolist())
-    assert f"{len(judged)} configurations keep the SLO" in comparison_text(data)
+    kept = sum(outcome.attainment.mean >= data.objective for outcome in judged)
+    assert f"{kept} of 2 configurations keep the SLO" in comparison_text(data)
     page = write_report(data, tmp_path / "report.html").read_text()
+    rows = re.findall(r'<th scope="row" data-key="([^"]*)"', page)
+    chosen = next(outcome.label for outcome in judged if outcome.attainment.mean >= data.objective)
+    assert rows[:2] == [chosen, chosen] and len(rows) == 4  # both scenarios of what to take, then the rest
     assert page.count(f"{STARTUP}=120</td>") == 2
     assert f"In the scenario {STARTUP}=120 alone: " in page
 

@@ -248,8 +248,8 @@ def _sweep_table(configurations: list[Outcome], objective: float) -> Table | Non
     on_front = {decisions[i].label for i in front}
     best = cheapest_that_keeps(decisions, objective)
     rows = []
-    for i in _best_first(configurations, objective)[:MAX_SWEEP_ROWS]:
-        outcome = configurations[i]
+    place = {decisions[i].label: n for n, i in enumerate(_best_first(decisions, objective))}
+    for outcome in sorted(configurations, key=lambda outcome: place[outcome.label])[:MAX_SWEEP_ROWS]:
         tone, words = slo_status(outcome, objective)
         cells = [_cell(name, outcome.indicator(name), objective) for name in names]
         cells.append(Cell(words, key=words, tone=tone))

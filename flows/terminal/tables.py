@@ -93,7 +93,10 @@ def show_evaluation(document: Mapping[str, Any]) -> None:
 
 
 def show_comparison(document: Mapping[str, Any], limit: int = 40) -> None:
-    """A table for each group of comparable sweeps, cheapest first; `>` marks what the objective chooses, `*` the front."""
+    """A table for each group of comparable sweeps: `>` marks what the objective chooses, `*` the Pareto front.
+
+    What is chosen stands first, then the cheapest.
+    """
     alone = len(document["groups"]) == 1
     for group in document["groups"]:
         rows = [row for row in document["configurations"] if row["group"] == group["group"]]
@@ -107,14 +110,11 @@ def show_comparison(document: Mapping[str, Any], limit: int = 40) -> None:
 def _show_group(
     group: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], limit: int, name: str, baseline: str | None
 ) -> None:
-    worst_usd: dict[str, float] = {}  # rows of a configuration stay together, at what it costs in its worst scenario
-    for row in rows:
-        cost = row["indicators"]["cost_usd"]["mean"]
-        worst_usd[row["configuration_key"]] = max(cost, worst_usd.get(row["configuration_key"], cost))
-    rows = sorted(rows, key=lambda row: worst_usd[row["configuration_key"]])
-    names = [name for name in HEADLINES if rows and name in rows[0]["indicators"]]
     best, front = group["best"]["configuration_key"], set(group["pareto_front"])
-    shown = [row for place, row in enumerate(rows) if place < limit or row["configuration_key"] == best]
+    rows = _best_first(rows, best)
+    names = [name for name in HEADLINES if rows and name in rows[0]["indicators"]]
+    kept = {row["configuration_key"] for row in rows[:limit]}  # whole configurations, with all their scenarios
+    shown = [row for row in rows if row["configuration_key"] in kept]
     common, labels = short_labels(shown)
     cells = [
         [(">" if row["configuration_key"] == best else " ") + ("*" if row["configuration_key"] in front else " "),
@@ -136,6 +136,15 @@ def _show_group(
         ]
         print_table(f"\nDifferences to {baseline}, paired by seed", ("configuration", *names), different)
     show_choice(group, rows, f"Best of {name}" if name else "Best")
+
+
+def _best_first(rows: Sequence[Mapping[str, Any]], best: str) -> list[Mapping[str, Any]]:
+    """Rows of a configuration together: those of the best, then those of the others by what they cost at worst."""
+    worst_usd: dict[str, float] = {}
+    for row in rows:
+        cost = row["indicators"]["cost_usd"]["mean"]
+        worst_usd[row["configuration_key"]] = max(cost, worst_usd.get(row["configuration_key"], cost))
+    return sorted(rows, key=lambda row: (row["configuration_key"] != best, worst_usd[row["configuration_key"]]))
 
 
 def show_choice(choice: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], title: str) -> None:
