@@ -24,7 +24,16 @@ from plotly.offline import get_plotlyjs
 
 from experiments.files import write_atomically
 from experiments.report import figures
-from experiments.report.data import INDICATOR_TITLES, Estimate, Outcome, ReportData, baseline_of, evaluated, swept
+from experiments.report.data import (
+    INDICATOR_TITLES,
+    Estimate,
+    Outcome,
+    ReportData,
+    at_worst,
+    baseline_of,
+    evaluated,
+    swept,
+)
 from experiments.report.series import pareto_front
 from experiments.report.words import (
     NOTHING,
@@ -107,7 +116,8 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    outcomes, configurations = evaluated(data), swept(data)
+    outcomes, played = evaluated(data), swept(data)
+    configurations = at_worst(played)
     return environment.get_template("report.html.j2").render(
         data=data,
         answer=verdict(data),
@@ -115,8 +125,8 @@ def render(data: ReportData) -> str:
         slo=slo_words(data),
         comparison=_comparison_table(outcomes, data.objective),
         all_indicators=_indicator_table(outcomes, data.objective),
-        sweep=_sweep_table(configurations, data.objective),
-        sweep_total=len(configurations),
+        sweep=_sweep_table(played, data.objective),
+        sweep_total=len(played),
         figures=set(present),
         figure_data=_json_for_page({"figures": _plain_figures(present), "dark": figures.dark_colors(data)}),
         traffic=_facts(data.traffic),
@@ -233,17 +243,20 @@ def _sweep_table(configurations: list[Outcome], objective: float) -> Table | Non
         return None
     names = [name for name in _SWEEP_INDICATORS if _measured_anywhere(name, configurations)]
     settings = list(dict.fromkeys(name for outcome in configurations for name in outcome.settings))
-    front = pareto_front([o.cost.mean for o in configurations], [o.attainment.mean for o in configurations])
-    best = cheapest_that_keeps(configurations, objective)
+    decisions = at_worst(configurations)
+    front = pareto_front([o.cost.mean for o in decisions], [o.attainment.mean for o in decisions])
+    on_front = {decisions[i].label for i in front}
+    best = cheapest_that_keeps(decisions, objective)
     rows = []
-    for i in _best_first(configurations, objective)[:MAX_SWEEP_ROWS]:
-        outcome = configurations[i]
+    place = {decisions[i].label: n for n, i in enumerate(_best_first(decisions, objective))}
+    for outcome in sorted(configurations, key=lambda outcome: place[outcome.label])[:MAX_SWEEP_ROWS]:
         tone, words = slo_status(outcome, objective)
         cells = [_cell(name, outcome.indicator(name), objective) for name in names]
         cells.append(Cell(words, key=words, tone=tone))
-        cells.append(Cell("yes" if i in front else "", key=0 if i in front else 1))
+        cells.append(Cell("yes" if outcome.label in on_front else "", key=0 if outcome.label in on_front else 1))
         cells += [_setting_cell(outcome.settings.get(name)) for name in settings]
-        rows.append(Row(outcome.label, "", outcome.style.color, cells, "best" if outcome is best else ""))
+        mark = "best" if best is not None and outcome.label == best.label else ""
+        rows.append(Row(outcome.label, "", outcome.style.color, cells, mark))
     titles = [name.replace("_", " ") for name in settings]
     return Table([*(INDICATOR_TITLES[name] for name in names), "SLO", "Pareto front", *titles], rows)
 

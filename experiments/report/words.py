@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.report.data import Estimate, Outcome, ReportData, baseline_of, evaluated, swept
+from experiments.report.data import Estimate, Outcome, ReportData, at_worst, baseline_of, evaluated, swept
 from experiments.report.series import pareto_front
 
 NOTHING = "–"
@@ -123,7 +123,7 @@ class Verdict:
 def verdict(data: ReportData) -> Verdict:
     """The answer that the data supports, and no more: held-out results if there are any, else the sweep's."""
     outcomes = [outcome for outcome in evaluated(data) if outcome.measured]
-    configurations = [outcome for outcome in swept(data) if outcome.measured]
+    configurations = [outcome for outcome in at_worst(swept(data)) if outcome.measured]
     if outcomes:
         return _verdict_of_evaluation(data, outcomes, configurations)
     if configurations:
@@ -315,6 +315,7 @@ def comparison_text(data: ReportData) -> str:
     scope = "held-out traffic"
     if not outcomes:
         outcomes, scope = _best_of_sweep(data), "training traffic, Pareto front of the sweep"
+        scope += ", each in its worst scenario" if "scenario" in data.sweep else ""
     answer = verdict(data)
     lines = [
         _printable(f"{data.title} · profile {data.profile.get('name', NOTHING)} · {scope}"),
@@ -327,7 +328,7 @@ def comparison_text(data: ReportData) -> str:
 
 
 def _best_of_sweep(data: ReportData, limit: int = 12) -> list[Outcome]:
-    configurations = swept(data)
+    configurations = at_worst(swept(data))
     front = pareto_front([o.cost.mean for o in configurations], [o.attainment.mean for o in configurations])
     return [configurations[i] for i in front][-limit:]
 
