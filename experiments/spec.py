@@ -1,7 +1,8 @@
 """Sweep specifications: the question that a YAML file asks, checked strictly, every problem of it at once.
 
 A specification names a profile, traffic with a training and a held-out part, policies with ranges of settings, ranges
-of profile parameters, seeds and an objective; the sections `train` and `evaluation` are optional.
+of profile parameters (what is decided), scenarios (what every decision has to stand), seeds and an objective; the
+sections `train` and `evaluation` are optional.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from experiments.spec_rules import broken_rules
-from experiments.values import Settings, combinations, seconds_of
+from experiments.comparison import limits_of
+from experiments.spec_rules import broken_rules, suffered
+from experiments.values import Settings, combinations, seconds_of, values_of
 from sim_core.documents import Section, read_yaml, refuse_inconsistent, shown, validate
 from sim_core.errors import SpecError, nearest
 from sim_core.profile import Profile, bundled_profiles
@@ -98,6 +100,11 @@ class Spec(Section):
         min_length=1, strict=False, description="`policy` and its settings; lists and ranges are expanded as a product."
     )
     parameters: dict[str, Any] = Field(default={}, description="Values of profile paths, expanded as a product.")
+    scenarios: dict[str, Any] = Field(
+        default={},
+        description="Values of profile paths that are suffered rather than chosen, expanded as a product; every "
+        "configuration is played in every scenario, and the worst one counts.",
+    )
     objective: Objective = Field(default=Objective(), description="Which configuration is best.")
     train: Training | None = Field(default=None, description="Also train an agent.")
     evaluation: EvaluationSection | None = Field(default=None, description="Also compare on held-out traffic.")
@@ -118,8 +125,16 @@ class Spec(Section):
 
     def limits(self, profile: Profile) -> dict[str, float]:
         """Constraints of the objective as numbers: `slo` becomes the profile's objective."""
-        pairs = self.objective.subject_to.items()
-        return {name: profile.slo.objective if limit == "slo" else float(limit) for name, limit in pairs}
+        return limits_of(self.objective.subject_to, profile.slo.objective)
+
+    def warnings(self) -> list[str]:
+        """What can be run as written but hardly means what it says, one line each."""
+        return [
+            f"parameters.{path} is suffered rather than chosen; put it under scenarios, so that the best configuration "
+            "is one that stands all its values"
+            for path, values in self.parameters.items()
+            if suffered(path) and len(values_of(values)) > 1
+        ]
 
 
 def shrink_windows(data: dict[str, Any], traffic_s: float) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison import indicators_of
+from experiments.ties import ties, without_effect
 from sim_core.accounting import bounds_of
 from sim_core.intervals import interval
 
@@ -30,15 +32,30 @@ def measured(row: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def configurations(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of `comparison.compare` as plain data: label, settings, indicators with intervals, and differences."""
+    """Rows of `comparison.compare` as plain data: label, settings, scenario, indicators with intervals, differences."""
     names = [name for name in indicators_of(table) if not name.endswith(_DERIVED) and name != "seeds"]
     result = []
     for row in table.to_dict("records"):
         plain = {str(column): value for column, value in row.items()}
         entry = {name: plain[name] for name in ("configuration_key", "label", "policy", "seeds")}
-        entry |= {name: json.loads(plain[name]) for name in ("settings", "parameters")}
+        entry |= {name: json.loads(plain[name]) for name in ("settings", "parameters", "scenario")}
         entry["indicators"] = {name: measured(plain, name) for name in names}
         if f"{names[0]}_diff" in plain:
             entry["differences"] = {name: measured(plain, f"{name}_diff") for name in names}
         result.append(entry)
     return result
+
+
+def sameness(table: pd.DataFrame, points: pd.DataFrame, indicators: Sequence[str]) -> dict[str, Any]:
+    """What cannot be told apart, as plain data: `ties` as lists of keys, and `without_effect` with its words.
+
+    Args:
+        table: rows of `comparison.compare`.
+        points: those that it was made from.
+        indicators: columns of `points`.
+    """
+    idle = [
+        {"name": found.name, "values": list(found.values), "text": str(found)}
+        for found in without_effect(points, indicators)
+    ]
+    return {"ties": ties(table), "without_effect": idle}

@@ -23,7 +23,7 @@ from prefect.utilities.annotations import quote
 from agents.learning.evaluate import Evaluation
 from experiments.actors import SimulationPool, plan_pool
 from experiments.cluster import ray_cluster
-from experiments.comparison import best, compare
+from experiments.comparison import best, best_by_scenario, compare, indicators_of
 from experiments.held_out import (
     DEFAULT_STEPS,
     HeldOut,
@@ -39,7 +39,7 @@ from experiments.report import comparison_text, keep_findings, report_data, writ
 from experiments.results import ResultStore
 from experiments.spec_rules import MODEL_SCHEMES
 from experiments.state import StateDir
-from experiments.summaries import configurations
+from experiments.summaries import configurations, sameness
 from experiments.tracking import CHAMPION, FAILURES, MlflowTracker, registered_name
 from experiments.training.job import CurveLogger, Job, Trained, register
 from flows.requests import SweepRequest
@@ -78,7 +78,7 @@ def simulate(points: Sequence[Point], pool: SimulationPool, store: ResultStore) 
 @task(task_run_name="track", retries=1, cache_policy=NO_CACHE)
 def track_sweep(plan: Plan, store: ResultStore, tracker: MlflowTracker, summary: Mapping[str, float]) -> str | None:
     """Task: write the sweep to MLflow."""
-    return tracker.log_sweep(plan, store.load_keys(plan.keys), summary)
+    return tracker.log_sweep(plan, store.load(plan.sweep_id), summary)
 
 
 @task(name="evaluate", task_run_name="evaluate", cache_policy=NO_CACHE)
@@ -123,6 +123,8 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
     job, trained, model, held_out, evaluation = training_of(plan), None, None, None, None
     evaluated_before = False
     with Progress() as progress, ray_cluster(state) as cluster:
+        for warning in plan.spec.warnings():
+            progress.say(f"Warning: {warning}")
         actors = min(request.actors or cluster.num_cpus, cluster.num_cpus)
         with ready_meanwhile(tracker):
             counts = simulate_missing(plan, store, actors, progress)
@@ -143,8 +145,9 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
     if job is not None and model is not None:
         champion = evaluation is not None and earns_champion(evaluation)
         model["registered"] = register(tracker, model["logged"], job, champion)
-    table = compare(store.load_keys(plan.keys))
-    chosen = best(table, plan.spec.objective.minimize, plan.spec.limits(plan.profile))
+    points = store.load(plan.sweep_id)
+    table = compare(points)
+    goal = (plan.spec.objective.minimize, plan.spec.limits(plan.profile))
     spent = time_spent(clock, counts, trained, evaluated_before)
     keep_findings(plan, state, evaluation, held_out, trained, provenance(plan, job, model), spent)
     report, text = report_task(plan.sweep_id, quote(state))
@@ -163,7 +166,10 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
         "points": counts,
         "actors": actors,
         "configurations": configurations(table),
-        "best": vars(chosen),
+        "best": vars(best(table, *goal)),
+        "best_by_scenario": best_by_scenario(table, *goal),
+        **sameness(table, points, indicators_of(points)),
+        "warnings": plan.spec.warnings(),
         **(training_document(job, trained) if job and trained else {"training": None}),
         "model": model,
         "evaluation": compared,
@@ -292,7 +298,8 @@ def provenance(plan: Plan, job: Job | None, model: dict[str, Any] | None) -> dic
 
 def simulate_missing(plan: Plan, store: ResultStore, actors: int, progress: Progress) -> dict[str, int]:
     """Simulate the points of the plan that have no result yet, a task a shard; how many there are of each kind."""
-    store.register(plan.sweep_id, plan.keys, plan.spec.to_dict())
+    identities = [point.identity() for point in plan.points]
+    store.register(plan.sweep_id, plan.keys, plan.spec.to_dict(), plan.basis(), identities)
     finished = store.finished_keys()
     missing = len(plan.pending(finished))
     total = len(plan.points)

@@ -131,7 +131,9 @@ def test_the_same_sweep_again_only_reads_what_is_finished(swept, home, spec):
     assert spent_s["train"] == pytest.approx(swept["training"]["outcome"]["wall_s"], abs=0.1) and spent_s["train"] > 1.0
     assert spent_s["simulate"] == pytest.approx(swept["seconds"]["simulate"], abs=0.1)
     again = json.loads(run(home, "compare", "whole", "--json").stdout)
-    assert again["configurations"] == swept["configurations"]
+    placed = {"group": 1, "sweeps": [swept["sweep_id"]]}
+    assert again["configurations"] == [row | placed for row in swept["configurations"]]
+    assert again["best"] == swept["best"]
 
 
 def test_the_registered_model_runs_and_is_evaluated(swept, home):
@@ -163,6 +165,28 @@ def test_compare_gives_paired_differences(swept, home):
     assert rows["static replicas=4"]["differences"]["cost_usd"]["mean"] < 0
     unknown = run(home, "compare", "--baseline", "static replicas=9")
     assert unknown.returncode == 2 and "did you mean 'static replicas=8'?" in unknown.stderr
+
+
+def test_a_sweep_over_scenarios_says_what_it_chose_in_each_and_what_has_no_effect(tmp_path):
+    """What is suffered is warned of under parameters; scenarios reach the document, the report and the terminal."""
+    startup, cold = "services.api.lifecycle.startup_seconds", "services.api.lifecycle.cold_seconds"
+    policies = [{"policy": "static", "replicas": [4, 8]}]
+    spec = write_spec(
+        tmp_path / "trial.yaml", policies=policies, parameters={cold: [10, 20]}, scenarios={startup: [10, 60]}
+    )
+    done = run(tmp_path / "state", "sweep", spec, "--json")
+    assert done.returncode == 0, done.stderr
+    swept = json.loads(done.stdout)
+    assert swept["points"]["total"] == 2 * 2 * 2 * 2
+    assert f"Warning: parameters.{cold} is suffered rather than chosen; put it under scenarios" in done.stderr
+    assert len(swept["warnings"]) == 1
+    assert [row["scenario"][startup] for row in swept["configurations"]] == [10, 60] * 4
+    assert [entry["scenario"] for entry in swept["best_by_scenario"]] == [{startup: 10}, {startup: 60}]
+    assert [found["name"] for found in swept["without_effect"]] == [cold, startup]  # a static fleet starts nothing
+    assert f"In the scenario {startup}=60 alone: " in Path(swept["report"]).read_text()
+    again = run(tmp_path / "state", "sweep", spec)
+    assert f"best if {startup}=60: static replicas=" in again.stdout
+    assert f"Note: {cold}: no effect between 10 and 20" in again.stdout
 
 
 # --- interruptions

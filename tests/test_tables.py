@@ -73,6 +73,8 @@ def test_the_reason_of_a_choice_does_not_round_a_missed_limit_to_a_met_one():
         "configuration_key": "k",
         "label": "hpa",
         "cost_usd": 1.0,
+        "scenario": "{}",
+        "same_as": "k",
         "slo_attainment": 0.98999999,
         "latency_p95_s": 0.3000001,
     }
@@ -152,10 +154,13 @@ def test_what_is_fixed_stands_apart_from_the_pods(capsys):
 def test_a_comparison_names_the_range_of_fixed_costs_and_bears_old_rows_without_them(capsys):
     def row(key: str, **means: float) -> dict[str, Any]:
         indicators = {name: {"mean": mean, "ci95": [None, None]} for name, mean in means.items()}
-        return {"configuration_key": key, "label": key, "indicators": indicators}
+        chosen = {"policy": key, "settings": {}, "parameters": {}, "scenario": {}}
+        return {"group": 1, "configuration_key": key, "label": key, "indicators": indicators, **chosen}
 
-    shown = {"sweeps": ["demo"], "baseline": None, "pareto_front": ["a"], "best": {"configuration_key": "a"}}
-    shown["best"] |= {"label": "a", "reason": "lowest cost_usd"}
+    best = {"configuration_key": "a", "label": "a", "reason": "lowest cost_usd", "ties": []}
+    group = {"group": 1, "sweeps": ["demo"], "baseline": None, "pareto_front": ["a"], "best": best}
+    group |= {"best_by_scenario": [], "ties": [], "without_effect": []}
+    shown = {"groups": [group], "baseline": None}
     rows = [row("a", cost_usd=33.0, **FIXED), row("b", cost_usd=45.0, **(FIXED | {"cost_fixed_usd": 40.0}))]
     show_comparison(shown | {"configurations": rows})
     assert "31.32 to 40.00 (database 25.92," in capsys.readouterr().out

@@ -123,6 +123,29 @@ def test_a_sweep_is_a_parent_run_and_a_child_run_a_configuration(state, plan):
     assert not Path("mlruns").exists()
 
 
+def test_a_configuration_has_a_child_run_in_each_scenario(state):
+    """Seeds of different scenarios are never averaged; the runs of one decision share its key and differ in the scenario."""
+    path = "services.api.lifecycle.startup_seconds"
+    plan = make_plan(spec_from_dict({**SMALL, "scenarios": {path: [10, 60]}}))
+    points = points_of(plan)
+    tracker = MlflowTracker.open(state, "production")
+    tracker.log_sweep(plan, points.iloc[:4])  # one scenario is complete, of the next one there is a seed
+    assert len(runs_of(state, "configuration")) == 1
+    for _ in range(2):
+        MlflowTracker.open(state, "production").log_sweep(plan, points)
+    children = runs_of(state, "configuration")
+    assert len(children) == 12
+    assert runs_of(state, "sweep")[0].data.metrics["configurations"] == 6.0
+    keys = [child.data.tags["configuration_key"] for child in children]
+    assert sorted(set(map(keys.count, keys))) == [2]
+    slow = [child for child in children if child.data.params[path] == "60"]
+    assert len(slow) == 6 and {child.data.tags["scenario"] for child in slow} == {json.dumps({path: 60})}
+    assert all(child.info.run_name.endswith(f" · {path}=60") for child in slow)
+    of = (points["configuration_key"] == keys[0]) & (points["scenario"] == children[0].data.tags["scenario"])
+    assert of.sum() == 3
+    assert children[0].data.metrics["cost_usd"] == pytest.approx(points[of]["cost_usd"].mean())
+
+
 def test_what_is_written_while_results_come_in_is_not_written_again(state, plan):
     points = points_of(plan)
     tracker = MlflowTracker.open(state, "production")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.comparison import Best
+from experiments.comparison import HIGHER_IS_BETTER, Best
 from sim_core.accounting import COST_PARTS, FIXED_COST_PARTS
 
 SECONDS_PER_DAY = 86_400.0
@@ -62,7 +62,8 @@ class ReportData:
         spec: the sweep specification as plain data, or None.
         traffic: `name`, `source`, `mean_per_s`, `peak_per_s`, scale, windows: shown as given.
         sweep: one row a configuration: `configuration`, `policy`, columns of settings, and for each indicator
-            `<name>`, `<name>_ci95_low`, `<name>_ci95_high` over seeds. May be empty.
+            `<name>`, `<name>_ci95_low`, `<name>_ci95_high` over seeds; with scenarios a row in each, named in the
+            column `scenario`. May be empty.
         evaluation: one row a `policy` on held-out traffic with the same indicator columns and `gap_closed` with its
             interval [1]; a text column `settings`, if any, is shown under the policy. None: nothing was held out.
         timelines: policy -> arrays of equal length: `time_s` [s], `load_per_s` [1/s], `replicas_ready`,
@@ -72,6 +73,7 @@ class ReportData:
         provenance: version, commit, seeds, digests, wall times, commands: shown as given, nested one level or more.
         recommended: what the objective of the sweep chooses, by the name in the column `configuration`; None leaves the
             choice to the SLO: the cheapest that keeps it.
+        remarks: sentences about the sweep beside its table: ties, parameters without effect, the best in each scenario.
         sweep_duration_s: simulated time of one row of the sweep [s]; turns its sums into figures per day.
         evaluation_duration_s: the same for the evaluation [s].
 
@@ -88,6 +90,7 @@ class ReportData:
     timelines: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     learning_curve: pd.DataFrame | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     sweep_duration_s: float = SECONDS_PER_DAY
     evaluation_duration_s: float = SECONDS_PER_DAY
     recommended: Best | None = None
@@ -251,6 +254,31 @@ def swept(data: ReportData) -> list[Outcome]:
     outcomes = _outcomes(data.sweep, data.sweep_duration_s, styles)
     labels = [str(label) for label in data.sweep["configuration"]]
     return [replace(o, label=label, phrase=label) for o, label in zip(outcomes, labels, strict=True)]
+
+
+def at_worst(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """One outcome a configuration: each indicator as it is in the scenario where it is worst.
+
+    Args:
+        outcomes: of `swept`; without scenarios they come back as they are.
+    """
+    if not any("scenario" in outcome.settings for outcome in outcomes):
+        return list(outcomes)
+    by_label: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_label.setdefault(outcome.label, []).append(outcome)
+    return [_at_worst(group) for group in by_label.values()]
+
+
+def _at_worst(group: Sequence[Outcome]) -> Outcome:
+    def worst(name: str) -> Estimate:
+        estimates = [outcome.indicator(name) for outcome in group]
+        unknown = [estimate for estimate in estimates if not math.isfinite(estimate.mean)]
+        order = min if name in HIGHER_IS_BETTER else max
+        return unknown[0] if unknown else order(estimates, key=lambda estimate: estimate.mean)
+
+    settings = {**group[0].settings, "scenario": f"worst of {len(group)}"}
+    return replace(group[0], settings=settings, indicators={name: worst(name) for name in group[0].indicators})
 
 
 def baseline_of(outcomes: Iterable[Outcome]) -> Outcome | None:

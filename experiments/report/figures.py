@@ -18,6 +18,7 @@ from experiments.report.data import (
     Outcome,
     ReportData,
     Style,
+    at_worst,
     baseline_of,
     evaluated,
     styles_of,
@@ -65,7 +66,7 @@ def comparison_figure(data: ReportData) -> go.Figure | None:
 
 def sweep_figure(data: ReportData) -> go.Figure | None:
     """Cost against SLO attainment of all swept configurations with the Pareto front, or None for an empty sweep."""
-    outcomes = [outcome for outcome in swept(data) if outcome.measured]
+    outcomes = [outcome for outcome in at_worst(swept(data)) if outcome.measured]
     if not outcomes:
         return None
     axis = nines_axis([outcome.attainment.mean for outcome in outcomes], data.objective)

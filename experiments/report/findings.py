@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from experiments.comparison import best, compare
+from experiments.comparison import best, best_by_scenario, compare, indicators_of, scenario_words
 from experiments.files import write_atomically
 from experiments.report.data import ReportData
 from experiments.results import ResultStore
-from experiments.spec import spec_from_dict
+from experiments.spec import Spec, spec_from_dict
 from experiments.state import StateDir
+from experiments.ties import ties, without_effect
 from sim_core.errors import InputError
 from sim_core.profile import load_profile
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from experiments.training.job import Trained
 
 # Names under which the report knows the columns of a learning curve.
+_TIES_SHOWN = 5
 _CURVE = {"slo/attainment": "slo_attainment", "time/wall_s": "wall_s"}
 
 
@@ -80,13 +82,14 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
     store = ResultStore(state.results)
     manifest = store.manifest(sweep_id)
     spec = spec_from_dict(manifest["spec"], sweep_id)
-    points = store.load_keys(manifest["keys"])
+    profile = load_profile(spec.profile)
+    points = store.load(sweep_id)
     if points.empty:
         raise InputError(f"sweep {sweep_id}", "no point is finished yet; run the sweep again, it resumes")
     file = state.reports / f"{sweep_id}.json"
     findings = json.loads(file.read_text()) if file.exists() else {}
+    table = compare(points)
     evaluation, curve = findings.get("evaluation"), findings.get("curve")
-    profile, table = load_profile(spec.profile), compare(points)
     return ReportData(
         title=f"Sweep {spec.name}",
         profile=profile.to_dict(),
@@ -100,6 +103,7 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
         },
         learning_curve=pd.DataFrame(curve).rename(columns=_CURVE) if curve else None,
         provenance=findings.get("provenance", {"sweep": sweep_id}),
+        remarks=_remarks(spec, table, points, spec.limits(profile)),
         sweep_duration_s=float(points["duration_s"].iloc[0]),
         evaluation_duration_s=findings.get("evaluation_duration_s") or 86_400.0,
         recommended=best(table, spec.objective.minimize, spec.limits(profile)),
@@ -109,8 +113,33 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
 def _configurations(table: pd.DataFrame) -> pd.DataFrame:
     settings = pd.DataFrame([json.loads(row) for row in table["settings"]], index=table.index)
     parameters = pd.DataFrame([json.loads(row) for row in table["parameters"]], index=table.index)
-    plain = table.rename(columns={"label": "configuration"}).drop(columns=["settings", "parameters"])
-    return pd.concat([plain, settings, parameters], axis=1)
+    played = [scenario_words(json.loads(row)) for row in table["scenario"]]
+    scenario = pd.DataFrame({"scenario": played} if any(played) else {}, index=table.index)
+    chosen = ["settings", "parameters", "scenario", "same_as"]
+    plain = table.rename(columns={"label": "configuration"}).drop(columns=chosen)
+    return pd.concat([plain, scenario, settings, parameters], axis=1)
+
+
+def _remarks(spec: Spec, table: pd.DataFrame, points: pd.DataFrame, limits: dict[str, float]) -> tuple[str, ...]:
+    """What a reader of the sweep's table must know: the choice, its ties, scenarios, what has no effect, warnings."""
+    goal = (spec.objective.minimize, limits)
+    chosen = best(table, *goal)
+    remarks = [f"The objective chooses {chosen.label}: {chosen.reason}."]
+    if spec.scenarios:
+        worst = "each of its figures as it is in the scenario where it is worst"
+        remarks.append(
+            f"Answer, figure and Pareto front show a configuration by {worst}; the table shows every scenario."
+        )
+    if chosen.ties:
+        remarks.append(f"Its results are those of {'; '.join(chosen.ties)}, in every seed.")
+    for entry in best_by_scenario(table, *goal):
+        kept = "" if entry["feasible"] else ", which misses the constraints"
+        remarks.append(f"In the scenario {scenario_words(entry['scenario'])} alone: {entry['label']}{kept}.")
+    labels = dict(zip(table["configuration_key"], table["label"], strict=True))
+    others = [keys for keys in ties(table) if chosen.configuration_key not in keys]
+    remarks += [f"A tie: {' = '.join(labels[key] for key in keys)}." for keys in others[:_TIES_SHOWN]]
+    remarks += [f"{found}." for found in without_effect(points, indicators_of(points))]
+    return (*remarks, *(f"{warning}." for warning in spec.warnings()))
 
 
 def _words(settings: dict[str, Any]) -> str:

@@ -25,7 +25,16 @@ from plotly.offline import get_plotlyjs
 from experiments.amounts import NOTHING, number, objective_text, percent, seconds, usd
 from experiments.files import write_atomically
 from experiments.report import figures
-from experiments.report.data import INDICATOR_TITLES, Estimate, Outcome, ReportData, baseline_of, evaluated, swept
+from experiments.report.data import (
+    INDICATOR_TITLES,
+    Estimate,
+    Outcome,
+    ReportData,
+    at_worst,
+    baseline_of,
+    evaluated,
+    swept,
+)
 from experiments.report.series import pareto_front
 from experiments.report.words import (
     cheapest_that_keeps,
@@ -122,7 +131,8 @@ def render(data: ReportData) -> str:
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = _breakable
-    outcomes, configurations = evaluated(data), swept(data)
+    outcomes, played = evaluated(data), swept(data)
+    configurations = at_worst(played)
     return environment.get_template("report.html.j2").render(
         data=data,
         answer=verdict(data),
@@ -132,8 +142,8 @@ def render(data: ReportData) -> str:
         gap_scope=gap_scope(data),
         comparison=_comparison_table(outcomes, data.objective),
         all_indicators=_indicator_table(outcomes, data.objective),
-        sweep=_sweep_table(configurations, data),
-        sweep_total=len(configurations),
+        sweep=_sweep_table(played, data),
+        sweep_total=len(played),
         figures=set(present),
         figure_data=_json_for_page({"figures": _plain_figures(present), "dark": figures.dark_colors(data)}),
         traffic=_facts(data.traffic),
@@ -270,18 +280,21 @@ def _sweep_table(configurations: list[Outcome], data: ReportData) -> Table | Non
     objective = data.objective
     names = [name for name in _SWEEP_INDICATORS if _measured_anywhere(name, configurations)]
     settings = list(dict.fromkeys(name for outcome in configurations for name in outcome.settings))
-    front = pareto_front([o.cost.mean for o in configurations], [o.attainment.mean for o in configurations])
-    best, chosen = cheapest_that_keeps(configurations, objective), recommended_of(data, configurations)
+    decisions = at_worst(configurations)
+    front = pareto_front([o.cost.mean for o in decisions], [o.attainment.mean for o in decisions])
+    on_front = {decisions[i].label for i in front}
+    best, chosen = cheapest_that_keeps(decisions, objective), recommended_of(data, decisions)
     rows = []
-    ranked = sorted(_best_first(configurations, objective), key=lambda i: configurations[i] is not chosen)
-    for i in ranked[:MAX_SWEEP_ROWS]:
-        outcome = configurations[i]
+    ranked = sorted(_best_first(decisions, objective), key=lambda i: decisions[i] is not chosen)
+    place = {decisions[i].label: n for n, i in enumerate(ranked)}
+    for outcome in sorted(configurations, key=lambda outcome: place[outcome.label])[:MAX_SWEEP_ROWS]:
         tone, words = slo_status(outcome, objective)
         cells = [_cell(name, outcome.indicator(name), objective) for name in names]
         cells.append(Cell(words, key=words, tone=tone))
-        cells.append(Cell("yes" if i in front else "", key=0 if i in front else 1))
+        cells.append(Cell("yes" if outcome.label in on_front else "", key=0 if outcome.label in on_front else 1))
         cells += [_setting_cell(outcome.settings.get(name)) for name in settings]
-        mark = "best" if outcome is best else "recommended" if outcome is chosen else ""
+        marks = {o.label: mark for o, mark in ((chosen, "recommended"), (best, "best")) if o is not None}
+        mark = marks.get(outcome.label, "")
         rows.append(Row(outcome.label, "", outcome.style.color, cells, mark))
     titles = [name.replace("_", " ") for name in settings]
     return Table([*(INDICATOR_TITLES[name] for name in names), "SLO", "Pareto front", *titles], rows)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from experiments.amounts import objective_text, seconds
-from experiments.report.data import STYLES, Outcome, ReportData, evaluated, styles_of, swept
+from experiments.report.data import STYLES, Outcome, ReportData, at_worst, evaluated, styles_of, swept
 from experiments.report.figures import (
     FRONT,
     GRID,
@@ -31,7 +31,10 @@ from experiments.report.series import NinesAxis, nines_axis, pareto_front, thin_
 
 def draw_pareto(data: ReportData) -> Figure | None:
     """Cost against SLO attainment: the sweep on the left, the held-out comparison on the right, as far as there are any."""
-    panels = [("Sweep on training traffic", swept(data), True), ("Held-out comparison", evaluated(data), False)]
+    panels = [
+        ("Sweep on training traffic", at_worst(swept(data)), True),
+        ("Held-out comparison", evaluated(data), False),
+    ]
     shown = [(title, [o for o in outcomes if o.measured], front) for title, outcomes, front in panels]
     shown = [panel for panel in shown if panel[1]]
     if not shown:

@@ -18,7 +18,16 @@ from experiments.amounts import (
     seconds,
     usd,
 )
-from experiments.report.data import SECONDS_PER_DAY, Estimate, Outcome, ReportData, baseline_of, evaluated, swept
+from experiments.report.data import (
+    SECONDS_PER_DAY,
+    Estimate,
+    Outcome,
+    ReportData,
+    at_worst,
+    baseline_of,
+    evaluated,
+    swept,
+)
 from experiments.report.series import pareto_front
 from experiments.savings import MONTH_DAYS, Savings, savings
 from sim_core.units import format_duration
@@ -83,7 +92,7 @@ class Verdict:
 def verdict(data: ReportData) -> Verdict:
     """The answer that the data supports, and no more: held-out results if there are any, else the sweep's."""
     outcomes = [outcome for outcome in evaluated(data) if outcome.measured]
-    configurations = [outcome for outcome in swept(data) if outcome.measured]
+    configurations = [outcome for outcome in at_worst(swept(data)) if outcome.measured]
     if outcomes:
         return _verdict_of_evaluation(data, outcomes, configurations)
     if configurations:
@@ -319,6 +328,7 @@ def comparison_text(data: ReportData, limit: int = 12) -> str:
     if not outcomes:
         outcomes, hidden = _best_of_sweep(data, limit)
         scope = "training traffic, the recommended configuration and the Pareto front of the sweep"
+        scope += ", each in its worst scenario" if "scenario" in data.sweep else ""
     answer = verdict(data)
     lines = [
         _printable(f"{data.title} · profile {data.profile.get('name', NOTHING)} · {scope}"),
@@ -337,7 +347,7 @@ def comparison_text(data: ReportData, limit: int = 12) -> str:
 
 def _best_of_sweep(data: ReportData, limit: int) -> tuple[list[Outcome], int]:
     """What the sweep recommends, then its neighbours on the Pareto front, cheapest first; how many do not fit."""
-    configurations = swept(data)
+    configurations = at_worst(swept(data))
     chosen = recommended_of(data, configurations)
     if chosen is None:
         return [], 0

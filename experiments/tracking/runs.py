@@ -15,6 +15,7 @@ import math
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -24,10 +25,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, ViewType
 from mlflow.exceptions import MlflowException
 
-from experiments.comparison import compare, indicators_of
+from experiments.comparison import compare, indicators_of, scenario_words
 from experiments.identity import simulator_version
 from experiments.planning import Plan
 from experiments.state import StateDir
+from experiments.ties import NO_SCENARIO, cells
 from experiments.tracking.models import MODEL_NAME, fixed_requirements, registered_name, signature_of
 from experiments.tracking.values import FAILURES, metrics_of, reason_of, texts_of, with_interval, yaml_of
 
@@ -41,6 +43,11 @@ PARAM_CHARACTERS = 6000  # and of one parameter
 CHALLENGER, CHAMPION = "challenger", "champion"
 PARENT = "mlflow.parentRunId"
 CURVE_STEP = "curve/last_step"
+
+
+def child_key(configuration_key: str, scenario: str) -> str:
+    """What tells the child runs of a parent apart: the configuration and, if there is one, the scenario (JSON)."""
+    return configuration_key if scenario == NO_SCENARIO else f"{configuration_key} {scenario}"
 
 
 P = ParamSpec("P")
@@ -122,18 +129,17 @@ class MlflowTracker:
         if status == "FINISHED":
             return parent
         known = self._children(parent)
-        planned = pd.Series([point.configuration_key for point in plan.points]).value_counts()
-        ready = points["configuration_key"].value_counts() if len(points) else pd.Series(dtype=int)
-        complete = [key for key, seeds in planned.items() if ready.get(key, 0) == seeds]
-        missing = [key for key in complete if known.get(str(key), ("", ""))[1] != "FINISHED"]
+        planned = Counter((point.configuration_key, point.identity()["scenario"]) for point in plan.points)
+        ready = cells(points) if len(points) else {}
+        complete = [cell for cell, seeds in planned.items() if cell in ready and len(ready[cell]) == seeds]
+        missing = [cell for cell in complete if known.get(child_key(*cell), ("", ""))[1] != "FINISHED"]
         if missing:
-            rows = points[points["configuration_key"].isin(missing)]
             names = indicators_of(points)
-            for row in compare(rows).to_dict("records"):
-                run_id = known.get(row["configuration_key"], (None, ""))[0]
+            for row in compare(pd.concat([ready[cell] for cell in missing])).to_dict("records"):
+                run_id = known.get(child_key(row["configuration_key"], row["scenario"]), (None, ""))[0]
                 self._log_configuration(plan.sweep_id, parent, row, names, run_id)
         if len(complete) == len(planned):
-            counts = {"points": float(len(plan.points)), "configurations": float(len(planned))}
+            counts = {"points": float(len(plan.points)), "configurations": float(len({key for key, _ in planned}))}
             self._log_metrics(parent, counts | dict(summary or {}))
             self._log_frame(parent, "points", points)
             self._client().log_text(parent, yaml_of(plan.spec.to_dict()), "spec.yaml")
@@ -144,12 +150,13 @@ class MlflowTracker:
     def _log_configuration(
         self, sweep_id: str, parent: str, row: Mapping[Any, Any], names: Sequence[str], run_id: str | None
     ) -> None:
-        key = str(row["configuration_key"])
+        key, scenario = str(row["configuration_key"]), json.loads(row["scenario"])
         if run_id is None:
             tags = {"kind": "configuration", "sweep_id": sweep_id, "configuration_key": key, PARENT: parent}
-            run_id = self._create(tags, str(row["label"]))
+            tags |= {"scenario": row["scenario"]} if scenario else {}
+            run_id = self._create(tags, " · ".join(filter(None, (str(row["label"]), scenario_words(scenario)))))
         params = {"policy": row["policy"], "seeds": row["seeds"]}
-        params |= json.loads(row["settings"]) | json.loads(row["parameters"])
+        params |= json.loads(row["settings"]) | json.loads(row["parameters"]) | scenario
         metrics: dict[str, Any] = {}
         for name in names:
             metrics |= with_interval(name, row[name], row[f"{name}_ci95_low"], row[f"{name}_ci95_high"])
@@ -381,14 +388,16 @@ class MlflowTracker:
         return str(run.info.run_id)
 
     def _children(self, parent: str) -> dict[str, tuple[str, str]]:
-        """Id and status of each child run, by configuration key."""
+        """Id and status of each child run, by `child_key`."""
         children: dict[str, tuple[str, str]] = {}
         token = None
         while True:
             query = f"tags.`{PARENT}` = '{parent}'"
             page = self._client().search_runs([self.experiment_id()], query, max_results=1000, page_token=token)
             for run in page:
-                children[run.data.tags.get("configuration_key", "")] = (run.info.run_id, run.info.status)
+                tags = run.data.tags
+                key = child_key(tags.get("configuration_key", ""), tags.get("scenario", NO_SCENARIO))
+                children[key] = (run.info.run_id, run.info.status)
             token = page.token
             if not token:
                 return children
