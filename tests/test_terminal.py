@@ -83,12 +83,14 @@ def test_compare_shows_its_figures_on_a_narrow_terminal(home, columns, variable)
 
 EVALUATED = {
     "profile": "production",
+    "duration_s": 86_400.0,
     "seeds": 10,
     "slo": {"objective": 0.99},
     "policies": {
         policy: {
             "keeps_slo": True,
             "settings": {},
+            "savings": None,
             "gap_closed": {"mean": 0.57, "ci95": [0.56, 0.58]},
             "indicators": {
                 "cost_usd": {"mean": 31.32, "ci95": [31.21, 31.43]},
