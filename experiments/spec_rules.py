@@ -54,9 +54,8 @@ def broken_rules(spec: Any) -> Iterator[Problem]:
     yield from _policies_broken(spec.policies, profile, {**_mapping(spec.parameters), **_mapping(spec.scenarios)})
     parameters = yield from _values_broken("parameters", spec.parameters)
     scenarios = yield from _values_broken("scenarios", spec.scenarios)
-    too_many = list(_size_broken(spec))
-    yield from _variants_broken(parameters, scenarios, None if too_many else profile)
-    yield from too_many
+    yield from _variants_broken(parameters, scenarios, profile)
+    yield from _size_broken(spec)
     yield from _objective_broken(spec.objective)
     yield from _sections_broken(spec)
 
@@ -183,7 +182,7 @@ def _variants_broken(
     for path in twice:
         rule = "stands under parameters too; a value is either chosen (parameters) or suffered (scenarios)"
         yield Problem(("scenarios", path), rule, (scenarios or {})[path])
-    if parameters is None or profile is None:
+    if parameters is None or profile is None or _count(parameters) * _count(scenarios or {}) > MAX_POINTS:
         return
     decisions = combinations(parameters)
     broken = list(_profiles_broken("parameters", profile, decisions))
