@@ -225,7 +225,7 @@ def _size_broken(spec: Any) -> Iterator[Problem]:
     try:
         configurations = sum(_count(entry, without="policy") for entry in spec.policies)
         count = configurations * _count(spec.parameters) * _count(spec.scenarios) * int(spec.seeds.count)
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, LookupError):
         return  # reported where it is wrong
     if count > MAX_POINTS:
         factors = f"policies x parameters x {'scenarios x ' if spec.scenarios else ''}seeds"
