@@ -162,9 +162,9 @@ def _written(settings: Settings) -> str:
 
 def _values_broken(section: str, values: Any) -> Generator[Problem, None, dict[str, Any] | None]:
     """Broken rules of the values of a section; returns the section, or None where the rest cannot be checked."""
-    if not isinstance(values, dict) or not all(isinstance(path, str) for path in values):
-        return None  # reported by its type
-    sound = True
+    if not isinstance(values, dict):
+        return None
+    sound = all(isinstance(path, str) for path in values)  # the schema says of others that they must be text
     for path, raw in values.items():
         try:
             values_of(raw)
