@@ -30,7 +30,7 @@ class ResultStore:
     finished, no other sweep runs again.
 
     Args:
-        root: folder of the store; created when absent.
+        root: folder of the store; made by the first write.
     """
 
     def __init__(self, root: Path):
@@ -38,8 +38,6 @@ class ResultStore:
         self.points = root / "points"
         self.manifests = root / "sweeps"
         self.quarantine = root / "quarantine"
-        for folder in (self.points, self.manifests):
-            folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, columns: Columns) -> Path:
         """Stores one finished batch.

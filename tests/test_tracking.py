@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -61,7 +62,8 @@ def points_of(plan: Plan) -> pd.DataFrame:
     """Rows as the result store gives them, with numbers that differ from point to point."""
     numbers = np.random.default_rng(0).uniform(1.0, 2.0, len(plan.points))
     rows = [
-        point.row() | {"cost_usd": cost, "mttr_s": math.nan} for point, cost in zip(plan.points, numbers, strict=True)
+        point.row() | {"cost_usd": cost, "slo_attainment": 0.995, "mttr_s": math.nan}
+        for point, cost in zip(plan.points, numbers, strict=True)
     ]
     return pd.DataFrame(rows)
 
@@ -268,10 +270,11 @@ print(resolve_model("models:/autoscaler-production@champion", StateDir.open({str
     assert list(here.iterdir()) == []
 
 
-def test_a_model_loads_as_an_mlflow_model_with_signature_and_fixed_requirements(registered):
+def test_a_model_loads_as_an_mlflow_model_with_signature_and_fixed_requirements(registered, monkeypatch):
     import mlflow.pyfunc
 
     state, _, _, uri = registered
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", state.mlflow_uri)
     model = mlflow.pyfunc.load_model(uri)
     assert "-1, 3" in str(model.metadata.signature.inputs)
     observations = np.ones((4, 3), dtype=np.float32)
@@ -338,3 +341,12 @@ def test_only_onnx_is_accepted_since_a_pickle_can_run_code(registered):
 def test_nothing_is_registered_in_a_new_folder(state):
     with pytest.raises(ModelError, match="none is registered yet: train one first"):
         resolve_model("models:/autoscaler-production@champion", state)
+
+
+def test_a_tracker_opened_later_still_belongs_to_its_folder(registered, tmp_path):
+    """MLflow notes an address in the environment; there it must not pass for the user's, who named none."""
+    state, _, _, uri = registered
+    resolve_model(uri, state)
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    other = StateDir.open(tmp_path / "other")
+    assert MlflowTracker.open(other, "production").uri == other.mlflow_uri

@@ -21,15 +21,16 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, ViewType
+from mlflow.entities import LoggedModelStatus, Metric, Param, ViewType
 from mlflow.exceptions import MlflowException
 
 from experiments.comparison import compare, indicators_of
 from experiments.identity import simulator_version
 from experiments.planning import Plan
+from experiments.relocation import FOLDER_TAG, follow_folder
 from experiments.state import StateDir
 from experiments.tracking.models import MODEL_NAME, fixed_requirements, registered_name, signature_of
-from experiments.tracking.values import FAILURES, metrics_of, reason_of, texts_of, with_interval, yaml_of
+from experiments.tracking.values import FAILURES, metrics_of, pointed_at, reason_of, texts_of, with_interval, yaml_of
 
 log = logging.getLogger("devops_sim.tracking")
 # Their first lines are table creation and migration, and stack traces of errors that we report ourselves.
@@ -40,6 +41,10 @@ METRICS_PER_CALL = 1000  # MLflow's limit of log_batch
 PARAM_CHARACTERS = 6000  # and of one parameter
 CHALLENGER, CHAMPION = "challenger", "champion"
 PARENT = "mlflow.parentRunId"
+KIND_TAG, MACHINE_LEARNING = (
+    "mlflow.experimentKind",
+    "custom_model_development",
+)  # else its page is that of GenAI traces
 CURVE_STEP = "curve/last_step"
 
 
@@ -82,14 +87,14 @@ class MlflowTracker:
 
     Args:
         uri: tracking URI, `sqlite:///...` or `http://...`.
-        artifacts: artifact root of a new experiment; None leaves the choice to a server.
+        state: the folder of the database, where artifacts lie too; None leaves the choice to a server.
         experiment: name of the experiment.
     """
 
-    def __init__(self, uri: str, artifacts: Path | None, experiment: str):
+    def __init__(self, uri: str, state: StateDir | None, experiment: str):
         self.uri = uri
         self.warning: str | None = None
-        self._artifacts = artifacts
+        self._state = state
         self._experiment = experiment
         self._experiment_id: str | None = None
         self._made: MlflowClient | None = None
@@ -98,7 +103,7 @@ class MlflowTracker:
     def open(cls, state: StateDir, experiment: str) -> MlflowTracker:
         """The tracker of a state folder, or of MLFLOW_TRACKING_URI when that is set."""
         given = os.environ.get("MLFLOW_TRACKING_URI")
-        return cls(given, None, experiment) if given else cls(state.mlflow_uri, state.artifacts, experiment)
+        return cls(given, None, experiment) if given else cls(state.mlflow_uri, state, experiment)
 
     # --- sweeps
 
@@ -293,10 +298,8 @@ class MlflowTracker:
         import onnx
 
         model = onnx.load_from_string(policy if isinstance(policy, bytes) else policy.read_bytes())
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
         ended = self._client().get_run(run_id).info.status
-        with mlflow.start_run(run_id=run_id):
+        with pointed_at(self.uri), mlflow.start_run(run_id=run_id):
             info = mlflow.onnx.log_model(
                 model,
                 name=MODEL_NAME,
@@ -311,6 +314,14 @@ class MlflowTracker:
         for name, value in metadata.items():
             self._client().log_text(run_id, yaml_of(value), f"{name}.yaml")
         return str(info.model_uri)
+
+    @_tolerant
+    def model_of(self, run_id: str) -> str | None:
+        """URI of the model that a run has logged in full, `models:/m-...`; None where there is none."""
+        query = f"source_run_id = '{run_id}' AND name = '{MODEL_NAME}'"
+        found = self._client().search_logged_models([self.experiment_id()], query)
+        whole = [model for model in found if model.status == LoggedModelStatus.READY]
+        return str(whole[0].model_uri) if whole else None
 
     @_tolerant
     def register(self, model_uri: str, profile: str, alias: str, tags: Mapping[str, Any] | None = None) -> str | None:
@@ -336,14 +347,17 @@ class MlflowTracker:
         else:
             model_id = model_uri.removeprefix("models:/")
             run_id = client.get_logged_model(model_id).source_run_id
-            made = client.create_model_version(name, model_uri, run_id, tags=texts_of(tags or {}), model_id=model_id)
+            with pointed_at(self.uri):  # it looks a models:/ source up there
+                made = client.create_model_version(
+                    name, model_uri, run_id, tags=texts_of(tags or {}), model_id=model_id
+                )
             version = str(made.version)
         client.set_registered_model_alias(name, alias, version)
         return version
 
     def alias_version(self, profile: str, alias: str) -> str | None:
         """Version of `autoscaler-<profile>` that an alias points at, or None."""
-        with contextlib.suppress(MlflowException):
+        with contextlib.suppress(*FAILURES):
             return str(self._client().get_model_version_by_alias(registered_name(profile), alias).version)
         return None
 
@@ -351,6 +365,8 @@ class MlflowTracker:
 
     def _client(self) -> MlflowClient:
         if self._made is None:
+            if self._state is not None:
+                follow_folder(self._state)
             self._made = MlflowClient(self.uri, self.uri)
         return self._made
 
@@ -360,13 +376,22 @@ class MlflowTracker:
             client = self._client()
             found = client.get_experiment_by_name(self._experiment)
             if found is None:
-                location = (self._artifacts / self._experiment).as_uri() if self._artifacts else None
-                self._experiment_id = str(client.create_experiment(self._experiment, artifact_location=location))
+                location = (self._state.artifacts / self._experiment).as_uri() if self._state else None
+                tags = self._experiment_tags(location)
+                self._experiment_id = str(client.create_experiment(self._experiment, location, tags))
             else:
                 if found.lifecycle_stage == "deleted":
                     client.restore_experiment(found.experiment_id)
+                for name, value in self._experiment_tags(found.artifact_location).items():
+                    if name not in found.tags:
+                        client.set_experiment_tag(found.experiment_id, name, value)
                 self._experiment_id = str(found.experiment_id)
         return self._experiment_id
+
+    def _experiment_tags(self, location: str | None) -> dict[str, str]:
+        here = self._state.root.as_uri() if self._state else None
+        inside = here is not None and (location or "").startswith(f"{here}/")
+        return {KIND_TAG: MACHINE_LEARNING} | ({FOLDER_TAG: here} if here and inside else {})
 
     def _find_or_create(self, tags: Mapping[str, str], name: str, extra: Mapping[str, str]) -> tuple[str, str]:
         query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())

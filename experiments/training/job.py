@@ -137,10 +137,8 @@ class CurveLogger:
 
     def log_model(self, trained: Trained) -> str | None:
         """URI of the logged model: an earlier one of the same training, or a new one; None when MLflow failed."""
-        note = trained.model.with_name("model_uri.json")
-        logged = json.loads(note.read_text()) if note.exists() else {}
-        if self._tracker.uri in logged:
-            return str(logged[self._tracker.uri])
+        if known := self._tracker.model_of(self.run_id):
+            return known
         metadata = {
             "training": self._job.describe() | trained.facts,
             "profile": self._job.profile.to_dict(),
@@ -148,8 +146,6 @@ class CurveLogger:
         }
         uri = self._tracker.log_model(self.run_id, trained.model, metadata)
         self._tracker.finish(self.run_id)
-        if uri is not None:
-            write_atomically(note, json.dumps(logged | {self._tracker.uri: uri}).encode(), "the address of a model")
         return uri
 
 

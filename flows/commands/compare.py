@@ -29,7 +29,7 @@ def compare_sweeps(sweep_ids: Sequence[str], baseline: str | None, folder: Path 
     Raises:
         InputError: no such sweep or baseline, or nothing is finished.
     """
-    store = ResultStore(StateDir.open(folder).results)
+    store = ResultStore(StateDir.existing(folder).results)
     chosen = [store.find(name) for name in sweep_ids] or [store.find(None)]
     points = _points(store, chosen)
     table = compare(points)

@@ -39,8 +39,9 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
     start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
     profile = load_profile(request.profile, overrides(request.settings))
     trace = request.traffic.load(profile, start_s, length_s)
-    state = StateDir.open(request.state)
-    models = {name: model_content(name, state) for name in names if name.startswith("models:")}
+    at = StateDir.at(request.state)
+    models = {name: model_content(name, at) for name in names if name.startswith("models:")}
+    state = StateDir.open(request.state)  # only now: nothing is made for a request that cannot be answered
     trained_steps = [int((metadata.get("training") or {}).get("steps", 0)) for _, metadata in models.values()]
     budget_steps = max([*trained_steps, 0]) or DEFAULT_STEPS
     held_out = HeldOut(profile, trace, 0.0, start_s, start_s, length_s, request.seeds, budget_steps, names, models)

@@ -103,5 +103,5 @@ def _build(name: str, request: RunRequest) -> Policy:
     from experiments.held_out import model_content
     from experiments.state import StateDir
 
-    content, metadata = model_content(name, StateDir.open(request.state))
+    content, metadata = model_content(name, StateDir.at(request.state))
     return LearnedPolicy(content, name, metadata)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 
+from experiments.relocation import follow_folder
 from experiments.state import StateDir
 from flows.servers.processes import announced, check_port_is_free, start_mlflow, start_prefect
 from flows.terminal.output import say
@@ -32,6 +34,13 @@ def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
     check_port_is_free("--mlflow-port", mlflow_port)
     check_port_is_free("--prefect-port", prefect_port)
     state = StateDir.open(folder)
+    try:
+        follow_folder(state)
+    except sqlite3.Error as error:
+        remedy = "end what holds it, or move the file away: MLflow then begins a new one"
+        raise PlatformError(
+            f"{state.mlflow_database}: MLflow's database cannot be opened ({error}); {remedy}"
+        ) from error
     say(f"Starting MLflow and Prefect on {state.root} ...")
     servers = []
     try:
