@@ -24,8 +24,10 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus, Metric, Param, ViewType
 from mlflow.exceptions import MlflowException
 
-from experiments.comparison import compare, indicators_of
+from experiments.comparison import best, compare, indicators_of
 from experiments.identity import simulator_version
+from experiments.links import address_of, run_page, runs_page
+from experiments.naming import short_names
 from experiments.planning import Plan
 from experiments.relocation import FOLDER_TAG, follow_folder
 from experiments.state import StateDir
@@ -45,12 +47,26 @@ KIND_TAG, MACHINE_LEARNING = (
     "mlflow.experimentKind",
     "custom_model_development",
 )  # else its page is that of GenAI traces
+NOTE_TAG = "mlflow.note.content"  # description, in Markdown
 CURVE_STEP = "curve/last_step"
 
 
 P = ParamSpec("P")
 R = TypeVar("R")
 First = TypeVar("First")
+
+
+def _names_of(plan: Plan) -> dict[str, str]:
+    """Short name of each configuration of a sweep, by its key."""
+    settings = {p.configuration_key: (p.policy, {**dict(p.settings), **dict(p.overrides)}) for p in plan.points}
+    return dict(zip(settings, short_names(list(settings.values())), strict=True))
+
+
+def _with_intervals(row: Mapping[Any, Any], names: Sequence[str]) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    for name in names:
+        metrics |= with_interval(name, row[name], row[f"{name}_ci95_low"], row[f"{name}_ci95_high"])
+    return metrics
 
 
 def _tolerant(
@@ -108,16 +124,16 @@ class MlflowTracker:
     # --- sweeps
 
     @_tolerant
-    def log_sweep(self, plan: Plan, points: pd.DataFrame, summary: Mapping[str, float] | None = None) -> str | None:
+    def log_sweep(self, plan: Plan, points: pd.DataFrame) -> str | None:
         """Writes what MLflow does not have of a sweep yet: call it while results come in, and at the end.
 
-        A configuration is written once all its seeds are there. When all are, the parent gets its summary metrics and
-        its artifacts (points.parquet, spec.yaml, profile.yaml) and is finished; after that a call changes nothing.
+        A configuration is written once all its seeds are there. When all are, the parent gets the settings and the
+        indicators of the best one, and its artifacts (points.parquet, spec.yaml, profile.yaml), and is finished; after
+        that a call changes nothing.
 
         Args:
             plan: the sweep.
             points: its finished points, rows of the result store.
-            summary: metrics of the parent run, beside the counts of points and configurations.
 
         Returns:
             Id of the parent run, or None when MLflow failed.
@@ -134,32 +150,42 @@ class MlflowTracker:
         if missing:
             rows = points[points["configuration_key"].isin(missing)]
             names = indicators_of(points)
+            called = _names_of(plan)
             for row in compare(rows).to_dict("records"):
-                run_id = known.get(row["configuration_key"], (None, ""))[0]
-                self._log_configuration(plan.sweep_id, parent, row, names, run_id)
+                key = str(row["configuration_key"])
+                run_id = known.get(key, (None, ""))[0] or self._create_configuration(plan, parent, key, called[key])
+                self._log_configuration(run_id, row, names)
         if len(complete) == len(planned):
-            counts = {"points": float(len(plan.points)), "configurations": float(len(planned))}
-            self._log_metrics(parent, counts | dict(summary or {}))
+            self._log_best(plan, parent, compare(points))
             self._log_frame(parent, "points", points)
             self._client().log_text(parent, yaml_of(plan.spec.to_dict()), "spec.yaml")
             self._client().log_text(parent, yaml_of(plan.profile.to_dict()), "profile.yaml")
             self._client().set_terminated(parent)
         return parent
 
-    def _log_configuration(
-        self, sweep_id: str, parent: str, row: Mapping[Any, Any], names: Sequence[str], run_id: str | None
-    ) -> None:
-        key = str(row["configuration_key"])
-        if run_id is None:
-            tags = {"kind": "configuration", "sweep_id": sweep_id, "configuration_key": key, PARENT: parent}
-            run_id = self._create(tags, str(row["label"]))
+    def _create_configuration(self, plan: Plan, parent: str, key: str, name: str) -> str:
+        tags = {"kind": "configuration", "sweep_id": plan.sweep_id, "configuration_key": key, PARENT: parent}
+        return self._create(tags, name)
+
+    def _log_configuration(self, run_id: str, row: Mapping[Any, Any], names: Sequence[str]) -> None:
         params = {"policy": row["policy"], "seeds": row["seeds"]}
         params |= json.loads(row["settings"]) | json.loads(row["parameters"])
-        metrics: dict[str, Any] = {}
-        for name in names:
-            metrics |= with_interval(name, row[name], row[f"{name}_ci95_low"], row[f"{name}_ci95_high"])
-        self._log_metrics(run_id, metrics, params)
+        self._log_metrics(run_id, _with_intervals(row, names), params)
         self._client().set_terminated(run_id)
+
+    def _log_best(self, plan: Plan, parent: str, table: pd.DataFrame) -> None:
+        """What a sweep found, as its own parameters, metrics and description: pages show these without a click."""
+        chosen = best(table, plan.spec.objective.minimize, plan.spec.limits(plan.profile))
+        row = table.set_index("configuration_key").loc[chosen.configuration_key].to_dict()
+        name = _names_of(plan)[chosen.configuration_key]
+        params = {"best": name, "policy": row["policy"], **json.loads(row["settings"]), **json.loads(row["parameters"])}
+        params |= {"configurations": len(table), "seeds": plan.spec.seeds.count, "traffic": plan.trace.name}
+        names = [indicator for indicator in indicators_of(table) if f"{indicator}_ci95_low" in row]
+        self._log_metrics(parent, _with_intervals(row, names), params)
+        text = f"Best of {len(table)} configurations: **{name}** ({chosen.label}), {chosen.reason}."
+        self._client().set_tag(
+            parent, NOTE_TAG, f"{text}\n\nParameters and metrics are those of the best configuration."
+        )
 
     # --- training and evaluation
 
@@ -275,6 +301,49 @@ class MlflowTracker:
         self._client().set_terminated(run_id)
 
     @_tolerant
+    def log_play(self, key: str, params: Mapping[str, Any], played: Mapping[str, Any], profile: Mapping[str, Any],
+                 files: Sequence[Path] = ()) -> str | None:  # fmt: skip
+        """What `devops-sim run` played under one policy; the same play is written once.
+
+        Args:
+            key: identifies the play.
+            params: of the run.
+            played: `policy`, its `settings`, `indicators` and `services` (each figure as `mean` and `ci95`), and `lanes`
+                (one row a seed), which becomes the artifact lanes.parquet.
+            profile: plain data, the artifact profile.yaml.
+            files: further artifacts.
+
+        Returns:
+            Id of the run, or None when MLflow failed.
+        """
+        (name,) = short_names([(played["policy"], played["settings"])])
+        run_id, status = self._find_or_create({"kind": "run", "job_key": key}, name, {})
+        if status != "FINISHED":
+            figures = dict(played["indicators"])
+            for service, entries in played["services"].items():
+                figures |= {f"services/{service}/{indicator}": entry for indicator, entry in entries.items()}
+            metrics: dict[str, Any] = {}
+            for indicator, entry in figures.items():
+                metrics |= with_interval(indicator, entry["mean"], *entry["ci95"])
+            self._log_metrics(run_id, metrics, params)
+            self._log_frame(run_id, "lanes", pd.DataFrame(played["lanes"]))
+            self._client().log_text(run_id, yaml_of(profile), "profile.yaml")
+            self._client().set_terminated(run_id)
+        for path in files:
+            self._client().log_artifact(run_id, str(path))
+        return run_id
+
+    @_tolerant
+    def page(self, run_id: str) -> str:
+        """Address of a run's page: at a tracking server, else at `devops-sim ui`."""
+        return run_page(address_of(self.uri), self.experiment_id(), run_id)
+
+    @_tolerant
+    def sweep_page(self, sweep_id: str) -> str:
+        """Address of the table of a sweep's configurations."""
+        return runs_page(address_of(self.uri), self.experiment_id(), sweep_id)
+
+    @_tolerant
     def finish(self, run_id: str, failed: bool = False) -> None:
         """Ends a run as FINISHED, or as FAILED."""
         self._client().set_terminated(run_id, "FAILED" if failed else "FINISHED")
@@ -354,6 +423,26 @@ class MlflowTracker:
             version = str(made.version)
         client.set_registered_model_alias(name, alias, version)
         return version
+
+    @_tolerant
+    def describe_version(
+        self, version: str, profile: str, text: str, tags: Mapping[str, Any], metrics: Mapping[str, float]
+    ) -> None:
+        """Fills the page of a registered version, and of the model behind it.
+
+        Args:
+            version: of `autoscaler-<profile>`.
+            text: its description, in Markdown.
+            tags: of the version.
+            metrics: of the model; values that are not finite are left out.
+        """
+        name, client = registered_name(profile), self._client()
+        client.update_model_version(name, version, text)
+        for tag, value in texts_of(tags).items():
+            client.set_model_version_tag(name, version, tag, value)
+        found = client.get_model_version(name, version)
+        entries = [Metric(m.key, m.value, m.timestamp, m.step, model_id=found.model_id) for m in metrics_of(metrics)]
+        client.log_batch(found.run_id, metrics=entries)
 
     def alias_version(self, profile: str, alias: str) -> str | None:
         """Version of `autoscaler-<profile>` that an alias points at, or None."""

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from experiments.links import first_page
 from experiments.relocation import follow_folder
 from experiments.state import StateDir
 from flows.servers.processes import announced, check_port_is_free, start_mlflow, start_prefect
@@ -51,6 +52,7 @@ def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
         prefect, mlflow = servers
         with announced(state.root, prefect):
             print(f"MLflow   {mlflow.url}\nPrefect  {prefect.url}", flush=True)
+            print(f"Runs     {first_page(mlflow.url, state)}", flush=True)
             say(f"Ctrl-C ends both. Sweeps use this Prefect; for its own commands: PREFECT_API_URL={prefect.url}/api")
             while all(server.process.poll() is None for server in servers):
                 time.sleep(_WATCH_PERIOD_S)
