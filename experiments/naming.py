@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _UNITS = {"_pct": " %", "_per_s": "/s", "_seconds": " s", "_s": " s", "_cores": " cores", "_gib": " GiB"}
+_UNSET = "default"  # a setting that only some configurations have
 _WORDS = 2  # of a setting's name
 
 
@@ -27,21 +28,18 @@ def short_names(configurations: Sequence[tuple[str, Mapping[str, Any]]]) -> list
 
 def _name(policy: str, settings: Mapping[str, Any], siblings: Sequence[Mapping[str, Any]]) -> str:
     keys = list(dict.fromkeys(key for sibling in siblings for key in sibling))
-    differing = [key for key in keys if len({repr(sibling.get(key)) for sibling in siblings}) > 1]
+    differing = [key for key in keys if len({repr(sibling.get(key, _UNSET)) for sibling in siblings}) > 1]
     shown = differing if len(siblings) > 1 else keys
-    values = [f"{_words_before(key, shown)}{_value(key, settings.get(key))}" for key in shown]
+    values = [f"{_words_before(key, shown)}{_value(key, settings.get(key, _UNSET))}" for key in shown]
     return " ".join([policy, " / ".join(values)]).strip()
 
 
 def _value(key: str, value: Any) -> str:
-    text = (
-        f"{value:g}"
-        if isinstance(value, float)
-        else str(value).lower()
-        if isinstance(value, bool | None)
-        else str(value)
-    )
-    return f"{text}{_unit(key)}"
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"{value:.10g}{_unit(key)}"
+    return str(value)
 
 
 def _unit(key: str) -> str:

@@ -19,10 +19,12 @@ import yaml
 from mlflow import MlflowClient
 from onnx import TensorProto, helper
 
+from experiments.links import first_page, runs_page
 from experiments.planning import Plan, make_plan
 from experiments.spec import spec_from_dict
 from experiments.state import StateDir
 from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker, resolve_model
+from experiments.training.job import Job, describe
 from sim_core.errors import ModelError
 
 SMALL = {
@@ -96,17 +98,16 @@ def save_network(path: Path, n_observations: int = 3, n_actions: int = 2) -> Pat
 
 def test_a_sweep_is_a_parent_run_and_a_child_run_a_configuration(state, plan):
     points = points_of(plan)
-    parent_id = MlflowTracker.open(state, "production").log_sweep(plan, points, {"wall_s": 12.5})
+    parent_id = MlflowTracker.open(state, "production").log_sweep(plan, points)
     (parent,) = runs_of(state, "sweep")
     assert parent.info.run_id == parent_id
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics == {"points": 18.0, "configurations": 6.0, "wall_s": 12.5}
     assert parent.data.tags["sweep_id"] == plan.sweep_id
 
     children = runs_of(state, "configuration")
     assert len(children) == 6
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent_id}
-    child = next(run for run in children if run.info.run_name == "static replicas=12 database.max_connections=450")
+    child = next(run for run in children if run.info.run_name == "static 12 replicas / max_connections 450")
     assert child.data.params == {"policy": "static", "seeds": "3", "replicas": "12", "database.max_connections": "450"}
     costs = points[points["configuration_key"] == child.data.tags["configuration_key"]]["cost_usd"]
     half = 4.302653 * costs.std(ddof=1) / math.sqrt(3)  # t(0.975, 2)
@@ -121,6 +122,36 @@ def test_a_sweep_is_a_parent_run_and_a_child_run_a_configuration(state, plan):
     assert spec_from_dict(yaml.safe_load((folder / "spec.yaml").read_text())) == plan.spec
     assert yaml.safe_load((folder / "profile.yaml").read_text()) == plan.profile.to_dict()
     assert not Path("mlruns").exists()
+
+
+def test_the_parent_of_a_sweep_shows_what_it_found_and_no_bookkeeping(state, plan):
+    """The best configuration's settings and indicators, which pages show at once, and why it is the best."""
+    points = points_of(plan)
+    MlflowTracker.open(state, "production").log_sweep(plan, points)
+    (parent,) = runs_of(state, "sweep")
+    key = points.groupby("configuration_key")["cost_usd"].mean().idxmin()
+    best = next(run for run in runs_of(state, "configuration") if run.data.tags["configuration_key"] == key)
+    assert parent.data.metrics == best.data.metrics
+    assert (
+        parent.data.params.items() >= (best.data.params | {"best": best.info.run_name, "configurations": "6"}).items()
+    )
+    note = parent.data.tags["mlflow.note.content"]
+    assert best.info.run_name in note and "lowest cost_usd of the 6 of 6 configurations" in note
+
+
+def test_an_experiment_is_one_of_machine_learning(state):
+    """MLflow opens an experiment without a kind on its page of GenAI traces."""
+    MlflowTracker.open(state, "production").experiment_id()
+    tags = MlflowClient(state.mlflow_uri).get_experiment_by_name("production").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_the_first_page_is_that_of_the_newest_sweep(state, plan):
+    assert first_page("http://x", state) == "http://x/#/experiments?workflowType=machine_learning"
+    tracker = MlflowTracker.open(state, "production")
+    tracker.log_sweep(plan, points_of(plan))
+    tracker.start("training", "later", "ppo", {})
+    assert first_page("http://x", state) == runs_page("http://x", tracker.experiment_id(), plan.sweep_id)
 
 
 def test_what_is_written_while_results_come_in_is_not_written_again(state, plan):
@@ -226,6 +257,38 @@ def test_an_evaluation_has_a_child_run_a_policy_and_the_gap_that_it_closed(state
     assert len(children) == 2
 
 
+def played(attained: float = 0.999) -> dict:
+    figures = {"slo_attainment": {"mean": attained, "ci95": [0.998, math.nan]}}
+    return {
+        "policy": "hpa",
+        "settings": {"target_cpu_utilization_pct": 60},
+        "indicators": figures,
+        "services": {"api": {"utilization": {"mean": 0.6, "ci95": [0.5, 0.7]}}},
+        "lanes": [{"seed": 0, "slo_attainment": attained}],
+    }
+
+
+def test_a_play_is_one_run_with_its_figures_by_service(state, tmp_path):
+    """The same play is written once; a timeline that comes later is added to it."""
+    tracker = MlflowTracker.open(state, "production")
+    run = tracker.log_play("key", {"seeds": [0]}, played(), {"name": "production"})
+    (tmp_path / "series.parquet").write_text("")
+    assert tracker.log_play("key", {"seeds": [0]}, played(), {}, [tmp_path / "series.parquet"]) == run
+    assert tracker.log_play("other", {"seeds": [1]}, played(), {}) != run
+    found = next(found for found in runs_of(state, "run") if found.info.run_id == run)
+    assert (found.info.run_name, found.info.status) == ("hpa 60 %", "FINISHED")
+    assert found.data.metrics == {
+        "slo_attainment": 0.999,
+        "slo_attainment/ci95_low": 0.998,
+        "services/api/utilization": 0.6,
+        "services/api/utilization/ci95_low": 0.5,
+        "services/api/utilization/ci95_high": 0.7,
+    }
+    folder = Path(found.info.artifact_uri.removeprefix("file://"))
+    assert {file.name for file in folder.iterdir()} == {"lanes.parquet", "profile.yaml", "series.parquet"}
+    assert tracker.page(run) == f"http://127.0.0.1:5000/#/experiments/1/runs/{run}?workflowType=machine_learning"
+
+
 # --- models
 
 
@@ -294,6 +357,36 @@ def test_aliases_move_and_a_model_is_registered_once(registered, tmp_path):
     assert tracker.alias_version("production", CHALLENGER) == "2"
     assert tracker.alias_version("development", CHAMPION) is None
     assert tracker.warning is None
+
+
+def test_a_version_shows_what_it_is_how_it_compared_and_whether_it_was_promoted(registered, plan):
+    """On the version: text and tags; on the model behind it: the figures of the evaluation."""
+    state, tracker, _, _ = registered
+    job = Job(plan.profile, plan.trace, 0.0, 86_400.0, steps=5000, seed=1, lanes=4)
+    indicators = {
+        "cost_usd": {"mean": 38.5, "ci95": [38, 39]},
+        "slo_attainment": {"mean": 0.995, "ci95": [0.99, 0.999]},
+    }
+    agent = {"indicators": indicators, "gap_closed": {"mean": 0.6, "ci95": [0.5, 0.7]}, "keeps_slo": True}
+    rival = {"indicators": indicators, "gap_closed": None, "keeps_slo": True}
+    version = {"version": "1", "uri": "models:/autoscaler-production@champion"}
+    gate = {"passed": False, "reason": "cost: 0.1 USD more than hpa-tuned"}
+    describe(tracker, version, job, None, gate, {"agent": agent, "hpa-tuned": rival})
+    assert tracker.warning is None
+    client = MlflowClient(state.mlflow_uri)
+    found = client.get_model_version("autoscaler-production", "1")
+    assert found.tags.items() >= {"gate": "failed", "gate_reason": gate["reason"], "keeps_slo": "yes"}.items()
+    assert found.tags["gap_closed"] == "0.6"  # what it was registered with stays
+    assert "**Promotion: not passed.** cost: 0.1 USD more than hpa-tuned" in found.description
+    assert "| **agent** | 38.50 | 99.500% | - | - | 0.60 | yes |" in found.description
+    model = client.get_logged_model(found.source.removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in model.metrics} == {
+        "eval/cost_usd": 38.5,
+        "eval/slo_attainment": 0.995,
+        "eval/gap_closed": 0.6,
+    }
+    describe(tracker, version, job, None)  # a training alone: no comparison, and nobody asked the gate
+    assert "has not been compared" in client.get_model_version("autoscaler-production", "1").description
 
 
 @pytest.mark.parametrize(

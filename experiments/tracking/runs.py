@@ -441,7 +441,8 @@ class MlflowTracker:
         for tag, value in texts_of(tags).items():
             client.set_model_version_tag(name, version, tag, value)
         found = client.get_model_version(name, version)
-        entries = [Metric(m.key, m.value, m.timestamp, m.step, model_id=found.model_id) for m in metrics_of(metrics)]
+        model_id = str(found.source).removeprefix("models:/")
+        entries = [Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id) for m in metrics_of(metrics)]
         client.log_batch(found.run_id, metrics=entries)
 
     def alias_version(self, profile: str, alias: str) -> str | None:
