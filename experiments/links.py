@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
-from urllib.parse import quote
 
 from experiments.state import StateDir
 
 UI_ADDRESS = "http://127.0.0.1:5000"  # of MLflow under `devops-sim ui`, unless it is given another port
 # Without it MLflow opens on the traces of GenAI, whatever the kind of the experiment.
 _MODE = "workflowType=machine_learning"
-_NEWEST = """
+VIEW_TAG = "mlflow.sharedViewState."  # of an experiment, followed by the key of a view
+_COLUMNS = ("cost_usd", "slo_attainment", "latency_p95_s", "replica_hours")
+_NEWEST = f"""
     SELECT runs.experiment_id, sweep.value FROM runs
-    JOIN tags AS kind ON kind.run_uuid = runs.run_uuid AND kind.key = 'kind'
-    LEFT JOIN tags AS sweep ON sweep.run_uuid = runs.run_uuid AND sweep.key = 'sweep_id' AND kind.value = 'sweep'
+    LEFT JOIN tags AS sweep ON sweep.run_uuid = runs.run_uuid AND sweep.key = 'sweep_id' AND EXISTS (
+        SELECT 1 FROM experiment_tags WHERE experiment_tags.key = '{VIEW_TAG}' || sweep.value)
     WHERE runs.lifecycle_stage = 'active' ORDER BY sweep.value IS NULL, runs.start_time DESC LIMIT 1
 """
 
@@ -29,17 +31,28 @@ def run_page(address: str, experiment_id: str, run_id: str) -> str:
     return f"{address}/#/experiments/{experiment_id}/runs/{run_id}?{_MODE}"
 
 
+def sweep_view(sweep_id: str) -> tuple[str, str]:
+    """The view of a sweep that its page opens, as a tag of the experiment: its runs with their figures, cheapest first.
+
+    MLflow's table of runs shows no figures unless a view asks for them.
+    """
+    state = {
+        "searchFilter": f'tags.sweep_id = "{sweep_id}"',
+        "orderByKey": "metrics.`cost_usd`",
+        "orderByAsc": True,
+        "selectedColumns": [f"metrics.`{name}`" for name in _COLUMNS],
+    }
+    return f"{VIEW_TAG}{sweep_id}", json.dumps(state)
+
+
 def runs_page(address: str, experiment_id: str, sweep_id: str | None = None) -> str:
-    """The table of an experiment's runs, or of one sweep's configurations, cheapest first."""
+    """The table of an experiment's runs, or of one sweep's, whose `sweep_view` the experiment has."""
     page = f"{address}/#/experiments/{experiment_id}/runs?{_MODE}"
-    if sweep_id is None:
-        return page
-    query = quote(f'tags.sweep_id = "{sweep_id}"', safe="")
-    return f"{page}&searchFilter={query}&orderByKey={quote('metrics.`cost_usd`', safe='')}&orderByAsc=true"
+    return page if sweep_id is None else f"{page}&viewStateShareKey={sweep_id}"
 
 
 def first_page(address: str, state: StateDir) -> str:
-    """The configurations of the newest sweep; without one the newest experiment's runs, or the list of experiments."""
+    """The newest sweep's page; without a sweep the runs of the newest experiment, or the list of experiments."""
     found = None
     if state.mlflow_database.exists():
         with (

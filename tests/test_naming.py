@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from experiments.links import UI_ADDRESS, address_of, runs_page
+from experiments.links import UI_ADDRESS, address_of, runs_page, sweep_view
 from experiments.naming import short_names
 
 TARGET, DOWN, UP = (
@@ -40,8 +42,12 @@ def test_names_of_a_grid_are_all_different_early_on():
     assert len({name[:18] for name in short_names(grid)}) == 6
 
 
-def test_a_link_opens_the_configurations_of_a_sweep_on_the_right_page():
+def test_a_link_opens_a_sweep_with_its_figures_on_the_page_of_model_training():
+    """What else MLflow would open: traces of GenAI, all runs of the experiment, and no figure in its table."""
     page = runs_page(address_of("sqlite:////tmp/mlflow.db"), "1", "demo-0a1b")
-    assert page.startswith(f"{UI_ADDRESS}/#/experiments/1/runs?workflowType=machine_learning&")
-    assert "searchFilter=tags.sweep_id%20%3D%20%22demo-0a1b%22" in page
+    assert page == f"{UI_ADDRESS}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=demo-0a1b"
+    tag, state = sweep_view("demo-0a1b")
+    assert tag == "mlflow.sharedViewState.demo-0a1b"
+    assert json.loads(state)["searchFilter"] == 'tags.sweep_id = "demo-0a1b"'
+    assert "metrics.`slo_attainment`" in json.loads(state)["selectedColumns"]
     assert address_of("http://mlflow:80/") == "http://mlflow:80"

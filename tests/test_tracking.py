@@ -151,6 +151,7 @@ def test_the_first_page_is_that_of_the_newest_sweep(state, plan):
     tracker = MlflowTracker.open(state, "production")
     tracker.log_sweep(plan, points_of(plan))
     tracker.start("training", "later", "ppo", {})
+    assert tracker.sweep_page(plan.sweep_id).endswith(f"&viewStateShareKey={plan.sweep_id}")
     assert first_page("http://x", state) == runs_page("http://x", tracker.experiment_id(), plan.sweep_id)
 
 

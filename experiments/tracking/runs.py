@@ -26,7 +26,7 @@ from mlflow.exceptions import MlflowException
 
 from experiments.comparison import best, compare, indicators_of
 from experiments.identity import simulator_version
-from experiments.links import address_of, run_page, runs_page
+from experiments.links import address_of, run_page, runs_page, sweep_view
 from experiments.naming import short_names
 from experiments.planning import Plan
 from experiments.relocation import FOLDER_TAG, follow_folder
@@ -47,6 +47,7 @@ KIND_TAG, MACHINE_LEARNING = (
     "mlflow.experimentKind",
     "custom_model_development",
 )  # else its page is that of GenAI traces
+VERSIONS_TAG = "mlflow.modelVersions"
 NOTE_TAG = "mlflow.note.content"  # description, in Markdown
 CURVE_STEP = "curve/last_step"
 
@@ -140,6 +141,7 @@ class MlflowTracker:
         """
         tags = {"kind": "sweep", "sweep_id": plan.sweep_id}
         parent, status = self._find_or_create(tags, plan.sweep_id, {"profile": plan.profile.name})
+        self._client().set_experiment_tag(self.experiment_id(), *sweep_view(plan.sweep_id))
         if status == "FINISHED":
             return parent
         known = self._children(parent)
@@ -421,6 +423,8 @@ class MlflowTracker:
                     name, model_uri, run_id, tags=texts_of(tags or {}), model_id=model_id
                 )
             version = str(made.version)
+            versions_tag = json.dumps([{"name": name, "version": made.version}])
+            client.set_logged_model_tags(model_id, {VERSIONS_TAG: versions_tag})  # else its page says "not registered"
         client.set_registered_model_alias(name, alias, version)
         return version
 

@@ -31,10 +31,9 @@ def model_card(
         gate: `passed` and `reason`; None: it was not asked.
         policies: of an evaluation, as `held_out.policies_document` has them; None: it was not evaluated.
     """
-    days = (job["end_s"] - job["start_s"]) / _DAY_S
     parts = [
         f"Autoscaler for the profile **{job['profile']}**, trained with {job['algorithm'].upper()} for {job['steps']:,} "
-        f"steps (seed {job['seed']}) on {days:.4g} days of the traffic `{job['traffic']}`.",
+        f"steps (seed {job['seed']}) on {_days(job)} of the traffic `{job['traffic']}`.",
         f"Use it as `{registered['uri']}`.",
     ]
     if gate is not None:
@@ -42,10 +41,15 @@ def model_card(
     parts.append(
         _comparison(policies) if policies else "It has not been compared with other policies on held-out traffic."
     )
-    plain = {name: value for name, value in facts.items() if isinstance(value, str | int | float)}
+    plain = {name: value for name, value in facts.items() if isinstance(value, str | int | float) and name not in job}
     if plain:
         parts.append("\n".join(["Training:", "", *(f"- {name}: {_figure(value)}" for name, value in plain.items())]))
     return "\n\n".join(parts)
+
+
+def _days(job: Mapping[str, Any]) -> str:
+    days = (job["end_s"] - job["start_s"]) / _DAY_S
+    return f"{days:.4g} day{'' if days == 1.0 else 's'}"
 
 
 def _comparison(policies: Mapping[str, Mapping[str, Any]]) -> str:
