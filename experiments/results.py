@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -61,13 +62,18 @@ class ResultStore:
 
     def register(self, sweep_id: str, keys: Sequence[str], spec: Mapping[str, Any]) -> None:
         """Writes the manifest of a sweep: its point keys in order, and its specification."""
-        text = json.dumps({"sweep_id": sweep_id, "spec": dict(spec), "keys": list(keys)}, indent=1)
+        data = {"sweep_id": sweep_id, "registered_s": time.time(), "spec": dict(spec), "keys": list(keys)}
+        text = json.dumps(data, indent=1)
         write_atomically(self.manifests / f"{sweep_id}.json", text.encode(), f"the manifest of {sweep_id}")
 
     def sweeps(self) -> list[str]:
         """Ids of the registered sweeps, newest first."""
-        files = sorted(self.manifests.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-        return [file.stem for file in files]
+        return sorted((file.stem for file in self.manifests.glob("*.json")), key=self._registered_s, reverse=True)
+
+    def _registered_s(self, sweep_id: str) -> float:
+        # Not the time of the file, which `cp -r` makes anew.
+        file = self.manifests / f"{sweep_id}.json"
+        return float(json.loads(file.read_text()).get("registered_s", file.stat().st_mtime))
 
     def manifest(self, sweep_id: str) -> dict[str, Any]:
         """`sweep_id`, `spec` and `keys` of a registered sweep.

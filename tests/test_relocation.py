@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -159,6 +160,17 @@ def test_a_copy_does_not_use_the_prefect_server_of_the_original(tmp_path, monkey
     shutil.copytree(home, tmp_path / "copy")
     assert running_prefect(home) == "http://127.0.0.1:4200/api"
     assert running_prefect(tmp_path / "copy") is None
+
+
+def test_the_newest_sweep_is_the_newest_in_a_copy_too(tmp_path):
+    """`cp -r` dates files by itself, in an order of its own."""
+    store = ResultStore(tmp_path / "results")
+    for sweep_id in ("b-1", "a-1", "c-1"):
+        store.register(sweep_id, [], {})
+    shutil.copytree(store.root, tmp_path / "copy")
+    for age, sweep_id in enumerate(("a-1", "b-1", "c-1")):
+        os.utime(tmp_path / "copy/sweeps" / f"{sweep_id}.json", (1e9 + age, 1e9 + age))
+    assert ResultStore(tmp_path / "copy").sweeps() == ["c-1", "a-1", "b-1"]
 
 
 # --- reading makes nothing
