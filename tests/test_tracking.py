@@ -386,6 +386,9 @@ def test_a_version_shows_what_it_is_how_it_compared_and_whether_it_was_promoted(
         "eval/slo_attainment": 0.995,
         "eval/gap_closed": 0.6,
     }
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "autoscaler-production", "version": "1"}]
+    describe(tracker, version, job, None, gate, {"agent": agent, "hpa-tuned": rival})
+    assert len(client.get_metric_history(found.run_id, "eval/cost_usd")) == 1  # the same figure is written once
     describe(tracker, version, job, None)  # a training alone: no comparison, and nobody asked the gate
     assert "has not been compared" in client.get_model_version("autoscaler-production", "1").description
 

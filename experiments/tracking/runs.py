@@ -409,22 +409,21 @@ class MlflowTracker:
         Returns:
             The version, or None when MLflow failed.
         """
-        name, client = registered_name(profile), self._client()
+        name, client, model_id = registered_name(profile), self._client(), model_uri.removeprefix("models:/")
         with contextlib.suppress(MlflowException):
             client.create_registered_model(name)
         versions = [v for v in client.search_model_versions(f"name='{name}'") if v.source == model_uri]
         if versions:
             version = str(versions[0].version)
         else:
-            model_id = model_uri.removeprefix("models:/")
             run_id = client.get_logged_model(model_id).source_run_id
             with pointed_at(self.uri):  # it looks a models:/ source up there
                 made = client.create_model_version(
                     name, model_uri, run_id, tags=texts_of(tags or {}), model_id=model_id
                 )
             version = str(made.version)
-            versions_tag = json.dumps([{"name": name, "version": made.version}])
-            client.set_logged_model_tags(model_id, {VERSIONS_TAG: versions_tag})  # else its page says "not registered"
+        versions_tag = json.dumps([{"name": name, "version": version}])
+        client.set_logged_model_tags(model_id, {VERSIONS_TAG: versions_tag})  # else its page says "not registered"
         client.set_registered_model_alias(name, alias, version)
         return version
 
@@ -446,7 +445,9 @@ class MlflowTracker:
             client.set_model_version_tag(name, version, tag, value)
         found = client.get_model_version(name, version)
         model_id = str(found.source).removeprefix("models:/")
-        entries = [Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id) for m in metrics_of(metrics)]
+        known = {metric.key: metric.value for metric in client.get_logged_model(model_id).metrics or ()}
+        fresh = [metric for metric in metrics_of(metrics) if known.get(metric.key) != metric.value]
+        entries = [Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id) for m in fresh]
         client.log_batch(found.run_id, metrics=entries)
 
     def alias_version(self, profile: str, alias: str) -> str | None:

@@ -74,7 +74,7 @@ def _kept(held_out: HeldOut, evaluation: Evaluation, state: StateDir, track: boo
     from experiments.tracking import MlflowTracker
 
     tracker = MlflowTracker.open(state, held_out.profile.name)
-    title = f"{len(held_out.names)} policies, {held_out.seeds} seeds"
+    title = f"evaluation of {len(held_out.names)} policies"
     described = held_out.describe()
     run_id = tracker.log_evaluation(
         held_out.key, title, evaluation.table, evaluation.lanes, evaluation.gap_closed, described
