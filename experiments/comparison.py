@@ -113,10 +113,13 @@ def worst(table: pd.DataFrame) -> pd.DataFrame:
     for _, group in table.groupby("configuration_key", sort=False):
         row = group.iloc[0].to_dict() | {"scenario": "{}"}
         for name in names:
-            order = group[name].argmin() if name in HIGHER_IS_BETTER else group[name].argmax()
+            columns = [name, f"{name}_ci95_low", f"{name}_ci95_high"]
             complete = len(group) == scenarios and group[name].notna().all()
-            for column in (name, f"{name}_ci95_low", f"{name}_ci95_high"):
-                row[column] = group[column].iloc[order] if complete else math.nan
+            if complete:
+                counts = group[name].idxmin() if name in HIGHER_IS_BETTER else group[name].idxmax()
+                row |= group.loc[counts, columns].to_dict()
+            else:  # also an indicator that no scenario has, such as the hit ratio of no cache
+                row |= dict.fromkeys(columns, math.nan)
         rows.append(row)
     return pd.DataFrame(rows)
 

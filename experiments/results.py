@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ class ResultStore:
     finished, no other sweep runs again.
 
     Args:
-        root: folder of the store; created when absent.
+        root: folder of the store; made by the first write.
     """
 
     def __init__(self, root: Path):
@@ -38,8 +39,6 @@ class ResultStore:
         self.points = root / "points"
         self.manifests = root / "sweeps"
         self.quarantine = root / "quarantine"
-        for folder in (self.points, self.manifests):
-            folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, columns: Columns) -> Path:
         """Stores one finished batch.
@@ -82,6 +81,7 @@ class ResultStore:
         place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         content = {
             "sweep_id": sweep_id,
+            "registered_s": time.time(),
             "spec": dict(spec),
             "basis": dict(basis) if basis else None,
             "configurations": [json.loads(text) for text in place],
@@ -93,8 +93,12 @@ class ResultStore:
 
     def sweeps(self) -> list[str]:
         """Ids of the registered sweeps, newest first."""
-        files = sorted(self.manifests.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-        return [file.stem for file in files]
+        return sorted((file.stem for file in self.manifests.glob("*.json")), key=self._registered_s, reverse=True)
+
+    def _registered_s(self, sweep_id: str) -> float:
+        # Not the time of the file, which `cp -r` makes anew.
+        file = self.manifests / f"{sweep_id}.json"
+        return float(json.loads(file.read_text()).get("registered_s", file.stat().st_mtime))
 
     def manifest(self, sweep_id: str) -> dict[str, Any]:
         """`sweep_id`, `spec`, `keys`, `basis` and `configurations` of a registered sweep; older ones lack the last two.

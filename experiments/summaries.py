@@ -26,6 +26,16 @@ def over_seeds(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return result
 
 
+def services_over_seeds(services: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean and 95 % interval over the lanes of each figure of each service, in call order.
+
+    Args:
+        services: rows of `Simulation.services`.
+    """
+    groups = services.drop(columns="lane").groupby("service", sort=False)
+    return {str(name): over_seeds(group.drop(columns="service")) for name, group in groups}
+
+
 def measured(row: dict[str, Any], name: str) -> dict[str, Any]:
     """An indicator of a row of `comparison.compare`, or of an evaluation, as mean and interval."""
     return {"mean": row.get(name), "ci95": [row.get(f"{name}_ci95_low"), row.get(f"{name}_ci95_high")]}

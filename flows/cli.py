@@ -48,11 +48,16 @@ def run(
     scale_peak_to_replicas: options.ScalePeak = None,
     settings: options.Settings = None,
     engine: options.Engine = "fluid",
+    timeline: Annotated[
+        Path | None, typer.Option(help="Write the time series of every lane and service into this Parquet file.")
+    ] = None,
+    timeline_step: Annotated[str, typer.Option(help="Step of the timeline: 60s, 5m, seconds.")] = "60s",
+    no_track: options.NoTrack = False,
     state: options.State = None,
     as_json: options.Json = False,
 ) -> None:
     """Play traffic against a profile under one policy and print the indicators."""
-    from flows.commands.run import RunRequest, run_lanes
+    from flows.commands.run import RunRequest, run_lanes, track_run
     from flows.inputs import TrafficChoice
     from flows.terminal.tables import show_run
 
@@ -70,8 +75,12 @@ def run(
         start,
         duration,
         state,
+        timeline,
+        timeline_step,
     )
-    _present(lambda: run_lanes(request), show_run, as_json)
+    document = _present(lambda: run_lanes(request), show_run, as_json)
+    if not no_track:
+        _afterwards(lambda: track_run(request, document))
 
 
 @app.command()
@@ -157,6 +166,7 @@ def evaluate(
     traffic_seed: options.TrafficSeed = 0,
     scale_peak_to_replicas: options.ScalePeak = None,
     settings: options.Settings = None,
+    no_track: options.NoTrack = False,
     state: options.State = None,
     as_json: options.Json = False,
 ) -> None:
@@ -166,7 +176,9 @@ def evaluate(
     from flows.terminal.tables import show_evaluation
 
     choice = TrafficChoice(trace, traffic, traffic_seed, scale_peak_to_replicas)
-    request = EvaluationRequest(profile, settings or [], choice, policies.split(","), seeds, start, duration, state)
+    request = EvaluationRequest(
+        profile, settings or [], choice, policies.split(","), seeds, start, duration, state, not no_track
+    )
     _present(lambda: evaluate_policies(request), show_evaluation, as_json)
 
 
@@ -234,7 +246,7 @@ def ui(
 
 def _present(
     work: Callable[[], dict[str, Any]], show: Callable[[dict[str, Any]], None], as_json: bool, resumable: bool = False
-) -> None:
+) -> dict[str, Any]:
     from flows.terminal.output import print_json, reserved_stdout, say
 
     try:
@@ -250,6 +262,16 @@ def _present(
         if text:
             print(text)
         show(document)
+    sys.stdout.flush()
+    return document
+
+
+def _afterwards(work: Callable[[], None]) -> None:
+    """What follows an answer that is printed already, and adds nothing to standard output."""
+    from flows.terminal.output import reserved_stdout
+
+    with reserved_stdout():
+        work()
 
 
 def main() -> NoReturn:

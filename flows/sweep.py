@@ -41,7 +41,7 @@ from experiments.spec_rules import MODEL_SCHEMES
 from experiments.state import StateDir
 from experiments.summaries import configurations, sameness
 from experiments.tracking import CHAMPION, FAILURES, MlflowTracker, registered_name
-from experiments.training.job import CurveLogger, Job, Trained, register
+from experiments.training.job import CurveLogger, Job, Trained, describe, register
 from flows.requests import SweepRequest
 from flows.terminal.progress import Progress
 from flows.train import log_model_task, train_task, training_document
@@ -76,9 +76,9 @@ def simulate(points: Sequence[Point], pool: SimulationPool, store: ResultStore) 
 
 
 @task(task_run_name="track", retries=1, cache_policy=NO_CACHE)
-def track_sweep(plan: Plan, store: ResultStore, tracker: MlflowTracker, summary: Mapping[str, float]) -> str | None:
+def track_sweep(plan: Plan, store: ResultStore, tracker: MlflowTracker) -> str | None:
     """Task: write the sweep to MLflow."""
-    return tracker.log_sweep(plan, store.load(plan.sweep_id), summary)
+    return tracker.log_sweep(plan, store.load(plan.sweep_id))
 
 
 @task(name="evaluate", task_run_name="evaluate", cache_policy=NO_CACHE)
@@ -129,8 +129,7 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
         with ready_meanwhile(tracker):
             counts = simulate_missing(plan, store, actors, progress)
         clock.note("simulate")
-        summary = {"simulated_points": float(counts["simulated"]), "simulate_s": clock.seconds["simulate"]}
-        run_id = track_sweep(quote(plan), quote(store), quote(tracker), summary)
+        run_id = track_sweep(quote(plan), quote(store), quote(tracker))
         clock.note("track")
         if job is not None:
             curve = CurveLogger(job, tracker, plan.spec.to_dict())
@@ -145,12 +144,15 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
     if job is not None and model is not None:
         champion = evaluation is not None and earns_champion(evaluation)
         model["registered"] = register(tracker, model["logged"], job, champion)
+        compared = policies_document(evaluation, held_out.duration_s) if evaluation and held_out else None
+        describe(tracker, model["registered"], job, trained, model.get("gate"), compared)
     points = store.load(plan.sweep_id)
     table = compare(points)
     goal = (plan.spec.objective.minimize, plan.spec.limits(plan.profile))
     spent = time_spent(clock, counts, trained, evaluated_before)
     keep_findings(plan, state, evaluation, held_out, trained, provenance(plan, job, model), spent)
     report, text = report_task(plan.sweep_id, quote(state))
+    tracker.log_file(run_id, Path(report))
     clock.note("report")
     compared = (
         {**held_out.describe(), "policies": policies_document(evaluation, held_out.duration_s)}
@@ -174,7 +176,12 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
         "model": model,
         "evaluation": compared,
         "report": report,
-        "mlflow": {"uri": tracker.uri, "run_id": run_id, "warning": tracker.warning},
+        "mlflow": {
+            "uri": tracker.uri,
+            "run_id": run_id,
+            "warning": tracker.warning,
+            "page": tracker.sweep_page(run_id and plan.sweep_id),
+        },
         "state": str(state.root),
         "seconds": clock.seconds | {"total": clock.total_s},
         "text": text,

@@ -12,7 +12,7 @@ from prefect.utilities.annotations import quote
 from experiments.cluster import ray_cluster
 from experiments.state import StateDir
 from experiments.tracking import CHAMPION, MlflowTracker
-from experiments.training.job import CurveLogger, Job, Rows, Trained, register, train_agent
+from experiments.training.job import CurveLogger, Job, Rows, Trained, describe, register, train_agent
 from flows.requests import TrainingRequest
 from flows.terminal.output import figure
 from flows.terminal.progress import Progress
@@ -59,11 +59,18 @@ def train(request: TrainingRequest) -> dict[str, Any]:
         trained = train_task(quote(job), quote(state), quote(progress), quote(curve))
     model_uri = log_model_task(quote(curve), quote(trained))
     first = tracker.alias_version(job.profile.name, CHAMPION) is None  # there is nobody that it would have to beat
+    registered = register(tracker, model_uri, job, champion=first)
+    describe(tracker, registered, job, trained)
     return {
         "command": "train",
         **training_document(job, trained),
-        "model": {"logged": model_uri, "registered": register(tracker, model_uri, job, champion=first)},
-        "mlflow": {"uri": tracker.uri, "run_id": curve.run_id, "warning": tracker.warning},
+        "model": {"logged": model_uri, "registered": registered},
+        "mlflow": {
+            "uri": tracker.uri,
+            "run_id": curve.run_id,
+            "warning": tracker.warning,
+            "page": tracker.page(curve.run_id),
+        },
         "state": str(state.root),
         "seconds": {"total": time.monotonic() - began_s},
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from sim_core.limits import MAX_SERVICES
 from sim_core.world import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
 
 # Names are fixed (the design's list); indicators of mechanisms that do not exist yet are absent, not zero.
@@ -32,6 +34,14 @@ INDICATORS = (
     "scale_events",
     "utilization_mean",
     "cache_hit_ratio",
+)
+SERVICE_INDICATORS = (
+    "calls",
+    "utilization",
+    "latency_mean_s",
+    "error_ratio",
+    "queue_len",
+    "replica_hours",
 )
 # What cost_usd is made of, in the order in which it is summed up; a mechanism that costs money (a node pool) joins here.
 COST_PARTS = ("cost_pods_usd", "cost_fixed_usd")
@@ -119,3 +129,48 @@ def latency_percentiles(histogram: np.ndarray, probabilities: np.ndarray) -> np.
             cumulative = np.concatenate([[0.0], np.cumsum(counts)]) / total
             result[lane] = np.exp(np.interp(probabilities, cumulative, edges))
     return result
+
+
+def service_sums(state: np.ndarray) -> dict[str, np.ndarray]:
+    """What each service did since the start, by field of SERVICE_ACCOUNT, each of shape (n_lanes, MAX_SERVICES).
+
+    Args:
+        state: structured array, shape (n_lanes,).
+    """
+    account, window = state["account"]["services"], state["window"]["services"]
+    names, in_window = account.dtype.names or (), window.dtype.names or ()
+    return {name: account[name] + (window[name] if name in in_window else 0.0) for name in names}
+
+
+def service_figures(sums: Mapping[str, np.ndarray], seconds: np.ndarray) -> dict[str, np.ndarray]:
+    """Figures of services over a stretch of time, by SERVICE_INDICATORS; NaN where a service saw nothing to divide by.
+
+    Args:
+        sums: of the stretch, as `service_sums` has them, each of shape (n_lanes, n_services).
+        seconds: length of the stretch, shape (n_lanes,) [s].
+    """
+    calls = _nan_if_zero(sums["calls"])
+    return {
+        "calls": sums["calls"],
+        "utilization": sums["cpu_core_s"] / _nan_if_zero(sums["request_core_s"]),
+        "latency_mean_s": sums["latency_s"] / calls,
+        "error_ratio": sums["failed"] / calls,
+        "queue_len": sums["queue_s"] / _nan_if_zero(seconds)[:, None],
+        "replica_hours": sums["pod_s"] / 3600.0,
+    }
+
+
+def service_indicators(params: np.ndarray, state: np.ndarray, names: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """One row a lane and service: `lane` (its index), `service`, and SERVICE_INDICATORS.
+
+    Calls count retries, and errors calls that failed at an attempt: a request may still succeed. Latency is that of a
+    call, cache and database included.
+
+    Args:
+        params, state: structured arrays, shape (n_lanes,).
+        names: of the services of each lane, in call order.
+    """
+    figures = service_figures(service_sums(state), state["account"]["seconds"])
+    lane, place = np.nonzero(np.arange(MAX_SERVICES) < params["n_services"][:, None])
+    columns = {"lane": lane, "service": [service for of_lane in names for service in of_lane]}
+    return pd.DataFrame(columns | {name: values[lane, place] for name, values in figures.items()})

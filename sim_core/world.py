@@ -230,6 +230,20 @@ SERVICE_STATE = np.dtype(
     align=True,
 )
 
+# What each service did since the start, up to the last scrape; the open window holds the rest.
+SERVICE_ACCOUNT = np.dtype(
+    [
+        ("calls", np.float64),  # offered, with retries
+        ("failed", np.float64),
+        ("cpu_core_s", np.float64),
+        ("request_core_s", np.float64),
+        ("queue_s", np.float64),
+        ("latency_s", np.float64),
+        ("pod_s", np.float64),  # up to now
+    ],
+    align=True,
+)
+
 ACCOUNT = np.dtype(
     [
         ("requests", np.float64),
@@ -246,6 +260,7 @@ ACCOUNT = np.dtype(
         ("hits", np.float64),
         ("seconds", np.float64),
         ("latency", np.float64, (LATENCY_BUCKETS,)),  # requests by latency
+        ("services", SERVICE_ACCOUNT, (MAX_SERVICES,)),
     ],
     align=True,
 )

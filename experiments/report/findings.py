@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,18 +59,51 @@ def keep_findings(
         "provenance": provenance | {"wall_time_s": wall_time_s},
     }
     if evaluation is not None:
-        table = evaluation.table.assign(
-            settings=[_words(evaluation.settings.get(p, {})) for p in evaluation.table["policy"]]
-        )
-        findings["evaluation"] = table.drop(columns=["keeps_slo", "attainment_not_worse"]).to_dict(
-            orient="split", index=False
-        )
+        findings["evaluation"] = _policies(evaluation).to_dict(orient="split", index=False)
         findings["timelines"] = {
             policy: {name: np.asarray(values, dtype=float).tolist() for name, values in timeline.items()}
             for policy, timeline in evaluation.timelines.items()
         }
     write_atomically(file, json.dumps(findings).encode(), "the findings of a sweep")
     return file
+
+
+def evaluation_data(held_out: HeldOut, evaluation: Evaluation, commands: Sequence[str]) -> ReportData:
+    """All that the report of a comparison without a sweep shows.
+
+    Args:
+        commands: to open and to repeat it.
+    """
+    described = held_out.describe()
+    trace = held_out.trace
+    return ReportData(
+        title="Policies on held-out traffic",
+        profile=held_out.profile.to_dict(),
+        spec=None,
+        traffic={
+            "name": trace.name,
+            "mean_per_s": trace.mean_per_s,
+            "peak_per_s": trace.peak_per_s,
+            "duration_s": trace.duration_s,
+            "digest": trace.digest,
+            **{name: described[name] for name in ("tuned_on_s", "start_s")},
+        },
+        sweep=pd.DataFrame(),
+        evaluation=_policies(evaluation),
+        timelines=evaluation.timelines,
+        provenance={
+            "version": described["version"],
+            "profile_digest": held_out.profile.digest,
+            "seeds": held_out.seeds,
+            "commands": list(commands),
+        },
+        evaluation_duration_s=held_out.duration_s,
+    )
+
+
+def _policies(evaluation: Evaluation) -> pd.DataFrame:
+    settings = [_words(evaluation.settings.get(policy, {})) for policy in evaluation.table["policy"]]
+    return evaluation.table.assign(settings=settings).drop(columns=["keeps_slo", "attainment_not_worse"])
 
 
 def report_data(sweep_id: str, state: StateDir) -> ReportData:

@@ -12,8 +12,9 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from experiments.relocation import follow_folder
 from experiments.state import StateDir
-from experiments.tracking.values import FAILURES, reason_of
+from experiments.tracking.values import FAILURES, pointed_at, reason_of
 from sim_core.errors import ModelError, nearest
 
 MODEL_NAME = "policy"
@@ -50,18 +51,22 @@ def resolve_model(uri: str, state: StateDir) -> ResolvedModel:
         ModelError: malformed URI, no such model, alias, version or run (with the known and the nearest), a model of
             another flavor, or MLflow cannot be read.
     """
-    tracking = os.environ.get("MLFLOW_TRACKING_URI") or state.mlflow_uri
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    tracking = given or state.mlflow_uri
+    if not given and not state.mlflow_database.exists():
+        remedy = "train one first, or name another folder with --state"
+        raise ModelError(uri, f"no model is registered in state folder {state.root}; {remedy}")
     try:
+        if not given:
+            follow_folder(state)
         return _resolve(uri, MlflowClient(tracking, tracking), tracking)
     except FAILURES as error:
         raise ModelError(uri, f"MLflow at {tracking} cannot be read: {reason_of(error)}") from error
 
 
 def _resolve(uri: str, client: MlflowClient, tracking: str) -> ResolvedModel:
-    import mlflow
     from mlflow.artifacts import download_artifacts
 
-    mlflow.set_tracking_uri(tracking)  # a models:/ source is looked up there, whatever address is passed along
     if registered := _REGISTERED.match(uri):
         found = _registered_version(uri, registered["name"], registered["alias"], registered["version"], client)
         source, run_id, version = str(found.source), found.run_id, str(found.version)
@@ -73,7 +78,8 @@ def _resolve(uri: str, client: MlflowClient, tracking: str) -> ResolvedModel:
         source = _model_of_run(uri, run_id, of_run["name"] or MODEL_NAME, client)
     else:
         raise ModelError(uri, "must be models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID")
-    folder = Path(download_artifacts(artifact_uri=source, tracking_uri=tracking, registry_uri=tracking))
+    with pointed_at(tracking):  # a models:/ source is looked up there, whatever address is passed along
+        folder = Path(download_artifacts(artifact_uri=source, tracking_uri=tracking, registry_uri=tracking))
     description = yaml.safe_load((folder / "MLmodel").read_text())
     flavors = description.get("flavors", {})
     if "onnx" not in flavors:

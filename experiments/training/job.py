@@ -16,6 +16,7 @@ from experiments.identity import digest, sources_version
 from experiments.state import StateDir
 from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker, registered_name
 from experiments.training.actor import PROGRESS_FILE, read_progress, run_training
+from experiments.training.card import model_card
 
 if TYPE_CHECKING:
     from sim_core.profile import Profile
@@ -145,10 +146,8 @@ class CurveLogger:
 
     def log_model(self, trained: Trained) -> str | None:
         """URI of the logged model: an earlier one of the same training, or a new one; None when MLflow failed."""
-        note = trained.model.with_name("model_uri.json")
-        logged = json.loads(note.read_text()) if note.exists() else {}
-        if self._tracker.uri in logged:
-            return str(logged[self._tracker.uri])
+        if known := self._tracker.model_of(self.run_id):
+            return known
         metadata = {
             "training": self._job.describe() | trained.facts,
             "profile": self._job.profile.to_dict(),
@@ -156,8 +155,6 @@ class CurveLogger:
         }
         uri = self._tracker.log_model(self.run_id, trained.model, metadata)
         self._tracker.finish(self.run_id)
-        if uri is not None:
-            write_atomically(note, json.dumps(logged | {self._tracker.uri: uri}).encode(), "the address of a model")
         return uri
 
 
@@ -178,3 +175,33 @@ def register(tracker: MlflowTracker, model_uri: str | None, job: Job, champion: 
     aliases = [CHALLENGER, CHAMPION] if holds else [CHALLENGER]
     name = registered_name(profile)
     return {"name": name, "version": version, "aliases": aliases, "uri": f"models:/{name}@{aliases[-1]}"}
+
+
+def describe(
+    tracker: MlflowTracker,
+    registered: Mapping[str, Any] | None,
+    job: Job,
+    trained: Trained | None,
+    gate: Mapping[str, Any] | None = None,
+    policies: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Show on the page of a registered version what it is, how it compared, and whether it was promoted and why.
+
+    Args:
+        registered: what `register` returned.
+        gate: `passed`, and `reason` in a line; None: it was not asked.
+        policies: of an evaluation in which the model is `agent`, as `held_out.policies_document` has them; None: none.
+    """
+    if registered is None:
+        return
+    agent = (policies or {}).get("agent")
+    metrics = {f"eval/{name}": entry["mean"] for name, entry in (agent or {}).get("indicators", {}).items()}
+    if agent and agent["gap_closed"]:
+        metrics["eval/gap_closed"] = agent["gap_closed"]["mean"]
+    tags: dict[str, Any] = {"evaluated": "yes" if agent else "no"}
+    if agent:
+        tags["keeps_slo"] = "yes" if agent["keeps_slo"] else "no"
+    if gate is not None:
+        tags |= {"gate": "passed" if gate["passed"] else "failed", "gate_reason": gate["reason"]}
+    text = model_card(registered, job.describe(), trained.facts if trained else {}, gate, policies)
+    tracker.describe_version(str(registered["version"]), job.profile.name, text, tags, metrics)

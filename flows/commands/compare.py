@@ -28,7 +28,7 @@ def compare_sweeps(sweep_ids: Sequence[str], baseline: str | None, folder: Path 
     Raises:
         InputError: no such sweep or baseline, or nothing is finished.
     """
-    store = ResultStore(StateDir.open(folder).results)
+    store = ResultStore(StateDir.existing(folder).results)
     chosen = list(dict.fromkeys([store.find(name) for name in sweep_ids] or [store.find(None)]))
     groups = groups_of([store.manifest(sweep_id) for sweep_id in chosen])
     points = [_points(store, group.sweeps) for group in groups]

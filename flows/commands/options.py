@@ -35,3 +35,4 @@ State = Annotated[
     typer.Option("--state", help="Folder of results, models and databases [$DEVOPS_SIM_HOME, else ./.devops-sim]."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
+NoTrack = Annotated[bool, typer.Option("--no-track", help="Write nothing to MLflow.")]

@@ -20,6 +20,9 @@ _NO_LIMIT = 10_000  # characters of a line that no terminal shows
 _FORMATS = {
     "error_ratio": "{:.3%}",
     "utilization_mean": "{:.1%}",
+    "utilization": "{:.1%}",
+    "calls": "{:,.0f}",
+    "queue_len": "{:.3f}",
     "cache_hit_ratio": "{:.1%}",
     "latency_mean_s": "{:.4f}",
     "latency_p50_s": "{:.4f}",

@@ -39,6 +39,11 @@ def show_run(document: Mapping[str, Any]) -> None:
     title = f"{document['profile']} under {document['policy']}, {_stretch(document['duration_s'], len(seeds))}"
     rows = [[name, _measured(name, value)] for name, value in document["indicators"].items()]
     print_table(title, ("indicator", "mean [95 % interval]" if len(seeds) >= MIN_VALUES else "mean"), rows)
+    services = [
+        [service, *(figure(n, e["mean"]) if n == "calls" else _measured(n, e) for n, e in figures.items())]
+        for service, figures in document["services"].items()
+    ]
+    print_table("Services", ("service", *next(iter(document["services"].values()))), services)
     if len(seeds) > 1:
         names = [name for name in HEADLINES if name in document["indicators"]]
         lanes = [
@@ -51,6 +56,8 @@ def show_run(document: Mapping[str, Any]) -> None:
             ("seed", *names),
             lanes,
         )
+    if document["timeline"]:
+        print(f"Timeline: {document['timeline']}")
 
 
 def show_sweep(document: Mapping[str, Any]) -> None:
@@ -68,6 +75,7 @@ def show_sweep(document: Mapping[str, Any]) -> None:
     print("Time: " + ", ".join(f"{stage} {spent:.1f} s" for stage, spent in seconds.items()))
     print(f"Report: {document['report']}")
     print(f"MLflow and Prefect: {_command()} ui{_state_option(document['state'])}")
+    _show_page(document["mlflow"])
 
 
 def show_training(document: Mapping[str, Any]) -> None:
@@ -84,6 +92,7 @@ def show_training(document: Mapping[str, Any]) -> None:
         print(f"Compare it: {_command()} evaluate {training['profile']} --policies hpa-tuned,clairvoyant,{uri}")
     if document["mlflow"]["warning"]:
         print(f"MLflow: {document['mlflow']['warning']}")
+    _show_page(document["mlflow"])
 
 
 def show_evaluation(document: Mapping[str, Any]) -> None:
@@ -118,6 +127,14 @@ def show_evaluation(document: Mapping[str, Any]) -> None:
             print(
                 f"{policy}: " + ", ".join(f"{name} {_plain_figure(value)}" for name, value in entry["settings"].items())
             )
+
+    print(f"Report: {document['report']}")
+    _show_page(document["mlflow"])
+
+
+def _show_page(tracked: Mapping[str, Any] | None) -> None:
+    if tracked and tracked["page"]:
+        print(f"In MLflow, while `devops-sim ui` runs: {tracked['page']}")
 
 
 def show_comparison(document: Mapping[str, Any], limit: int = 40) -> None:
