@@ -226,7 +226,8 @@ def test_run_writes_the_time_series_of_every_lane_and_is_tracked(sim, trace, tmp
     }
 
 
-def test_run_with_no_track_leaves_nothing_and_a_lost_state_folder_is_no_failure(sim, trace, tmp_path):
+def test_run_with_no_track_leaves_nothing_and_without_mlflow_the_answer_stands(sim, trace, tmp_path):
+    """A state folder that cannot be made, or a database that is none, costs a line on standard error and no more."""
     args = ["run", "production", "--trace", trace, "--duration", "30m"]
     assert sim(*args, "--no-track").returncode == 0
     assert not (tmp_path / "state").exists()
@@ -234,6 +235,13 @@ def test_run_with_no_track_leaves_nothing_and_a_lost_state_folder_is_no_failure(
     done = sim(*args, "--state", tmp_path / "file")
     assert done.returncode == 0 and "slo_attainment" in done.stdout
     assert "Not tracked" in done.stderr and "--no-track" in done.stderr
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/mlflow.db").write_text(
+        "this is no database, but long enough to be taken for the head of one" * 9
+    )
+    done = sim(*args, "--state", tmp_path / "broken", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["services"]
+    assert "not a database" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
