@@ -6,6 +6,7 @@ taken in turn, so that a busy machine slows both.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -147,11 +148,17 @@ def agent(quick: bool, trace: Trace) -> list[dict[str, Any]]:
         policies: list[Policy] = [trained.hpa.policy(), ClairvoyantPolicy(), LearnedPolicy(trained.onnx)]
         outcome = evaluate(EvaluateRequest(profile, trace, policies, half_s, min(DAY_S, half_s), seeds))
         attainment = outcome.lanes.groupby("policy")["slo_attainment"].mean()
-        gaps.append(outcome.gap_closed["agent"]["mean"])
+        if gap := outcome.gap_closed.get("agent"):
+            gaps.append(gap["mean"])
         attained.append(float(attainment["agent"]))
         baseline.append(float(attainment["hpa-tuned"]))
-    mean, low, high = mean_and_interval(np.array(gaps))
-    note = f"{training_seeds} training seeds of {steps} steps, {seeds} evaluation seeds; 95 % interval {low:.2f} to {high:.2f}"
+    note = f"{training_seeds} training seeds of {steps} steps, {seeds} evaluation seeds"
+    mean = math.nan
+    if gaps:
+        mean, low, high = mean_and_interval(np.array(gaps))
+        note += f"; 95 % interval {low:.2f} to {high:.2f}"
+    if outcome.no_room:
+        note += f"; {outcome.no_room}"
     not_worse = float(np.mean(np.array(attained) - np.array(baseline)))
     return [
         _figure(f"gap closed on {trace.name}", mean, "of HPA to clairvoyant", "> 0.5", note),

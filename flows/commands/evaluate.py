@@ -54,4 +54,5 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
         "traffic": request.traffic.describe(trace),
         "slo": profile.slo.model_dump(mode="json"),
         "policies": policies_document(evaluation),
+        "no_room": evaluation.no_room,
     }

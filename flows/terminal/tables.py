@@ -46,6 +46,8 @@ def show_sweep(document: Mapping[str, Any]) -> None:
     model = (document["model"] or {}).get("registered")
     if model:
         print(f"Model: {model['name']} version {model['version']} ({', '.join(model['aliases'])})")
+    if document["model"]:
+        _show_gate(document["model"]["gate"])
     if document["mlflow"]["warning"]:
         print(f"MLflow: {document['mlflow']['warning']}")
     print("Time: " + ", ".join(f"{stage} {spent:.1f} s" for stage, spent in seconds.items()))
@@ -61,12 +63,21 @@ def show_training(document: Mapping[str, Any]) -> None:
     print_table(
         f"{training['profile']}: {training['steps']:,} steps, seed {training['seed']}", ("last rollout", "value"), rows
     )
+    _show_gate(document["model"]["gate"])
     if model:
         print(f"Model: {model['name']} version {model['version']} ({', '.join(model['aliases'])})")
         uri = model["uri"]
         print(f"Compare it: {_command()} evaluate {training['profile']} --policies hpa-tuned,clairvoyant,{uri}")
     if document["mlflow"]["warning"]:
         print(f"MLflow: {document['mlflow']['warning']}")
+
+
+def _show_gate(gate: Mapping[str, Any]) -> None:
+    """Whether the model won its comparison on held-out traffic, and if not, what it failed."""
+    if gate["passed"]:
+        print(f"Promoted to champion: {gate['reason']}")
+    for failure in gate["failures"]:
+        print(f"Not promoted, {failure}")
 
 
 def show_evaluation(document: Mapping[str, Any]) -> None:
@@ -81,6 +92,8 @@ def show_evaluation(document: Mapping[str, Any]) -> None:
         )
     title = f"{document['profile']}, {document['seeds']} seeds (* keeps the SLO of {document['slo']['objective']:.3%})"
     print_table(title, ("policy", *names, "gap_closed"), rows)
+    if document["no_room"]:
+        print(f"Gap closed: {document['no_room']}")
     for policy, entry in policies.items():
         if entry["settings"]:
             print(
