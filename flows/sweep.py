@@ -211,7 +211,8 @@ def held_out_of(plan: Plan, trained: Trained | None, tracker: MlflowTracker, sta
         window.start,
         window.duration,
         section.seeds,
-        plan.spec.train.steps if plan.spec.train else DEFAULT_STEPS,
+        # A short training must not win against a badly tuned HPA.
+        max(plan.spec.train.steps if plan.spec.train else 0, DEFAULT_STEPS),
         [*names, *(name for name in models if name not in names)],
         models,
     )

@@ -14,7 +14,7 @@ from prefect.utilities.annotations import quote
 
 from agents.learning.evaluate import BASELINE, Evaluation
 from experiments.cluster import ray_cluster
-from experiments.held_out import HeldOut, compare_policies, policies_document
+from experiments.held_out import DEFAULT_STEPS, HeldOut, compare_policies, policies_document
 from experiments.state import StateDir
 from experiments.tracking import MlflowTracker
 from experiments.training.gate import AGENT, not_evaluated, promotion_gate, reigning_champion
@@ -114,7 +114,8 @@ def kept_back(job: Job, trained: Trained, tracker: MlflowTracker, state: StateDi
     agent = trained.model.read_bytes()
     models = {AGENT: (agent, trained.facts), **reigning_champion(job.profile, agent, tracker, state)}
     window = job.start_s, job.end_s, job.end_s, job.held_out_s
-    return HeldOut(job.profile, job.trace, *window, GATE_SEEDS, job.steps, [BASELINE, *models], models)
+    budget_steps = max(job.steps, DEFAULT_STEPS)  # a short training must not win against a badly tuned HPA
+    return HeldOut(job.profile, job.trace, *window, GATE_SEEDS, budget_steps, [BASELINE, *models], models)
 
 
 def evaluation_document(held_out: HeldOut, evaluation: Evaluation) -> dict[str, Any]:

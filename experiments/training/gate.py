@@ -34,6 +34,7 @@ class Gate:
         seeds: paired seeds of the comparison.
         slo_attainment: of the model on held-out traffic, mean over seeds [1]; None: not evaluated.
         cost_differences: by rival that keeps the SLO, cost of the model less the rival's: `mean` and `ci95` [USD].
+        missed_by: SLO attainment of the rivals that miss the SLO, whose costs do not count [1].
     """
 
     passed: bool
@@ -41,6 +42,7 @@ class Gate:
     seeds: int = 0
     slo_attainment: float | None = None
     cost_differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    missed_by: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for documents."""
@@ -51,8 +53,10 @@ class Gate:
         """The outcome in one line, with figures."""
         if self.failures:
             return "; ".join(self.failures)
-        costs = [f"{_difference(entry)} than {name}" for name, entry in self.cost_differences.items()]
-        return ", costs ".join([f"keeps the SLO with {_percent(self.slo_attainment or 0.0)}", *costs])
+        facts = [f"keeps the SLO with {_percent(self.slo_attainment or 0.0)}"]
+        facts += [f"costs {_difference(entry)} than {name}" for name, entry in self.cost_differences.items()]
+        facts += [f"{name} misses the SLO with {_percent(attained)}" for name, attained in self.missed_by.items()]
+        return ", ".join(facts)
 
     def tags(self) -> dict[str, str]:
         """What is kept with the registered version."""
@@ -86,13 +90,18 @@ def promotion_gate(evaluation: Evaluation, objective: float) -> Gate:
         failures.append(f"SLO: attains {_percent(attained)}, the objective is {_percent(objective)}")
     if BASELINE not in by_policy:
         failures.append(f"evidence: {BASELINE} is not among the policies of the evaluation")
-    differences = {}
+    differences, missed_by = {}, {}
     for name, rival in by_policy.items():
-        if (name == BASELINE or name.endswith(f"@{CHAMPION}")) and rival["slo_attainment"].mean() >= objective:
-            differences[name] = _paired_cost(agent, rival)
-            if not differences[name]["ci95"][1] < 0.0:
-                failures.append(f"cost: {_difference(differences[name])} than {name}; the interval must lie below 0")
-    return Gate(not failures, tuple(failures), len(agent), attained, differences)
+        if name != BASELINE and not name.endswith(f"@{CHAMPION}"):
+            continue
+        rival_attained = float(rival["slo_attainment"].mean())
+        if rival_attained < objective:
+            missed_by[name] = rival_attained
+            continue
+        differences[name] = _paired_cost(agent, rival)
+        if not differences[name]["ci95"][1] < 0.0:
+            failures.append(f"cost: {_difference(differences[name])} than {name}; the interval must lie below 0")
+    return Gate(not failures, tuple(failures), len(agent), attained, differences, missed_by)
 
 
 def _paired_cost(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, Any]:
