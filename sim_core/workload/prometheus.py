@@ -122,6 +122,8 @@ def _ask(
     try:
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=timeout_s) as response:
             content = response.read(_MAX_BYTES + 1)
+            if len(content) <= _MAX_BYTES and response.length:  # a part of what was announced
+                raise http.client.IncompleteRead(content, response.length)
     except urllib.error.HTTPError as error:
         raise TraceError(where, _refused(error, token)) from None
     except TimeoutError:
