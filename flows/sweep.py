@@ -228,6 +228,7 @@ def provenance(plan: Plan, job: Job | None, clock: Clock, model: dict[str, Any] 
         "sweep_seeds": f"{plan.spec.seeds.first} to {plan.spec.seeds.first + plan.spec.seeds.count - 1}",
         "training_seed": job.seed if job else None,
         "model": (model or {}).get("registered"),
+        "promotion": (model or {}).get("gate", {}).get("reason"),
         "wall_time_s": {stage: round(seconds, 1) for stage, seconds in clock.seconds.items()},
         "commands": ["devops-sim ui", f"devops-sim compare {plan.sweep_id}", f"devops-sim report {plan.sweep_id}"],
     }
