@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 
 from agents.learning.evaluate import Evaluation
-from experiments.held_out import DEFAULT_STEPS
+from experiments.held_out import DEFAULT_STEPS, HeldOut
 from experiments.state import StateDir
 from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker, resolve_model
 from experiments.training.gate import Gate, not_evaluated, promotion_gate, reigning_champion
 from experiments.training.job import Job, Trained, register
-from flows.train import kept_back
+from flows.terminal.progress import Progress
+from flows.train import evaluate_visibly, kept_back
 from sim_core.errors import ModelError
 from sim_core.profile import load_profile
 from tests.conftest import flat
@@ -200,3 +201,16 @@ def test_the_comparison_before_promotion_is_on_what_was_kept_back(registry, poli
     assert held_out.budget_steps == DEFAULT_STEPS > job.steps
     nothing = job_of(held_out_s=0.0)
     assert kept_back(nothing, Trained(nothing.key, model, {}, [], resumed=False), tracker, state) is None
+
+
+def test_mlflow_is_told_where_there_was_no_gap_to_close(registry):
+    """Two quiet hours, which the tuned HPA and the clairvoyant policy both spend at `minReplicas`."""
+    state, tracker, _ = registry
+    names = ["hpa-tuned", "clairvoyant", "static"]
+    held_out = HeldOut(load_profile("production"), flat(20.0, 10_800.0), 0.0, 3600.0, 3600.0, 7200.0, 3, 1000, names)
+    with Progress() as progress:
+        evaluation = evaluate_visibly(held_out, state, tracker, progress)
+    assert evaluation.gap_closed == {} and tracker.warning is None
+    (run,) = tracker._client().search_runs([tracker.experiment_id()], "tags.kind = 'evaluation'")
+    assert run.data.params["gap_closed"] == "no room: HPA and clairvoyant cost the same"
+    assert not [name for name in run.data.metrics if "gap_closed" in name]
