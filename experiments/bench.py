@@ -149,13 +149,16 @@ def agent(quick: bool, trace: Trace) -> list[dict[str, Any]]:
         policies: list[Policy] = [trained.hpa.policy(), ClairvoyantPolicy(), LearnedPolicy(trained.onnx)]
         outcome = evaluate(EvaluateRequest(profile, trace, policies, half_s, min(DAY_S, half_s), seeds))
         attainment = outcome.lanes.groupby("policy")["slo_attainment"].mean()
-        gaps.append(outcome.gap_closed["agent"]["mean"])
+        if gap := outcome.gap_closed.get("agent"):
+            gaps.append(gap["mean"])
         attained.append(float(attainment["agent"]))
         baseline.append(float(attainment["hpa-tuned"]))
     closed = interval(gaps)
     known = math.isfinite(closed.low)
     spread = f"95 % interval {closed.low:.2f} to {closed.high:.2f}" if known else "too few trainings for an interval"
     note = f"{training_seeds} training seeds of {steps} steps, {seeds} evaluation seeds; {spread}"
+    if outcome.no_room:
+        note += f"; {outcome.no_room}"
     not_worse = float(np.mean(np.array(attained) - np.array(baseline)))
     return [
         _figure(f"gap closed on {trace.name}", closed.mean, "of HPA to clairvoyant", "> 0.5", note),

@@ -116,8 +116,8 @@ def worst(table: pd.DataFrame) -> pd.DataFrame:
             columns = [name, f"{name}_ci95_low", f"{name}_ci95_high"]
             complete = len(group) == scenarios and group[name].notna().all()
             if complete:
-                counts = group[name].idxmin() if name in HIGHER_IS_BETTER else group[name].idxmax()
-                row |= group.loc[counts, columns].to_dict()
+                place = group[name].argmin() if name in HIGHER_IS_BETTER else group[name].argmax()
+                row |= group[columns].iloc[int(place)].to_dict()
             else:  # also an indicator that no scenario has, such as the hit ratio of no cache
                 row |= dict.fromkeys(columns, math.nan)
         rows.append(row)

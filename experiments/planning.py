@@ -12,11 +12,13 @@ from typing import Any
 
 from experiments.comparison import label
 from experiments.identity import digest, simulator_version
-from experiments.spec import Spec
+from experiments.spec import Spec, Traffic
 from experiments.values import Settings, combinations
 from sim_core.errors import SpecError
 from sim_core.profile import Profile, load_profile
 from sim_core.workload import Trace, bundled_traffic, read_trace
+from sim_core.workload.prometheus import read_prometheus
+from sim_core.workload.rolling import end_of_window_s, generated_until, last_part, today
 from sim_core.world import scale_to_replicas
 
 LANES_PER_BATCH = 64
@@ -197,27 +199,41 @@ def expand(spec: Spec) -> list[Point]:
 
 
 def traffic_of(spec: Spec, profile: Profile) -> Trace:
-    """The whole traffic of a specification, read or generated, and scaled to the profile.
+    """The whole traffic of a specification, read, asked for or generated, and scaled to the profile.
 
     Raises:
         SpecError: a window or the duration of a point reaches beyond the end of the trace.
-        TraceError: the trace cannot be read.
+        TraceError: the trace cannot be read, or is shorter than `last`.
     """
     traffic = spec.traffic
     windows = {"traffic.train": traffic.train, "traffic.evaluate": traffic.evaluate}
     ends = {name: window.start + window.duration for name, window in windows.items() if window}
     if spec.duration and not traffic.train:
         ends["duration"] = spec.duration
-    if traffic.trace:
-        trace = read_trace(traffic.trace)
-    else:
-        trace = bundled_traffic(str(traffic.generator)).generate(max(ends.values()), seed=traffic.seed)
+    trace = _rolling(traffic, traffic.last) if traffic.last else _whole(traffic, max(ends.values(), default=0.0))
     beyond = [f"{name}: must end within the trace, which lasts {trace.duration_s:g} s (ends at {end_s:g} s)"
               for name, end_s in ends.items() if end_s > trace.duration_s * (1 + 1e-12)]  # fmt: skip
     if beyond:
         raise SpecError(f"{spec.name} on {trace.name}", beyond)
     replicas = traffic.scale_peak_to_replicas
     return scale_to_replicas(trace, profile, replicas) if replicas else trace
+
+
+def _whole(traffic: Traffic, end_s: float) -> Trace:
+    if traffic.trace:
+        return read_trace(traffic.trace)
+    return bundled_traffic(str(traffic.generator)).generate(end_s, seed=traffic.seed)
+
+
+def _rolling(traffic: Traffic, last_s: float) -> Trace:
+    """The last part of the traffic [s]: of a file by its own length, else until its date, or today."""
+    date = traffic.date or today()
+    if traffic.prometheus:
+        asked = traffic.prometheus
+        return read_prometheus(asked.url, asked.query, end_of_window_s(date), last_s, asked.step)
+    if traffic.trace:
+        return last_part(read_trace(traffic.trace), last_s)
+    return generated_until(bundled_traffic(str(traffic.generator)), date, last_s, traffic.seed)
 
 
 def pack(

@@ -7,6 +7,7 @@ sections `train` and `evaluation` are optional.
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from experiments.spec_rules import broken_rules, suffered
-from experiments.values import Settings, combinations, limits_of, seconds_of, values_of
+from experiments.values import Settings, combinations, date_of, limits_of, seconds_of, values_of
 from sim_core.documents import Section, read_yaml, refuse_inconsistent, shown, validate
 from sim_core.errors import SpecError, nearest
 from sim_core.profile import Profile, bundled_profiles
@@ -23,6 +24,7 @@ _FOLDER = Path(__file__).parent / "specs"
 
 
 Duration = Annotated[float, BeforeValidator(seconds_of)]
+Date = Annotated[dt.date, BeforeValidator(date_of)]
 
 
 class Window(Section):
@@ -32,11 +34,27 @@ class Window(Section):
     duration: Duration = Field(gt=0, description="[s, or text such as 24h].")
 
 
+class PrometheusQuery(Section):
+    """A query of a Prometheus server; a token, if it wants one, comes from DEVOPS_SIM_PROMETHEUS_TOKEN."""
+
+    url: str = Field(description="http://HOST:9090 or https://HOST/PREFIX, without credentials.")
+    query: str = Field(min_length=1, description="PromQL of one series [1/s]: sum(rate(http_requests_total[1m])).")
+    step: Duration = Field(default=30.0, gt=0, description="Of the trace [s, or text such as 30s].")
+
+
 class Traffic(Section):
-    """Where requests come from: a trace file or a bundled generator."""
+    """Where requests come from: a trace file, a bundled generator or a Prometheus server."""
 
     trace: str | None = Field(default=None, description="Trace file (CSV, gzip or not); relative to the specification.")
     generator: str | None = Field(default=None, description="Bundled traffic model.")
+    prometheus: PrometheusQuery | None = Field(default=None, description="Query of a Prometheus server; needs `last`.")
+    last: Duration | None = Field(
+        default=None,
+        gt=0,
+        description="Roll: only the last so much of the traffic [s, or text such as 8d], in which the windows count; a "
+        "trace file ends now, a query and a generator at 00:00 UTC of the date.",
+    )
+    date: Date | None = Field(default=None, description="The day that `last` looks back from; default: today (UTC).")
     seed: int = Field(default=0, ge=0, description="Of the generator.")
     scale_peak_to_replicas: int | None = Field(
         default=None,
@@ -72,7 +90,9 @@ class Training(Section):
 
     algorithm: Literal["ppo"] = Field(default="ppo", description="Learning algorithm.")
     steps: int = Field(ge=1, description="Environment steps over all lanes.")
-    seed: int = Field(default=0, ge=0, description="Of the training.")
+    seed: int | None = Field(
+        default=0, ge=0, description="Of the training; null derives it from the date: 20261122 on 2026-11-22."
+    )
     lanes: int = Field(default=64, ge=1, le=4096, description="Worlds stepped at once.")
 
 

@@ -62,10 +62,14 @@ def broken_rules(spec: Any) -> Iterator[Problem]:
 
 def _traffic_broken(spec: Any) -> Iterator[Problem]:
     traffic = spec.traffic
-    if isinstance(traffic.trace, str) == isinstance(traffic.generator, str) and not _invalid(
-        traffic.trace, traffic.generator
-    ):
-        yield Problem(("traffic",), "needs either trace or generator", "both" if traffic.trace else "neither")
+    sources = {name: getattr(traffic, name) for name in ("trace", "generator", "prometheus")}
+    given = [name for name, value in sources.items() if value is not None]
+    if len(given) != 1 and not _invalid(*sources.values()):
+        yield Problem(("traffic",), "needs one of trace, generator and prometheus", " and ".join(given) or "none")
+    if traffic.prometheus is not None and traffic.last is None:
+        yield Problem(("traffic", "last"), "required by prometheus: how much of the past to ask for", None)
+    if traffic.date is not None and traffic.last is None:
+        yield Problem(("traffic", "date"), "needs last, which looks back from it", str(traffic.date))
     if isinstance(traffic.trace, str) and not Path(traffic.trace).is_file():
         yield Problem(("traffic", "trace"), "no such file", traffic.trace)
     if isinstance(traffic.generator, str):
@@ -80,7 +84,7 @@ def _traffic_broken(spec: Any) -> Iterator[Problem]:
     duration_s = _number(spec.duration)
     if train and duration_s > train[1] - train[0]:
         yield Problem(("duration",), f"must be at most traffic.train.duration {train[1] - train[0]:g} s", spec.duration)
-    if isinstance(traffic.generator, str) and train is None and spec.duration is None:
+    if isinstance(traffic.generator, str) and traffic.last is None and train is None and spec.duration is None:
         yield Problem(("duration",), "required with a generator and no traffic.train", None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Mapping
 from decimal import Decimal
@@ -30,6 +31,20 @@ def seconds_of(value: Any) -> Any:
         return parse_duration(value)
     except InputError as error:
         raise ValueError(error.problems[0]) from None
+
+
+def date_of(value: Any) -> Any:
+    """The day of text such as 2026-11-22; any other value as it is.
+
+    Raises:
+        ValueError: text that is no date.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return dt.date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("must be a date like 2026-11-22") from None
 
 
 def values_of(raw: Any) -> tuple[Scalar, ...]:

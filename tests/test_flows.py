@@ -10,20 +10,18 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
 
-from agents.learning.evaluate import Evaluation
 from experiments.planning import make_plan
 from experiments.report import keep_findings
 from experiments.results import ResultStore
 from experiments.spec import load_spec
 from experiments.state import StateDir
 from experiments.training.job import Trained
-from flows.sweep import Clock, earns_champion, time_spent
+from flows.sweep import Clock, time_spent
 from flows.terminal.progress import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +95,10 @@ def test_a_sweep_goes_from_points_to_a_registered_model_and_a_report(swept, home
     assert swept["training"]["outcome"]["steps"] >= 4096
     model = swept["model"]["registered"]
     assert (model["name"], model["version"]) == ("autoscaler-production", "1")
-    assert "challenger" in model["aliases"]
+    gate = swept["model"]["gate"]
+    assert model["aliases"] == (["challenger", "champion"] if gate["passed"] else ["challenger"])
+    assert gate["seeds"] == 3 and gate["slo_attainment"] > 0.0
+    assert gate["reason"] and gate["passed"] == (not gate["failures"])
     policies = swept["evaluation"]["policies"]
     assert list(policies) == ["static", "hpa-tuned", "clairvoyant", "agent"]
     for name, entry in policies.items():
@@ -189,6 +190,40 @@ def test_a_sweep_over_scenarios_says_what_it_chose_in_each_and_what_has_no_effec
     assert f"Note: {cold}: no effect between 10 and 20" in again.stdout
 
 
+# --- a training that rolls with the date
+
+
+def test_a_training_is_evaluated_before_it_may_be_champion_and_resumes_on_its_date(tmp_path):
+    """On a quiet night the tuned HPA sits at `minReplicas`: no agent is cheaper, so the first model stays challenger.
+
+    The same date again reads training and evaluation from disk.
+    """
+    quiet = ["--set", "services.api.replicas.min=12", "--scale-peak-to-replicas", "6"]
+    window = ["--last", "5h", "--held-out", "2h", "--steps", "2048", "--lanes", "16", "--json"]
+    home = tmp_path / "state"
+    done = run(home, "train", "production", *quiet, *window, "--date", "2026-11-22")
+    assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout)
+    assert first["training"]["seed"] == 20261122
+    assert list(first["evaluation"]["policies"]) == ["hpa-tuned", "agent"]
+    assert (first["evaluation"]["start_s"], first["evaluation"]["duration_s"]) == (3 * 3600.0, 2 * 3600.0)
+    gate = first["model"]["gate"]
+    assert not gate["passed"]
+    assert "than hpa-tuned; the interval must lie below 0" in gate["reason"]
+    assert first["model"]["registered"]["aliases"] == ["challenger"]
+
+    again = run(home, "train", "production", *quiet, *window[:-1], "--date", "2026-11-22")
+    assert again.returncode == 0, again.stderr
+    assert "Not promoted, cost: " in again.stdout
+    assert "version 1 (challenger)" in again.stdout
+    assert "from an earlier run" in again.stderr
+    champion = ["--policies", "models:/autoscaler-production@champion"]
+    asked = run(home, "evaluate", "production", *quiet, *champion)
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert "no model of 'autoscaler-production' has been promoted yet" in asked.stderr
+    assert "models:/autoscaler-production@challenger" in asked.stderr
+
+
 # --- interruptions
 
 
@@ -245,26 +280,6 @@ def test_a_state_folder_that_is_a_file_is_refused(tmp_path):
 
 
 # --- rules
-
-
-def evaluation_of(**policies: tuple[float, float]) -> Evaluation:
-    """An evaluation with only (cost, attainment) of each policy under an SLO of 99 %."""
-    rows = [
-        {"policy": name.replace("_", "-"), "cost_usd": cost, "slo_attainment": attained, "keeps_slo": attained >= 0.99}
-        for name, (cost, attained) in policies.items()
-    ]
-    return Evaluation(pd.DataFrame(rows), pd.DataFrame(), {}, {})
-
-
-def test_a_champion_keeps_the_slo_and_is_cheaper_than_its_rivals():
-    assert earns_champion(evaluation_of(agent=(9.0, 0.995), hpa_tuned=(10.0, 0.995)))
-    assert earns_champion(evaluation_of(agent=(11.0, 0.995), hpa_tuned=(10.0, 0.98)))  # a cheap HPA that breaks the SLO
-    assert not earns_champion(evaluation_of(agent=(11.0, 0.995), hpa_tuned=(10.0, 0.995)))
-    assert not earns_champion(evaluation_of(agent=(9.0, 0.98), hpa_tuned=(10.0, 0.995)))
-    assert not earns_champion(evaluation_of(hpa_tuned=(10.0, 0.995)))
-    reigning = evaluation_of(agent=(9.0, 0.995), hpa_tuned=(10.0, 0.995), champion=(8.0, 0.995))
-    reigning.table.loc[2, "policy"] = "models:/autoscaler-production@champion"
-    assert not earns_champion(reigning)
 
 
 def trained_in(*clocks: float, wall_s: float) -> Trained:

@@ -21,6 +21,7 @@ from sim_core.world import Lane
 FIRST_SEED = 1000  # of evaluations; searches and training use other seeds
 TIMELINE_STEP_S = 60.0
 BASELINE, OPTIMUM = "hpa-tuned", "clairvoyant"
+_SAME_COST = 1e-9  # relative; what sums of floats may differ by
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Evaluation:
             `attainment_not_worse` than the tuned HPA's (NaN or None where there is no tuned HPA or clairvoyant policy to
             compare with).
         lanes: one row a policy and seed, with every indicator.
-        gap_closed: by policy, {"mean", "ci95": [low, high]}.
+        gap_closed: by policy, see `gap_closed`; only policies that have one.
         timelines: by policy, of the first seed; see `sim_core.simulation.Simulation`.
         settings: by policy, what it was set to.
     """
@@ -63,6 +64,11 @@ class Evaluation:
     gap_closed: dict[str, dict[str, Any]]
     timelines: dict[str, dict[str, np.ndarray]]
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def no_room(self) -> str | None:
+        """Why some or all seeds have no gap to close; see `no_room`."""
+        return no_room(self.lanes)
 
 
 def evaluate(request: EvaluateRequest, on_policy: Callable[[str], None] = lambda name: None) -> Evaluation:
@@ -102,17 +108,43 @@ def gap_closed(lanes: pd.DataFrame, policy: str) -> dict[str, Any] | None:
         lanes: `Evaluation.lanes`.
 
     Returns:
-        {"mean", "ci95"}, the interval over evaluation seeds of this traffic and these policies: another day or another
-        training may differ by more. None where there is no tuned HPA, no clairvoyant policy, or no gap between them.
+        {"mean", "ci95", "seeds"} over the seeds that have room, as many as `seeds` says; the interval is over evaluation
+        seeds of this traffic and these policies: another day or another training may differ by more. None where no seed
+        has room (`no_room` says so), and where there is no tuned HPA or no clairvoyant policy.
     """
-    cost = {name: group.sort_values("seed")["cost_usd"].to_numpy() for name, group in lanes.groupby("policy")}
+    cost = _cost_by_policy(lanes)
     if policy in (BASELINE, OPTIMUM) or BASELINE not in cost or OPTIMUM not in cost:
         return None
-    gap = cost[BASELINE] - cost[OPTIMUM]
-    if np.any(gap <= 1e-9 * cost[BASELINE]):
+    room = _has_room(cost)
+    if not room.any():
         return None
-    closed = interval((cost[BASELINE] - cost[policy]) / gap)
-    return {"mean": closed.mean, "ci95": [closed.low, closed.high]}
+    saved, possible = cost[BASELINE] - cost[policy], cost[BASELINE] - cost[OPTIMUM]
+    closed = interval(saved[room] / possible[room])
+    return {"mean": closed.mean, "ci95": [closed.low, closed.high], "seeds": int(room.sum())}
+
+
+def no_room(lanes: pd.DataFrame) -> str | None:
+    """Why no gap can be closed in some or all of the seeds, as on days that both spend at `minReplicas`; else None.
+
+    Args:
+        lanes: `Evaluation.lanes`.
+    """
+    cost = _cost_by_policy(lanes)
+    if BASELINE not in cost or OPTIMUM not in cost or (room := _has_room(cost)).all():
+        return None
+    dearer = np.any(cost[OPTIMUM][~room] > cost[BASELINE][~room] * (1.0 + _SAME_COST))
+    why = "clairvoyant costs no less than the HPA" if dearer else "HPA and clairvoyant cost the same"
+    return f"no room in {(~room).sum()} of {len(room)} seeds: {why} there" if room.any() else f"no room: {why}"
+
+
+def _cost_by_policy(lanes: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Costs of each policy in the order of its seeds, shape (n_seeds,) [USD]."""
+    return {str(name): group.sort_values("seed")["cost_usd"].to_numpy() for name, group in lanes.groupby("policy")}
+
+
+def _has_room(cost: dict[str, np.ndarray]) -> np.ndarray:
+    """Seeds in which the clairvoyant policy is cheaper than the tuned HPA, shape (n_seeds,)."""
+    return np.asarray(cost[BASELINE] - cost[OPTIMUM] > _SAME_COST * cost[BASELINE])
 
 
 def _summary(

@@ -155,6 +155,7 @@ def _verdict_of_evaluation(data: ReportData, outcomes: list[Outcome], configurat
     for agent in agents:
         details += _agent_against_baseline(agent, baseline, data.objective)
         details += _gap_words(agent, baseline, data)
+    details += _no_room_words(outcomes, agents)
     for outcome in dict.fromkeys(o for o in (winner, *agents) if o is not None):
         details += _certainty_of_slo(outcome, data.objective)
     if not agents:
@@ -281,6 +282,16 @@ def saved_against(one: Outcome, other: Outcome) -> Savings | None:
     """What one saves against the other; None where the figures of their pods are not known."""
     own, others = ({name: estimate.mean for name, estimate in o.indicators.items()} for o in (one, other))
     return savings(own, others)  # outcomes are per day already
+
+
+def _no_room_words(outcomes: list[Outcome], agents: list[Outcome]) -> list[str]:
+    """That there is no gap to close, where both its ends were measured and no agent has one."""
+    ends = {o.policy: o.cost.mean for o in outcomes if o.policy in ("hpa-tuned", "clairvoyant") and o.measured}
+    if len(ends) < 2 or not agents or any(math.isfinite(a.indicator("gap_closed").mean) for a in agents):
+        return []
+    same = math.isclose(ends["hpa-tuned"], ends["clairvoyant"], rel_tol=1e-9)
+    why = "HPA and clairvoyant cost the same" if same else "clairvoyant costs no less than the HPA"
+    return [f"Gap closed: no room: {why}."]
 
 
 def _certainty_of_slo(outcome: Outcome, objective: float) -> list[str]:

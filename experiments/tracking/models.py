@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from experiments.tracking.values import FAILURES, pointed_at, reason_of
 from sim_core.errors import ModelError, nearest
 
 MODEL_NAME = "policy"
+CHALLENGER, CHAMPION = "challenger", "champion"
 
 _REGISTERED = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 _LOGGED = re.compile(r"^models:/(?P<model_id>m-[0-9a-f]{32})$")
@@ -100,13 +102,30 @@ def _registered_version(uri: str, name: str, alias: str | None, version: str | N
     if alias is not None:
         if alias not in aliases:
             known = ", ".join(sorted(aliases)) or "none"
-            raise ModelError(uri, f"'{name}' has no alias '{alias}' (it has: {known}){nearest(alias, aliases)}")
+            raise ModelError(
+                uri,
+                _nothing_promoted(name, aliases, client)
+                if alias == CHAMPION
+                else f"'{name}' has no alias '{alias}' (it has: {known}){nearest(alias, aliases)}",
+            )
         version = str(aliases[alias])
     versions = {str(found.version): found for found in client.search_model_versions(f"name='{name}'")}
     if version not in versions:
         known = ", ".join(sorted(versions, key=int)) or "none"
         raise ModelError(uri, f"'{name}' has no version {version} (it has: {known})")
     return versions[version]
+
+
+def _nothing_promoted(name: str, aliases: Mapping[str, Any], client: MlflowClient) -> str:
+    """That a profile has no champion yet, why the newest model is none, and what to use meanwhile."""
+    text = f"no model of '{name}' has been promoted yet: a champion must have won a comparison on held-out traffic"
+    if CHALLENGER not in aliases:
+        return text
+    version = str(aliases[CHALLENGER])
+    reason = client.get_model_version(name, version).tags.get("gate_reason")
+    return f"{text}; the newest, models:/{name}@{CHALLENGER}, is version {version}" + (
+        f", which did not: {reason}" if reason else ""
+    )
 
 
 def _model_of_run(uri: str, run_id: str, name: str, client: MlflowClient) -> str:

@@ -43,7 +43,6 @@ for _name, _level in (("alembic", logging.WARNING), ("mlflow.store", logging.CRI
 
 METRICS_PER_CALL = 1000  # MLflow's limit of log_batch
 PARAM_CHARACTERS = 6000  # and of one parameter
-CHALLENGER, CHAMPION = "challenger", "champion"
 PARENT = "mlflow.parentRunId"
 KIND_TAG, MACHINE_LEARNING = (
     "mlflow.experimentKind",
@@ -425,6 +424,8 @@ class MlflowTracker:
         versions = [v for v in client.search_model_versions(f"name='{name}'") if v.source == model_uri]
         if versions:
             version = str(versions[0].version)
+            for key, value in texts_of(tags or {}).items():  # a later evaluation may have decided otherwise
+                client.set_model_version_tag(name, version, key, value)
         else:
             run_id = client.get_logged_model(model_id).source_run_id
             with pointed_at(self.uri):  # it looks a models:/ source up there

@@ -19,6 +19,7 @@ from experiments.training.actor import PROGRESS_FILE, read_progress, run_trainin
 from experiments.training.card import model_card
 
 if TYPE_CHECKING:
+    from experiments.training.gate import Gate
     from sim_core.profile import Profile
     from sim_core.workload import Trace
 
@@ -29,7 +30,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that decides what a training learns.
+    """Everything that decides what a training learns, and what is kept back from it.
 
     Args:
         trace: the whole traffic, scaled to the profile.
@@ -37,6 +38,8 @@ class Job:
         steps: env steps over all lanes.
         seed: of the training.
         lanes: worlds stepped at once.
+        held_out_s: how much of the traffic after that part is kept back for the comparison before promotion [s]; the
+            only field that does not decide what is learned.
     """
 
     profile: Profile
@@ -46,6 +49,7 @@ class Job:
     steps: int
     seed: int
     lanes: int
+    held_out_s: float = 0.0
 
     @property
     def key(self) -> str:
@@ -69,6 +73,7 @@ class Job:
             "trace_digest": self.trace.digest,
             "start_s": self.start_s,
             "end_s": self.end_s,
+            "held_out_s": self.held_out_s,
             "algorithm": "ppo",
             "steps": self.steps,
             "seed": self.seed,
@@ -158,16 +163,16 @@ class CurveLogger:
         return uri
 
 
-def register(tracker: MlflowTracker, model_uri: str | None, job: Job, champion: bool) -> dict[str, Any] | None:
-    """Register a model of `autoscaler-PROFILE` as challenger, and as champion too where it earned that.
+def register(tracker: MlflowTracker, model_uri: str | None, job: Job, gate: Gate) -> dict[str, Any] | None:
+    """Register a model of `autoscaler-PROFILE` as challenger, and as champion too where it passed the gate.
 
     Returns:
         `name`, `version`, `aliases`, and the `uri` to use it by; None when MLflow failed.
     """
     profile = job.profile.name
-    tags = {"training": job.key, "steps": job.steps, "seed": job.seed, "traffic": job.trace.name}
+    tags = {"training": job.key, "steps": job.steps, "seed": job.seed, "traffic": job.trace.name, **gate.tags()}
     version = tracker.register(model_uri, profile, CHALLENGER, tags)
-    if champion:
+    if gate.passed:
         version = tracker.register(model_uri, profile, CHAMPION)
     if version is None:
         return None

@@ -59,6 +59,7 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
         **held_out.describe(),
         "traffic": request.traffic.describe(trace),
         "slo": profile.slo.model_dump(mode="json"),
+        "no_room": evaluation.no_room,
         "policies": policies_document(evaluation, length_s),
         **_kept(held_out, evaluation, state, request.track),
     }

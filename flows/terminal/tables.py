@@ -70,6 +70,8 @@ def show_sweep(document: Mapping[str, Any]) -> None:
     model = (document["model"] or {}).get("registered")
     if model:
         print(f"Model: {model['name']} version {model['version']} ({', '.join(model['aliases'])})")
+    if document["model"]:
+        _show_gate(document["model"]["gate"])
     if document["mlflow"]["warning"]:
         print(f"MLflow: {document['mlflow']['warning']}")
     print("Time: " + ", ".join(f"{stage} {spent:.1f} s" for stage, spent in seconds.items()))
@@ -86,6 +88,7 @@ def show_training(document: Mapping[str, Any]) -> None:
     print_table(
         f"{training['profile']}: {training['steps']:,} steps, seed {training['seed']}", ("last rollout", "value"), rows
     )
+    _show_gate(document["model"]["gate"])
     if model:
         print(f"Model: {model['name']} version {model['version']} ({', '.join(model['aliases'])})")
         uri = model["uri"]
@@ -93,6 +96,14 @@ def show_training(document: Mapping[str, Any]) -> None:
     if document["mlflow"]["warning"]:
         print(f"MLflow: {document['mlflow']['warning']}")
     _show_page(document["mlflow"])
+
+
+def _show_gate(gate: Mapping[str, Any]) -> None:
+    """Whether the model won its comparison on held-out traffic, and if not, what it failed."""
+    if gate["passed"]:
+        print(f"Promoted to champion: {gate['reason']}")
+    for failure in gate["failures"]:
+        print(f"Not promoted, {failure}")
 
 
 def show_evaluation(document: Mapping[str, Any]) -> None:
@@ -122,6 +133,8 @@ def show_evaluation(document: Mapping[str, Any]) -> None:
         print_text(
             f"gap_closed: intervals over the seeds of one stretch of {stretch} and one training; others may differ by more"
         )
+    if document["no_room"]:
+        print_text(f"Gap closed: {document['no_room']}")
     for policy, entry in policies.items():
         if entry["settings"]:
             print(
