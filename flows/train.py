@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow
 from prefect.cache_policies import NO_CACHE
 from prefect.utilities.annotations import quote
 
@@ -13,7 +13,9 @@ from experiments.cluster import ray_cluster
 from experiments.state import StateDir
 from experiments.tracking import CHAMPION, MlflowTracker
 from experiments.training.job import CurveLogger, Job, Rows, Trained, register, train_agent
+from flows.pages import log, published, tag
 from flows.requests import TrainingRequest
+from flows.stopping import stoppable, task
 from flows.terminal.progress import Progress
 
 
@@ -46,22 +48,31 @@ def log_model_task(curve: CurveLogger, trained: Trained) -> str | None:
 
 
 @flow(name="train", flow_run_name="{request.profile}", validate_parameters=True)
+@stoppable
+@published
 def train(request: TrainingRequest) -> dict[str, Any]:
     """Train an autoscaler and register it; the document of `devops-sim train`."""
     began_s = time.monotonic()
     state = StateDir.open(request.state)
     job = request.resolve()
+    tag("train", job.profile.name, job.trace.name)
     tracker = MlflowTracker.open(state, job.profile.name)
     curve = CurveLogger(job, tracker)
     with Progress() as progress, ray_cluster(state):
         trained = train_task(quote(job), quote(state), quote(progress), quote(curve))
+    log("trained %d steps%s", job.steps, ", in an earlier run" if trained.resumed else "")
     model_uri = log_model_task(quote(curve), quote(trained))
     first = tracker.alias_version(job.profile.name, CHAMPION) is None  # there is nobody that it would have to beat
     return {
         "command": "train",
         **training_document(job, trained),
         "model": {"logged": model_uri, "registered": register(tracker, model_uri, job, champion=first)},
-        "mlflow": {"uri": tracker.uri, "run_id": curve.run_id, "warning": tracker.warning},
+        "mlflow": {
+            "uri": tracker.uri,
+            "run_id": curve.run_id,
+            "experiment_id": curve.run_id and tracker.experiment_id(),
+            "warning": tracker.warning,
+        },
         "state": str(state.root),
         "seconds": {"total": time.monotonic() - began_s},
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -21,11 +23,12 @@ from experiments.results import ResultStore
 from experiments.spec import load_spec
 from flows.sweep import earns_champion
 from flows.terminal.progress import Progress
+from tests.waiting import all_end, guard_s, start, until
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "flows.cli"]
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.xdist_group("flows")]  # one sweep is looked at from many sides
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -33,9 +36,9 @@ def environment(home: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in dropped} | {"DEVOPS_SIM_HOME": str(home)}
 
 
-def run(home: Path, *args: str | Path, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
+def run(home: Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
     words = [*COMMAND, *(str(arg) for arg in args)]
-    return subprocess.run(words, cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=timeout_s)
+    return subprocess.run(words, cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=guard_s())
 
 
 def write_spec(path: Path, **changes: object) -> Path:
@@ -148,8 +151,8 @@ def test_compare_gives_paired_differences(swept, home):
 # --- interruptions
 
 
-def test_ctrl_c_ends_every_process_and_the_next_run_resumes(tmp_path):
-    """Stopped when the first batches are stored and most are not."""
+def interrupted(tmp_path: Path, send: Callable[[subprocess.Popen], None]) -> tuple[int, str, Path, Path]:
+    """A sweep that is stopped when the first batches are stored and most are not: exit code, stderr, spec, state."""
     days = {"generator": "diurnal", "seed": 1, "scale_peak_to_replicas": 20}
     replicas = {"from": 15, "to": 26, "step": 1}
     spec = write_spec(
@@ -157,25 +160,55 @@ def test_ctrl_c_ends_every_process_and_the_next_run_resumes(tmp_path):
     )
     home = tmp_path / "state"
     store = home / "results" / "points"
-    command = [*COMMAND, "sweep", str(spec), "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(home), start_new_session=True, **pipes)
+    command = [*COMMAND, "sweep", spec, "--json"]
+    process = start(command, cwd=ROOT, env=environment(home), start_new_session=True, **pipes)
     try:
-        give_up_s = time.monotonic() + 150
-        while not list(store.glob("*.parquet")) and process.poll() is None and time.monotonic() < give_up_s:
-            time.sleep(0.02)
+        until(lambda: list(store.glob("*.parquet")), "stored batch", process)
         started = psutil.Process(process.pid).children(recursive=True)
         assert len(started) >= 4  # Prefect, and Ray with its actors
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all that are in its foreground
-        output, errors = process.communicate(timeout=60)
+        send(process)
+        output, errors = process.communicate(timeout=guard_s())
     finally:
         process.kill()
-    assert process.returncode == 130, errors
     assert output == ""
+    assert all_end(started)
+    return process.returncode, errors, spec, home
+
+
+def prefect_records(home: Path) -> dict[str, list[str]]:
+    """What the Prefect database of a state folder holds: the states of its runs, and every text about them."""
+    queries = {
+        "flow runs": "SELECT state_type FROM flow_run",
+        "task runs": "SELECT state_type FROM task_run",
+        "texts": "SELECT message FROM log UNION ALL SELECT message FROM flow_run_state "
+        "UNION ALL SELECT message FROM task_run_state WHERE message IS NOT NULL",
+    }
+    with contextlib.closing(sqlite3.connect(home / "prefect" / "prefect.db")) as database:
+        return {name: [row[0] for row in database.execute(query)] for name, query in queries.items()}
+
+
+def interrupt_as_a_terminal_does(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGINT)  # to all that are in its foreground
+
+
+@pytest.mark.parametrize(
+    ("send", "code"),
+    [(interrupt_as_a_terminal_does, 130), (subprocess.Popen.terminate, 143)],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_a_stopped_sweep_ends_every_process_is_cancelled_in_prefect_and_resumes(tmp_path, send, code):
+    """Nothing crashed and no actor died by itself, so neither Prefect nor the terminal says so."""
+    returned, errors, spec, home = interrupted(tmp_path, send)
+    assert returned == code, errors
     assert "the same command goes on from there" in errors
     assert "Traceback" not in errors
-    _, alive = psutil.wait_procs(started, timeout=10)
-    assert not alive
+    records = prefect_records(home)
+    assert records["flow runs"] == ["CANCELLED"]
+    assert set(records["task runs"]) == {"COMPLETED", "CANCELLED"}
+    told = "\n".join([errors, *(text or "" for text in records["texts"])])
+    for word in ("died", "out of memory", "Crash", "crash", "Retry"):
+        assert word not in told
     kept = len(ResultStore(home / "results").finished_keys())
     assert 0 < kept < 24
     resumed = run(home, "sweep", spec, "--json")
@@ -185,7 +218,7 @@ def test_ctrl_c_ends_every_process_and_the_next_run_resumes(tmp_path):
 def test_a_dead_prefect_address_is_one_message(tmp_path):
     spec = write_spec(tmp_path / "small.yaml")
     env = environment(tmp_path / "state") | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    done = subprocess.run([*COMMAND, "sweep", str(spec)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*COMMAND, "sweep", str(spec)], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("PREFECT_API_URL=http://127.0.0.1:9/api")
     assert "Traceback" not in done.stderr

@@ -72,7 +72,8 @@ def platform(state: StateDir, module: str) -> Iterator[Any]:
             if server is not None:
                 server.wait_until_ready()
             try:
-                yield flows
+                with importlib.import_module("flows.stopping").stops_go_on():
+                    yield flows
             finally:
                 if server is not None:
                     settle(server)
