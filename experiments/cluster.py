@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from experiments.ray_address import named_address, reach
+from experiments.ray_address import named_address, reach, use_token
 from experiments.state import StateDir
 from sim_core.errors import PlatformError
 
@@ -75,6 +75,7 @@ def _protect(state: StateDir) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs of the future
     import ray
 
+    use_token()
     ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # it may hold the token of another state folder
 
 

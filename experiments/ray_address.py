@@ -80,7 +80,7 @@ def reach(address: str) -> str:
             raise PlatformError(
                 f"{where}: wrong token: the cluster does not accept the one of {_token_source()}; give the cluster's own"
             )
-        _use_token()
+        use_token()
     _compare_versions(metadata, where)
     return joined
 
@@ -149,12 +149,12 @@ def _token_source() -> str:
     return os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
 
 
-def _use_token() -> None:
-    """Ray does so by itself only beside clusters that it finds without an address."""
+def use_token() -> None:
+    """Switch this process to tokens, also where Ray has been imported already."""
     import ray
 
     os.environ[AUTH_MODE] = "token"
-    ray._raylet.Config.initialize("")  # it has read the variable at its import
+    ray._raylet.Config.initialize("")
 
 
 def _compare_versions(metadata: dict[str, Any], where: str) -> None:

@@ -83,6 +83,7 @@ def swept(home, spec) -> dict:
     done = run(home, "sweep", spec, "--json")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert "results in" not in done.stderr  # Prefect's log is on its pages
     return json.loads(done.stdout)  # one JSON document and nothing else
 
 
@@ -104,6 +105,28 @@ def test_a_sweep_goes_from_points_to_a_registered_model_and_a_report(swept, home
     assert swept["mlflow"]["warning"] is None
     page = Path(swept["report"]).read_text()
     assert "plotly" in page and "https://" not in page.split("<body", 1)[0].split("Content-Security-Policy", 1)[0]
+
+
+def test_prefect_shows_what_the_sweep_was_and_what_came_out(swept, home):
+    """Tags to find it by, a log of its stages, and artifacts that say where the rest is."""
+    with contextlib.closing(sqlite3.connect(home / "prefect" / "prefect.db")) as database:
+        (tags,) = database.execute("SELECT tags FROM flow_run WHERE name LIKE '%whole.yaml'").fetchone()
+        artifacts = {key: (kind, data) for key, kind, data in database.execute("SELECT key, type, data FROM artifact")}
+        told = "\n".join(row[0] for row in database.execute("SELECT message FROM log"))
+    assert {"sweep", "profile:production", "sweep:whole"} <= set(json.loads(tags))
+    assert json.loads(artifacts["whole-progress"][1]) == 100
+    best, summary = swept["best"]["label"], json.loads(artifacts["whole-summary"][1])
+    for words in (best, swept["report"], swept["mlflow"]["run_id"], "autoscaler-production", swept["best"]["reason"]):
+        assert words in summary
+    kind, table = artifacts["whole-configurations"]
+    rows = {row["configuration"]: row for row in json.loads(json.loads(table))}
+    assert kind == "table"
+    for row in swept["configurations"]:
+        assert rows[row["label"]]["slo_attainment"] == row["indicators"]["slo_attainment"]["mean"]
+    assert f"/runs/{swept['mlflow']['run_id']}" in artifacts["whole-mlflow"][1]
+    assert Path(swept["report"]).as_uri() in artifacts["whole-report"][1]
+    for words in ("8 points: 0 from earlier runs, 8 to simulate", "simulate: done in", f"best: {best}", swept["state"]):
+        assert words in told
 
 
 def test_the_same_sweep_again_only_reads_what_is_finished(swept, home, spec):
