@@ -214,6 +214,7 @@ def test_ui_serves_both_pages_and_ends_with_ctrl_c(tmp_path):
     try:
         lines = [process.stdout.readline(), process.stdout.readline()]  # printed once both answer
         assert [line.split()[0] for line in lines] == ["MLflow", "Prefect"]
+        assert process.stdout.readline() == f"export PREFECT_API_URL=http://127.0.0.1:{ports[1]}/api\n"
         started = psutil.Process(process.pid).children(recursive=True)
         for line, path in zip(lines, ("/health", "/api/health"), strict=True):
             with urllib.request.urlopen(line.split()[1] + path, timeout=guard_s()) as response:
