@@ -100,11 +100,9 @@ def published(function: Callable[P, Document]) -> Callable[P, Document]:
 
 def publish(document: Document) -> None:
     """Artifacts and last lines of the log of a sweep or a training."""
-    name = str(document.get("name") or document["training"]["profile"])
-    lines = _of_sweep(document) if document["command"] == "sweep" else [f"# Training on profile {name}", ""]
-    lines += _of_training(document) + _of_places(document)
+    name = _name_of(document)
     with _tolerant():
-        create_markdown_artifact("\n".join(lines), key_of(name, "summary"), f"What came out of {name}")
+        create_markdown_artifact(summary(document), key_of(name, "summary"), f"What came out of {name}")
         if document.get("configurations"):
             table = [_table_row(row) for row in document["configurations"]]
             create_table_artifact(plain(table), key_of(name, "configurations"), f"Every configuration of {name}")
@@ -121,6 +119,17 @@ def publish(document: Document) -> None:
         document.get("report"),
         document["mlflow"]["run_id"],
     )
+
+
+def summary(document: Document) -> str:
+    """What came out of a sweep or a training, in Markdown: the best first, then where the rest is."""
+    title = [f"# Training on profile {_name_of(document)}", ""]
+    lines = _of_sweep(document) if document["command"] == "sweep" else title
+    return "\n".join([*lines, *_of_training(document), *_of_places(document)])
+
+
+def _name_of(document: Document) -> str:
+    return str(document.get("name") or document["training"]["profile"])
 
 
 def key_of(name: str, what: str) -> str:

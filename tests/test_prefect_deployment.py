@@ -30,7 +30,7 @@ UNAVAILABLE = 503  # what the server answers while it starts, or has too much to
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.xdist_group("deployment")]
 
 
-def write_spec(path: Path, seeds: int) -> Path:
+def write_spec(path: Path, seeds: int, **changes: object) -> Path:
     spec = {
         "name": path.stem,
         "profile": "development",
@@ -39,7 +39,7 @@ def write_spec(path: Path, seeds: int) -> Path:
         "seeds": {"first": 0, "count": seeds},
         "policies": [{"policy": "static", "replicas": [2, 3]}, {"policy": "hpa"}],
     }
-    path.write_text(yaml.safe_dump(spec))
+    path.write_text(yaml.safe_dump(spec | changes))
     return path
 
 
@@ -172,6 +172,26 @@ def test_a_deployed_sweep_runs_by_hand_and_by_its_schedule(deployed, tmp_path):
     runs = until(lambda: [r for r in api.call("/flow_runs/filter", wanted) if r["auto_scheduled"]], "scheduled run")
     assert api.wait_for(runs[0]["id"]) == "COMPLETED", log.read_text()[-3000:]
     assert set(make_plan(load_spec(scheduled)).keys) <= ResultStore(home / "results").finished_keys()
+
+
+def test_a_deployed_run_is_cancelled_in_prefect_with_its_tasks(deployed, tmp_path):
+    """As the button in the UI does: the worker ends the process, and no actor is said to have died."""
+    api, home, log = deployed
+    deployment = api.call("/deployments/name/sweep/demo")
+    replicas = {"policy": "static", "replicas": {"from": 15, "to": 26, "step": 1}}
+    traffic = {"generator": "diurnal", "seed": 1, "scale_peak_to_replicas": 20}
+    long = write_spec(
+        tmp_path / "long.yaml", 2, profile="production", duration="6d", traffic=traffic, policies=[replicas]
+    )
+    keys = set(make_plan(load_spec(long)).keys)
+    body = {"parameters": {"request": {"spec": str(long)}}}
+    run = api.call(f"/deployments/{deployment['id']}/create_flow_run", body)
+    until(lambda: keys & ResultStore(home / "results").finished_keys(), "stored batch")
+    prefect("flow-run", "cancel", run["id"])
+    assert api.wait_for(run["id"]).startswith("CANCELLED"), log.read_text()[-3000:]
+    tasks = api.call("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+    assert {t["state"]["type"] for t in tasks} <= {"COMPLETED", "CANCELLED"}
+    assert "died" not in log.read_text()
 
 
 def test_a_wrong_request_is_refused_before_a_run_exists(deployed):
