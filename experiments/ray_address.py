@@ -104,7 +104,9 @@ def _ask(host: str, port: int, joined: str, where: str, token: str | None) -> di
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                 return None
-            raise PlatformError(f"{where}: wrong address: {_why_not(host, port)}; {_FORMS}") from error
+            late = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            why = f"no answer within {_ANSWER_S:g} s" if late else _why_not(host, port)
+            raise PlatformError(f"{where}: wrong address: {why}; {_FORMS}") from error
     return dict(json.loads(reply.value)) if reply.value else {}
 
 

@@ -84,7 +84,7 @@ HEAD = "ray start --head --port 6390 --node-ip-address 127.0.0.1 --dashboard-hos
 # my-traffic.csv.gz is a small trace of eight days, my-profile.yaml a copy of production, small.yaml a sweep of seconds.
 COMMANDS: dict[str, str | Serves | None] = {
     "make demo": "{make} -n demo SPEC=small.yaml | tail -n 1 | bash",  # the last line of its recipe; the others install
-    "make test": "{make} -n test | tail -n 1 | sed 's/$/ --collect-only -q tests/' | bash",  # this suite, not run again
+    "make test": "{make} -n test | tail -n 1 | sed 's|$| --collect-only -q {root}|' | bash",  # this suite, not run again
     "devops-sim profile show production": AS_IT_STANDS,
     "devops-sim profile check my-profile.yaml": AS_IT_STANDS,
     "devops-sim trace info my-traffic.csv.gz": AS_IT_STANDS,
@@ -142,7 +142,7 @@ def blocks() -> list[list[str]]:
 def project(tmp_path) -> Iterator[Project]:
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "specs").symlink_to(ROOT / "experiments" / "specs")
-    for name in ("prefect.yaml", "Makefile"):
+    for name in ("prefect.yaml", "Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "my-profile.yaml").write_text(yaml.safe_dump(load_profile("production").to_dict()))
     time_s = np.arange(0, 8 * 86_400, 300)
@@ -172,6 +172,7 @@ def perform(project: Project, command: str, stack: contextlib.ExitStack) -> None
     entry = COMMANDS[command]
     words = command if entry is None else entry.command if isinstance(entry, Serves) else entry
     words = project.with_ports(words).replace("{make}", f"make VENV={Path(sys.executable).parents[1]}")
+    words = words.replace("{root}", str(ROOT / "tests"))
     if words.startswith("export "):
         project.environment |= dict(pair.split("=", 1) for pair in shlex.split(words)[1:])
         return
@@ -180,7 +181,7 @@ def perform(project: Project, command: str, stack: contextlib.ExitStack) -> None
     options: dict[str, Any] = {"cwd": project.folder, "env": project.environment, "stderr": subprocess.STDOUT}
     with log.open("wb") as stream:
         if not isinstance(entry, Serves):
-            done = subprocess.run(["bash", "-c", words], stdout=stream, timeout=guard_s(), **options)
+            done = subprocess.run(["bash", "-o", "pipefail", "-c", words], stdout=stream, timeout=guard_s(), **options)
             assert done.returncode == 0, f"{words}\n{project.text_of(command)[-3000:]}"
             return
         process = start(["bash", "-c", f"exec {words}"], stdout=stream, start_new_session=True, **options)
