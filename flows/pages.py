@@ -28,6 +28,7 @@ from prefect.artifacts import (
 from prefect.context import FlowRunContext
 from prefect.exceptions import MissingContextError, PrefectException
 
+from experiments.tracking import MlflowTracker
 from flows.terminal.output import plain
 
 P = ParamSpec("P")
@@ -106,9 +107,9 @@ def publish(document: Document) -> None:
         if document.get("configurations"):
             table = [_table_row(row) for row in document["configurations"]]
             create_table_artifact(plain(table), key_of(name, "configurations"), f"Every configuration of {name}")
-        if url := run_url(document):
+        if page := document["mlflow"]["page"]:
             about = "The run in MLflow; `devops-sim ui` serves it."
-            create_link_artifact(url, "MLflow run", key_of(name, "mlflow"), about)
+            create_link_artifact(page, "MLflow run", key_of(name, "mlflow"), about)
         if report := document.get("report"):
             create_link_artifact(Path(report).as_uri(), report, key_of(name, "report"), "The report, one HTML file.")
     if best := document.get("best"):
@@ -138,13 +139,12 @@ def key_of(name: str, what: str) -> str:
     return f"{slug}-{what}".lstrip("-")
 
 
-def run_url(document: Document) -> str | None:
-    """Address of the MLflow run: on the tracking server, or where `devops-sim ui` would serve the database."""
-    mlflow = document["mlflow"]
-    if not mlflow["run_id"] or not mlflow["experiment_id"]:
+def mlflow_page(tracker: MlflowTracker, run_id: str | None) -> str | None:
+    """Address of a run's page: at the tracking server, else where `devops-sim ui` serves the database."""
+    if run_id is None:
         return None
-    server = mlflow["uri"] if str(mlflow["uri"]).startswith("http") else "http://127.0.0.1:5000"
-    return f"{server}/#/experiments/{mlflow['experiment_id']}/runs/{mlflow['run_id']}"
+    server = tracker.uri if tracker.uri.startswith("http") else "http://127.0.0.1:5000"
+    return f"{server}/#/experiments/{tracker.experiment_id()}/runs/{run_id}"
 
 
 def _of_sweep(document: Document) -> list[str]:
@@ -177,7 +177,11 @@ def _of_training(document: Document) -> list[str]:
 
 
 def _of_places(document: Document) -> list[str]:
-    places = {"report": document.get("report"), "MLflow run": run_url(document), "state folder": document["state"]}
+    places = {
+        "report": document.get("report"),
+        "MLflow run": document["mlflow"]["page"],
+        "state folder": document["state"],
+    }
     return [f"- {name}: {place}" for name, place in places.items() if place]
 
 

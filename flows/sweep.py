@@ -34,7 +34,7 @@ from experiments.state import StateDir
 from experiments.summaries import configurations
 from experiments.tracking import CHAMPION, FAILURES, MlflowTracker, registered_name
 from experiments.training.job import CurveLogger, Job, Trained, register
-from flows.pages import ShownProgress, log, published, tag
+from flows.pages import ShownProgress, log, mlflow_page, published, tag
 from flows.requests import SweepRequest
 from flows.stopping import stoppable, task
 from flows.terminal.progress import Progress
@@ -160,8 +160,8 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
         "mlflow": {
             "uri": tracker.uri,
             "run_id": run_id,
-            "experiment_id": run_id and tracker.experiment_id(),
             "warning": tracker.warning,
+            "page": mlflow_page(tracker, run_id),
         },
         "state": str(state.root),
         "seconds": clock.seconds | {"total": clock.total_s},

@@ -13,7 +13,7 @@ from experiments.cluster import ray_cluster
 from experiments.state import StateDir
 from experiments.tracking import CHAMPION, MlflowTracker
 from experiments.training.job import CurveLogger, Job, Rows, Trained, register, train_agent
-from flows.pages import log, published, tag
+from flows.pages import log, mlflow_page, published, tag
 from flows.requests import TrainingRequest
 from flows.stopping import stoppable, task
 from flows.terminal.progress import Progress
@@ -70,8 +70,8 @@ def train(request: TrainingRequest) -> dict[str, Any]:
         "mlflow": {
             "uri": tracker.uri,
             "run_id": curve.run_id,
-            "experiment_id": curve.run_id and tracker.experiment_id(),
             "warning": tracker.warning,
+            "page": mlflow_page(tracker, curve.run_id),
         },
         "state": str(state.root),
         "seconds": {"total": time.monotonic() - began_s},

@@ -27,7 +27,7 @@ PREFECT = [sys.executable, "-m", "prefect"]
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 UNAVAILABLE = 503  # what the server answers while it starts, or has too much to do
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.xdist_group("deployment")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 def write_spec(path: Path, seeds: int, **changes: object) -> Path:

@@ -55,7 +55,7 @@ except Exception as error:
     print(json.dumps({"error": f"{type(error).__name__}: {error}", "seconds": time.monotonic() - began_s}))
 """
 
-pytestmark = [pytest.mark.timeout(3600), pytest.mark.xdist_group("ray_start")]
+pytestmark = pytest.mark.timeout(3600)
 
 
 def environment(**changes: str) -> dict[str, str]:

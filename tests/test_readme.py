@@ -209,7 +209,6 @@ def test_every_command_of_readme_is_covered():
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.xdist_group("readme")
 @pytest.mark.parametrize("commands", blocks(), ids=lambda commands: commands[0])
 def test_the_commands_of_readme_work_one_after_the_other(commands, project):
     with contextlib.ExitStack() as servers:
