@@ -3,15 +3,12 @@
 Names are imported on first use: a command that needs no Ray and no MLflow does not load them.
 """
 
-import os
 from importlib import import_module
 from typing import Any
 
-# Ray reads these when it is imported, so they are set before any module of this package can import it. A cluster of our
-# own asks for a token, and keeps every socket on loopback: despite its name the second one does so on Linux too.
-if not os.environ.get("RAY_ADDRESS"):
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+from experiments.ray_address import prepare_environment
+
+prepare_environment()  # before any module of this package can import Ray
 
 _HOME = {
     "Spec": "spec",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,10 @@ def run_batch(points: Sequence[Point], trace: Trace, profiles: Mapping[str, Prof
     return columns | {"compute_s": [compute_s] * len(points)}
 
 
+class PoolClosed(PlatformError):
+    """The actors were ended, by whoever made them, before a batch had its result."""
+
+
 class SimulationActor:
     """Runs batches on one core; Ray starts it again when its process dies, and repeats the call that died with it."""
 
@@ -89,6 +94,7 @@ class SimulationPool:
     _actors: list[Any]
     _inputs: list[Any]
     _idle: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
+    _closed: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         for actor in self._actors:
@@ -98,14 +104,20 @@ class SimulationPool:
         """Runs a batch on the next idle actor and waits for its columns.
 
         Raises:
+            PoolClosed: `close` was called before it was done.
             PlatformError: the actor died too often.
             Exception: what the simulation itself raised, with its own type.
         """
         actor = self._idle.get()
         try:
-            return result_of(actor.run_batch.remote(list(points), self._inputs))
+            if actor is not None:
+                return result_of(actor.run_batch.remote(list(points), self._inputs))
+        except Exception:
+            if not self._closed.is_set():  # else it did not die by itself
+                raise
         finally:
             self._idle.put(actor)
+        raise PoolClosed("Stopped before it was simulated.")
 
     def run(self, batches: Iterable[Sequence[Point]]) -> Iterator[Columns]:
         """Runs batches on all actors and yields the columns of each as it finishes; see `run_batch` for errors."""
@@ -123,7 +135,9 @@ class SimulationPool:
             yield result_of(done[0])
 
     def close(self) -> None:
-        """Ends the actors."""
+        """Ends the actors; whoever waits for one in `run_batch` is told."""
+        self._closed.set()
+        self._idle.put(None)  # wakes one, who passes it on to the next
         for actor in self._actors:
             with contextlib.suppress(Exception):
                 ray.kill(actor)

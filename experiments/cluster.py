@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from experiments.ray_address import named_address, reach, use_token
 from experiments.state import StateDir
 from sim_core.errors import PlatformError
 
@@ -40,7 +40,8 @@ class Cluster:
 def ray_cluster(state: StateDir, num_cpus: int | None = None) -> Iterator[Cluster]:
     """Ray for the `with` block; what was started here, and only that, is ended after it.
 
-    With RAY_ADDRESS set, or when this process is connected already, the existing cluster is used and left alone.
+    With RAY_ADDRESS set (`host:port`, or `auto`: the last one that `ray start` began here), or when this process is
+    connected already, the existing cluster is used and left alone.
     Otherwise a cluster of this process is started: every socket on loopback, token authentication with the state
     folder's own token, no dashboard, no usage statistics, temporary files in a short path that is removed at the end.
 
@@ -49,9 +50,10 @@ def ray_cluster(state: StateDir, num_cpus: int | None = None) -> Iterator[Cluste
         num_cpus: CPUs the cluster may use; by default those this process may run on.
 
     Raises:
+        InputError: RAY_ADDRESS has a form that is not supported.
         PlatformError: Ray does not start, cannot be reached, or would listen beyond loopback.
     """
-    existing = os.environ.get("RAY_ADDRESS", "").replace("local", "")  # `local` asks Ray for a cluster of one's own
+    existing = named_address()
     import ray
 
     if ray.is_initialized():
@@ -67,12 +69,13 @@ def ray_cluster(state: StateDir, num_cpus: int | None = None) -> Iterator[Cluste
 
 
 def _protect(state: StateDir) -> None:
-    """Token and environment of a cluster of our own, inherited by every process of it; see also `__init__.py`."""
+    """Token and environment of a cluster of our own, inherited by every process of it; see also `ray_address`."""
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(state.ray_token)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs of the future
     import ray
 
+    use_token()
     ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # it may hold the token of another state folder
 
 
@@ -80,25 +83,18 @@ def _protect(state: StateDir) -> None:
 def _connected(address: str) -> Iterator[None]:
     import ray
 
+    head = reach(address)
     try:
-        _reach(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=head, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         raise PlatformError(
-            f"no Ray cluster answers at RAY_ADDRESS={address} ({_first_line(error)}); "
-            "start it, correct the address, or unset RAY_ADDRESS to use a local cluster"
+            f"RAY_ADDRESS={address}: the cluster answers, but this process cannot join it ({_first_line(error)}); "
+            "a driver needs a node of the cluster on its own machine"
         ) from error
     try:
         yield
     finally:
         ray.shutdown()  # disconnects; the cluster goes on
-
-
-def _reach(address: str) -> None:
-    """Fails at once where nothing listens; Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @contextlib.contextmanager
@@ -111,6 +107,7 @@ def _started(state: StateDir, num_cpus: int) -> Iterator[None]:
     try:
         try:
             ray.init(
+                address="local",
                 num_cpus=num_cpus,
                 num_gpus=0,
                 include_dashboard=False,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -34,7 +34,9 @@ from experiments.summaries import configurations, sameness
 from experiments.tracking import FAILURES, MlflowTracker
 from experiments.training.gate import not_evaluated, promotion_gate, reigning_champion
 from experiments.training.job import CurveLogger, Job, Trained, describe, register
+from flows.pages import ShownProgress, log, published, tag
 from flows.requests import SweepRequest
+from flows.stopping import stoppable, task
 from flows.terminal.progress import Progress
 from flows.train import evaluate_task, evaluation_document, log_model_task, train_task, training_document
 from sim_core.errors import InputError
@@ -87,11 +89,14 @@ def report_task(sweep_id: str, state: StateDir) -> tuple[str, str]:
     task_runner=ThreadPoolTaskRunner(max_workers=256),  # they only wait for actors
     validate_parameters=True,
 )
+@stoppable
+@published
 def sweep(request: SweepRequest) -> dict[str, Any]:
     """Run a sweep to its end, from wherever an earlier run of it stopped; the document of `devops-sim sweep`."""
     clock = Clock()
     state = StateDir.open(request.state)
     plan = make_plan(request.resolve())
+    tag("sweep", plan.profile.name, plan.spec.name)
     store = ResultStore(state.results)
     tracker = MlflowTracker.open(state, plan.profile.name)
     job, trained, model, held_out, evaluation = training_of(plan), None, None, None, None
@@ -189,6 +194,7 @@ class Clock:
         """The stage ends now."""
         now_s = time.monotonic()
         self.seconds[stage], self._last_s = now_s - self._last_s, now_s
+        log("%s: done in %.1f s", stage, self.seconds[stage])
 
     @property
     def total_s(self) -> float:
@@ -269,7 +275,9 @@ def simulate_missing(plan: Plan, store: ResultStore, actors: int, progress: Prog
     if missing and not Path(os.environ["NUMBA_CACHE_DIR"]).exists():
         notes.append("the first run compiles the simulator, up to a minute")
     progress.update("simulate", total - missing, total, ", ".join(notes))
+    log("%d points: %d from earlier runs, %d to simulate with %d actors", total, total - missing, missing, actors)
     if missing:
+        shown = ShownProgress(plan.spec.name, total)
         lanes = min(max(-(-missing // (actors * _SHARDS_PER_ACTOR)), _LEAST_LANES), _MOST_LANES)
         shards = plan.batches(finished, actors, lanes)
         with plan_pool(plan, min(actors, len(shards))) as pool:
@@ -281,4 +289,5 @@ def simulate_missing(plan: Plan, store: ResultStore, actors: int, progress: Prog
             for future in as_completed(futures):
                 done += future.result()
                 progress.update("simulate", done, total)
+                shown.update(done)
     return {"total": total, "resumed": total - missing, "simulated": missing}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow
 from prefect.cache_policies import NO_CACHE
 from prefect.utilities.annotations import quote
 
@@ -19,7 +19,9 @@ from experiments.state import StateDir
 from experiments.tracking import MlflowTracker
 from experiments.training.gate import AGENT, not_evaluated, promotion_gate, reigning_champion
 from experiments.training.job import CurveLogger, Job, Rows, Trained, describe, register, train_agent
+from flows.pages import log, published, tag
 from flows.requests import TrainingRequest
+from flows.stopping import stoppable, task
 from flows.terminal.output import figure
 from flows.terminal.progress import Progress
 
@@ -76,15 +78,19 @@ def evaluate_visibly(held_out: HeldOut, state: StateDir, tracker: MlflowTracker,
 
 
 @flow(name="train", flow_run_name="{request.profile}", validate_parameters=True)
+@stoppable
+@published
 def train(request: TrainingRequest) -> dict[str, Any]:
     """Train an autoscaler, register it, and promote it where it wins; the document of `devops-sim train`."""
     began_s = time.monotonic()
     state = StateDir.open(request.state)
     job = request.resolve()
+    tag("train", job.profile.name, job.trace.name)
     tracker = MlflowTracker.open(state, job.profile.name)
     curve = CurveLogger(job, tracker)
     with Progress() as progress, ray_cluster(state):
         trained = train_task(quote(job), quote(state), quote(progress), quote(curve))
+        log("trained %d steps%s", job.steps, ", in an earlier run" if trained.resumed else "")
         model_uri = log_model_task(quote(curve), quote(trained))
         held_out = kept_back(job, trained, tracker, state)
         evaluation = None

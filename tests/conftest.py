@@ -8,6 +8,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+import experiments  # noqa: F401  (sets what Ray reads when a test module imports it)
 from sim_core.profile import Profile, load_profile
 from sim_core.simulation import Worlds
 from sim_core.workload import Trace

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import psutil
 import pytest
+import ray
 
 from experiments.actors import plan_pool, run_batch, simulation_pool, wait_for_cpus
 from experiments.cluster import Cluster, listening_beyond_loopback, ray_cluster
@@ -24,6 +24,9 @@ from experiments.spec import spec_from_dict
 from experiments.state import StateDir
 from experiments.training.actor import read_progress, run_training, training_actor
 from sim_core.errors import PlatformError, SpecError
+from tests.waiting import guard_s, start, until
+
+HOUR_S = 3600  # for what waits to be ended
 
 SMALL = {
     "name": "small",
@@ -46,15 +49,6 @@ def plan() -> Plan:
     return make_plan(spec_from_dict(SMALL))
 
 
-def until(condition: Callable[[], Any], patience_s: float = 60.0) -> Any:
-    """What the condition returns once it is true."""
-    give_up_s = time.monotonic() + patience_s
-    while not (found := condition()):
-        assert time.monotonic() < give_up_s, "waited too long"
-        time.sleep(0.02)
-    return found
-
-
 # --- what actors run in these tests, beside the simulator
 
 
@@ -63,7 +57,7 @@ def simulate_after_being_killed_once(folder: Path, points, trace, profiles):
     if not (folder / "killed").exists():
         (folder / "pid.tmp").write_text(str(os.getpid()))
         (folder / "pid.tmp").replace(folder / "pid")
-        time.sleep(60)
+        time.sleep(HOUR_S)
     return run_batch(points, trace, profiles)
 
 
@@ -81,6 +75,12 @@ def no_work(points, trace, profiles):
     return {name: [row[name] for row in rows] for name in rows[0]} | {"cost_usd": [1.0] * len(points)}
 
 
+def note_call(path: Path, points, trace, profiles):
+    with path.open("a") as file:
+        file.write(".")
+    return no_work(points, trace, profiles)
+
+
 def count_up(request: dict, on_progress, should_stop) -> dict:
     """A training that has a checkpoint every 10 steps and can be told to wait at a step to be killed."""
     folder = Path(request["folder"])
@@ -94,7 +94,7 @@ def count_up(request: dict, on_progress, should_stop) -> dict:
         if step == request.get("killed_at") and begin == 0:
             (folder / "pid.tmp").write_text(str(os.getpid()))
             (folder / "pid.tmp").replace(folder / "pid")
-            time.sleep(60)
+            time.sleep(HOUR_S)
         if should_stop():
             return {"stopped_at": step}
         time.sleep(request.get("step_s", 0.0))
@@ -137,8 +137,6 @@ def test_a_cluster_that_runs_already_is_used_and_left_alone(cluster, tmp_path):
     with ray_cluster(StateDir.open(tmp_path)) as again:
         assert not again.started_here
         assert again.address == cluster.address
-    import ray
-
     assert ray.is_initialized()
 
 
@@ -160,25 +158,25 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_ends_every_process_that_was_started(tmp_path):
-    command = [sys.executable, "-c", CLUSTER_SCRIPT, str(tmp_path), "60"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as driver:
+    command = [sys.executable, "-c", CLUSTER_SCRIPT, str(tmp_path), str(HOUR_S)]
+    with start(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as driver:
         started, folder, *ids = driver.stdout.readline().split()
         assert started == "True"
         assert len(ids) >= 4
         os.killpg(driver.pid, signal.SIGINT)  # the terminal sends it to the whole group
-        assert driver.wait(30) == 130
+        assert driver.wait(guard_s()) == 130
     assert [pid for pid in map(int, ids) if psutil.pid_exists(pid)] == []
     assert not Path(folder).parent.exists()
 
 
 def test_what_a_killed_job_left_is_ended_by_the_next_one(tmp_path):
     """kill -9 leaves Ray's agents and its temporary folder."""
-    command = [sys.executable, "-c", CLUSTER_SCRIPT, str(tmp_path), "60"]
+    command = [sys.executable, "-c", CLUSTER_SCRIPT, str(tmp_path), str(HOUR_S)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
         _, folder, *ids = driver.stdout.readline().split()
         driver.kill()
     assert Path(folder).parent.exists()
-    subprocess.run([*command[:-1], "0"], check=True, timeout=120, stdout=subprocess.DEVNULL)
+    subprocess.run([*command[:-1], "0"], check=True, timeout=guard_s(), stdout=subprocess.DEVNULL)
     assert [pid for pid in map(int, ids) if psutil.pid_exists(pid)] == []
     assert not Path(folder).parent.exists()
     assert [path.name for path in (tmp_path / "ray").iterdir()] == ["token"]
@@ -187,19 +185,10 @@ def test_what_a_killed_job_left_is_ended_by_the_next_one(tmp_path):
 def test_the_cluster_at_ray_address_outlives_the_job(cluster, tmp_path):
     environment = {**os.environ, "RAY_ADDRESS": cluster.address}
     command = [sys.executable, "-c", CLUSTER_SCRIPT, str(tmp_path), "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=guard_s(), env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == "False"
-    import ray
-
     assert ray.get(ray.put(1)) == 1
-
-
-def test_an_address_where_nothing_answers_is_named(tmp_path):
-    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
-    command = [sys.executable, "-c", CLUSTER_SCRIPT, str(tmp_path), "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert "PlatformError: no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1" in done.stderr
 
 
 # --- simulation
@@ -223,7 +212,7 @@ def test_an_actor_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(clus
     killed: list[int] = []
 
     def kill() -> None:
-        pid = int(until((tmp_path / "pid").exists) and (tmp_path / "pid").read_text())
+        pid = int(until((tmp_path / "pid").exists, "process id") and (tmp_path / "pid").read_text())
         (tmp_path / "killed").write_text("")
         os.kill(pid, signal.SIGKILL)
         killed.append(pid)
@@ -293,22 +282,25 @@ def test_more_actors_than_cpus_never_wait_for_each_other(cluster, plan):
     assert wait_for_cpus(2) == 2  # given back
 
 
-def test_the_platform_costs_less_than_25_ms_a_point(cluster, tmp_path):
-    """Spec to Parquet for 200 points whose simulation costs nothing, with actors that are up."""
+def test_the_platform_does_little_for_a_point(cluster, tmp_path, monkeypatch):
+    """200 points take one call of an actor and one file for each 64 lanes or fewer, and trace and profiles go out once."""
     spec = spec_from_dict(SMALL | {"seeds": {"count": 50}})
-    store = ResultStore(tmp_path)
-    trace, profiles = (lambda made: (made.trace, made.profiles))(make_plan(spec))
-    with simulation_pool(trace, profiles, actors=2, run=no_work) as pool:
-        began_s = time.perf_counter()
-        plan = make_plan(spec)
-        store.register(plan.sweep_id, plan.keys, spec.to_dict())
-        for columns in pool.run(plan.batches(store.finished_keys(), workers=pool.size)):
+    store, put = ResultStore(tmp_path), []
+    monkeypatch.setattr(
+        "experiments.actors.ray.put", lambda value, put=put, real=ray.put: put.append(value) or real(value)
+    )
+    plan = make_plan(spec)
+    batches = plan.batches(store.finished_keys(), workers=2, lanes=64)
+    store.register(plan.sweep_id, plan.keys, spec.to_dict())
+    run = functools.partial(note_call, tmp_path / "calls")
+    with simulation_pool(plan.trace, plan.profiles, actors=2, run=run) as pool:
+        for columns in pool.run(batches):
             store.append(columns)
-        rows = store.load(plan.sweep_id)
-        per_point_ms = (time.perf_counter() - began_s) * 1000 / len(plan.points)
-    print(f"platform overhead: {per_point_ms:.2f} ms a point")
-    assert len(rows) == 200
-    assert per_point_ms < 25.0
+    assert len(store.load(plan.sweep_id)) == 200
+    assert len(batches) <= 8
+    assert (tmp_path / "calls").read_text() == "." * len(batches)
+    assert len(list(store.points.glob("*"))) == len(batches)
+    assert len(put) == 2
 
 
 # --- training
@@ -325,9 +317,12 @@ def test_a_training_hands_over_every_row_and_its_result(cluster, tmp_path):
 def test_a_killed_training_resumes_from_its_checkpoint_and_repeats_no_row(cluster, tmp_path):
     request = {"folder": str(tmp_path), "steps": 40, "killed_at": 25}
     rows: list[dict] = []
-    killer = threading.Thread(
-        target=lambda: os.kill(int(until((tmp_path / "pid").exists) and (tmp_path / "pid").read_text()), signal.SIGKILL)
-    )
+
+    def kill() -> None:
+        until((tmp_path / "pid").exists, "process id")
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
     killer.start()
     result = run_training(request, tmp_path, rows.extend, poll_s=0.05, train=count_up)
     killer.join()
@@ -366,5 +361,5 @@ def test_a_progress_line_cut_off_by_a_crash_is_dropped(tmp_path):
 
 def test_simulation_actors_load_no_learning_or_tracking_library():
     script = "import sys, experiments.actors; print([m for m in ('torch', 'mlflow', 'prefect') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=guard_s())
     assert done.stdout.strip() == "[]", done.stderr

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -23,19 +22,22 @@ import yaml
 from mlflow import MlflowClient
 
 from flows.terminal.output import plain
+from tests.waiting import all_end, guard_s, start, until
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "flows.cli"]
+
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture
 def sim(tmp_path):
     """Runs `devops-sim ARGS` with a state folder of its own; gives the finished process."""
 
-    def run(*args: str | Path, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
         words = [str(arg) for arg in args]
         return subprocess.run(
-            [*COMMAND, *words], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=timeout_s
+            [*COMMAND, *words], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=guard_s()
         )
 
     return run
@@ -294,7 +296,7 @@ def test_evaluate_makes_no_folder_for_a_model_that_is_not_there(sim, tmp_path):
 def test_ui_serves_both_pages_and_ends_with_ctrl_c(tmp_path):
     ports = [free_port(), free_port()]
     args = ["ui", "--mlflow-port", str(ports[0]), "--prefect-port", str(ports[1])]
-    process = subprocess.Popen(
+    process = start(
         [*COMMAND, *args],
         cwd=ROOT,
         env=environment(tmp_path),
@@ -307,12 +309,13 @@ def test_ui_serves_both_pages_and_ends_with_ctrl_c(tmp_path):
         assert [line.split()[0] for line in lines] == ["MLflow", "Prefect"]
         runs = process.stdout.readline().split()
         assert runs == ["Runs", f"{lines[0].split()[1]}/#/experiments?workflowType=machine_learning"]
+        assert process.stdout.readline() == f"export PREFECT_API_URL=http://127.0.0.1:{ports[1]}/api\n"
         started = psutil.Process(process.pid).children(recursive=True)
         for line, path in zip(lines, ("/health", "/api/health"), strict=True):
-            with urllib.request.urlopen(line.split()[1] + path, timeout=10) as response:
+            with urllib.request.urlopen(line.split()[1] + path, timeout=guard_s()) as response:
                 assert response.status == 200
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(guard_s()) == 130
         assert not [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
         assert not (tmp_path / "state/prefect/server.json").exists()
     finally:
@@ -335,15 +338,12 @@ def test_ui_ends_its_servers_even_when_killed(tmp_path):
     args = ["ui", "--mlflow-port", ports[0], "--prefect-port", ports[1]]
     process = subprocess.Popen([*COMMAND, *args], cwd=ROOT, env=environment(tmp_path), stderr=subprocess.DEVNULL)
     try:
-        give_up_s = time.monotonic() + 30
-        while len(started := psutil.Process(process.pid).children()) < 2 and time.monotonic() < give_up_s:
-            time.sleep(0.1)
-        assert len(started) == 2
+        until(lambda: len(psutil.Process(process.pid).children()) == 2, "two servers", process)
+        started = psutil.Process(process.pid).children()
     finally:
         process.kill()
         process.wait()
-    _, alive = psutil.wait_procs(started, timeout=30)
-    assert not alive
+    assert all_end(started)
 
 
 def free_port() -> int:

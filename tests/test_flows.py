@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -23,11 +25,12 @@ from experiments.state import StateDir
 from experiments.training.job import Trained
 from flows.sweep import Clock, time_spent
 from flows.terminal.progress import Progress
+from tests.waiting import all_end, guard_s, start, until
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "flows.cli"]
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(3600)
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -35,9 +38,9 @@ def environment(home: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in dropped} | {"DEVOPS_SIM_HOME": str(home)}
 
 
-def run(home: Path, *args: str | Path, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
+def run(home: Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
     words = [*COMMAND, *(str(arg) for arg in args)]
-    return subprocess.run(words, cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=timeout_s)
+    return subprocess.run(words, cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=guard_s())
 
 
 def write_spec(path: Path, **changes: object) -> Path:
@@ -82,6 +85,7 @@ def swept(home, spec) -> dict:
     done = run(home, "sweep", spec, "--json")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert "results in" not in done.stderr  # Prefect's log is on its pages
     return json.loads(done.stdout)  # one JSON document and nothing else
 
 
@@ -118,6 +122,28 @@ def test_a_sweep_goes_from_points_to_a_registered_model_and_a_report(swept, home
     assert swept["mlflow"]["warning"] is None
     page = Path(swept["report"]).read_text()
     assert "plotly" in page and "https://" not in page.split("<body", 1)[0].split("Content-Security-Policy", 1)[0]
+
+
+def test_prefect_shows_what_the_sweep_was_and_what_came_out(swept, home):
+    """Tags to find it by, a log of its stages, and artifacts that say where the rest is."""
+    with contextlib.closing(sqlite3.connect(home / "prefect" / "prefect.db")) as database:
+        (tags,) = database.execute("SELECT tags FROM flow_run WHERE name LIKE '%whole.yaml'").fetchone()
+        artifacts = {key: (kind, data) for key, kind, data in database.execute("SELECT key, type, data FROM artifact")}
+        told = "\n".join(row[0] for row in database.execute("SELECT message FROM log"))
+    assert {"sweep", "profile:production", "sweep:whole"} <= set(json.loads(tags))
+    assert float(artifacts["whole-progress"][1]) == 100
+    best, summary = swept["best"]["label"], json.loads(artifacts["whole-summary"][1])
+    for words in (best, swept["report"], swept["mlflow"]["page"], "autoscaler-production", swept["best"]["reason"]):
+        assert words in summary
+    kind, table = artifacts["whole-configurations"]
+    rows = {row["configuration"]: row for row in json.loads(json.loads(table))}
+    assert kind == "table"
+    for row in swept["configurations"]:
+        assert rows[row["label"]]["slo_attainment"] == row["indicators"]["slo_attainment"]["mean"]
+    assert swept["mlflow"]["page"] in artifacts["whole-mlflow"][1]
+    assert Path(swept["report"]).as_uri() in artifacts["whole-report"][1]
+    for words in ("8 points: 0 from earlier runs, 8 to simulate", "simulate: done in", f"best: {best}", swept["state"]):
+        assert words in told
 
 
 def test_the_same_sweep_again_only_reads_what_is_finished(swept, home, spec):
@@ -227,8 +253,8 @@ def test_a_training_is_evaluated_before_it_may_be_champion_and_resumes_on_its_da
 # --- interruptions
 
 
-def test_ctrl_c_ends_every_process_and_the_next_run_resumes(tmp_path):
-    """Stopped when the first batches are stored and most are not."""
+def interrupted(tmp_path: Path, send: Callable[[subprocess.Popen], None]) -> tuple[int, str, Path, Path]:
+    """A sweep that is stopped when the first batches are stored and most are not: exit code, stderr, spec, state."""
     days = {"generator": "diurnal", "seed": 1, "scale_peak_to_replicas": 20}
     replicas = {"from": 15, "to": 26, "step": 1}
     spec = write_spec(
@@ -236,25 +262,55 @@ def test_ctrl_c_ends_every_process_and_the_next_run_resumes(tmp_path):
     )
     home = tmp_path / "state"
     store = home / "results" / "points"
-    command = [*COMMAND, "sweep", str(spec), "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(home), start_new_session=True, **pipes)
+    command = [*COMMAND, "sweep", spec, "--json"]
+    process = start(command, cwd=ROOT, env=environment(home), start_new_session=True, **pipes)
     try:
-        give_up_s = time.monotonic() + 150
-        while not list(store.glob("*.parquet")) and process.poll() is None and time.monotonic() < give_up_s:
-            time.sleep(0.02)
+        until(lambda: list(store.glob("*.parquet")), "stored batch", process)
         started = psutil.Process(process.pid).children(recursive=True)
         assert len(started) >= 4  # Prefect, and Ray with its actors
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all that are in its foreground
-        output, errors = process.communicate(timeout=60)
+        send(process)
+        output, errors = process.communicate(timeout=guard_s())
     finally:
         process.kill()
-    assert process.returncode == 130, errors
     assert output == ""
+    assert all_end(started)
+    return process.returncode, errors, spec, home
+
+
+def prefect_records(home: Path) -> dict[str, list[str]]:
+    """What the Prefect database of a state folder holds: the states of its runs, and every text about them."""
+    queries = {
+        "flow runs": "SELECT state_type FROM flow_run",
+        "task runs": "SELECT state_type FROM task_run",
+        "texts": "SELECT message FROM log UNION ALL SELECT message FROM flow_run_state "
+        "UNION ALL SELECT message FROM task_run_state WHERE message IS NOT NULL",
+    }
+    with contextlib.closing(sqlite3.connect(home / "prefect" / "prefect.db")) as database:
+        return {name: [row[0] for row in database.execute(query)] for name, query in queries.items()}
+
+
+def interrupt_as_a_terminal_does(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGINT)  # to all that are in its foreground
+
+
+@pytest.mark.parametrize(
+    ("send", "code"),
+    [(interrupt_as_a_terminal_does, 130), (subprocess.Popen.terminate, 143)],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_a_stopped_sweep_ends_every_process_is_cancelled_in_prefect_and_resumes(tmp_path, send, code):
+    """Nothing crashed and no actor died by itself, so neither Prefect nor the terminal says so."""
+    returned, errors, spec, home = interrupted(tmp_path, send)
+    assert returned == code, errors
     assert "the same command goes on from there" in errors
     assert "Traceback" not in errors
-    _, alive = psutil.wait_procs(started, timeout=10)
-    assert not alive
+    records = prefect_records(home)
+    assert records["flow runs"] == ["CANCELLED"]
+    assert set(records["task runs"]) == {"COMPLETED", "CANCELLED"}
+    told = "\n".join([errors, *(text or "" for text in records["texts"])])
+    for word in ("died", "out of memory", "Crash", "crash", "Retry"):
+        assert word not in told
     kept = len(ResultStore(home / "results").finished_keys())
     assert 0 < kept < 24
     resumed = run(home, "sweep", spec, "--json")
@@ -264,7 +320,7 @@ def test_ctrl_c_ends_every_process_and_the_next_run_resumes(tmp_path):
 def test_a_dead_prefect_address_is_one_message(tmp_path):
     spec = write_spec(tmp_path / "small.yaml")
     env = environment(tmp_path / "state") | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    done = subprocess.run([*COMMAND, "sweep", str(spec)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*COMMAND, "sweep", str(spec)], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("PREFECT_API_URL=http://127.0.0.1:9/api")
     assert "Traceback" not in done.stderr

@@ -19,6 +19,8 @@ _WATCH_PERIOD_S = 0.5
 def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
     """Start both servers, print their addresses on standard output, and wait; both end with this process.
 
+    The third line is for other terminals: the `prefect` command needs the address in its environment.
+
     Args:
         mlflow_port: TCP port on loopback.
         prefect_port: another one.
@@ -53,7 +55,10 @@ def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
         with announced(state.root, prefect):
             print(f"MLflow   {mlflow.url}\nPrefect  {prefect.url}", flush=True)
             print(f"Runs     {first_page(mlflow.url, state)}", flush=True)
-            say(f"Ctrl-C ends both. Sweeps use this Prefect; for its own commands: PREFECT_API_URL={prefect.url}/api")
+            print(f"export PREFECT_API_URL={prefect.url}/api", flush=True)
+            say(
+                "Ctrl-C ends both. Sweeps use this Prefect; its own commands do after the line that begins with export."
+            )
             while all(server.process.poll() is None for server in servers):
                 time.sleep(_WATCH_PERIOD_S)
         ended = next(server for server in servers if server.process.poll() is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import importlib
 import json
 import os
@@ -19,7 +20,7 @@ from flows.requests import SweepRequest, TrainingRequest
 from flows.servers.processes import Server, prefect_api
 from flows.terminal.output import say
 
-_SETTLE_S = 5.0  # the most that the last records of a flow may take to reach the server's database
+_SETTLE_S = 60.0  # the most that the last records of a flow may take to reach the server's database
 
 
 def sweep_here(request: SweepRequest) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def platform(state: StateDir, module: str) -> Iterator[Any]:
     """
     # Errors reach the user as one message of ours; Prefect's own lines are on its pages.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    began = dt.datetime.now(dt.UTC)
     with prefect_api(state.root) as server:
         say(
             "Starting Prefect and Ray ..."
@@ -72,25 +74,29 @@ def platform(state: StateDir, module: str) -> Iterator[Any]:
             if server is not None:
                 server.wait_until_ready()
             try:
-                yield flows
+                with importlib.import_module("flows.stopping").stops_go_on():
+                    yield flows
             finally:
                 if server is not None:
-                    settle(server)
+                    settle(server, began)
 
 
-def settle(server: Server) -> None:
-    """Wait, within limits, until the server has stored the last logs and states of this process's runs."""
+def settle(server: Server, began: dt.datetime) -> None:
+    """Wait, within limits, until the server has stored the last logs and states of the runs since then."""
     from prefect.logging.handlers import APILogWorker
 
     APILogWorker.drain_all(timeout=_SETTLE_S)
     give_up_s = time.monotonic() + _SETTLE_S
     with contextlib.suppress(OSError, ValueError):
-        while _unfinished_tasks(server) and time.monotonic() < give_up_s:
+        while _unfinished_tasks(server, began) and time.monotonic() < give_up_s:
             time.sleep(0.2)
 
 
-def _unfinished_tasks(server: Server) -> int:
-    query = {"task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}}
+def _unfinished_tasks(server: Server, began: dt.datetime) -> int:
+    query = {
+        "flow_runs": {"start_time": {"after_": began.isoformat()}},  # what was killed earlier stays RUNNING for ever
+        "task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
+    }
     request = urllib.request.Request(
         f"{server.url}/api/task_runs/count", json.dumps(query).encode(), {"Content-Type": "application/json"}
     )
