@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.comparison import HIGHER_IS_BETTER
-from experiments.values import Settings, combinations, seconds_of, values_of
+from experiments.values import Settings, combinations, is_finite_number, seconds_of, values_of
 from sim_core.accounting import INDICATORS
 from sim_core.documents import Problem, shown
 from sim_core.errors import InputError, ProfileError, nearest
@@ -148,7 +148,7 @@ def _written(settings: Settings) -> str:
 def _parameters_broken(parameters: Any, profile: Profile | None) -> Iterator[Problem]:
     if not isinstance(parameters, dict):
         return
-    sound = True
+    sound = all(isinstance(path, str) for path in parameters)  # the schema says of others that they must be text
     for path, raw in parameters.items():
         try:
             values_of(raw)
@@ -172,7 +172,7 @@ def _size_broken(spec: Any) -> Iterator[Problem]:
     try:
         configurations = sum(len(combinations(entry, without="policy")) for entry in spec.policies)
         count = configurations * len(combinations(spec.parameters)) * int(spec.seeds.count)
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, LookupError):
         return  # reported where it is wrong
     if count > MAX_POINTS:
         yield Problem(("policies",), f"policies x parameters x seeds must be at most {MAX_POINTS} points", count)
@@ -195,7 +195,7 @@ def _objective_broken(objective: Any) -> Iterator[Problem]:
         elif limit == "slo":
             if name != "slo_attainment":
                 yield Problem(at, "must be a number; 'slo' is for slo_attainment only", limit)
-        elif isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit):
+        elif not is_finite_number(limit):
             yield Problem(at, "must be a finite number, or 'slo'", limit)
 
 

@@ -400,14 +400,13 @@ class Profile(Section):
         """
         data = self.to_dict()
         problems, targets = [], dict[Location, str]()
-        for path, value in overrides.items():
+        for path in overrides:
             try:
-                target = _target(data, path)
-                _claim(targets, target, path)
+                _claim(targets, _target(data, path), path)
             except LookupError as unknown:
                 problems.append(str(unknown.args[0]))
-            else:
-                _put(data, target, value)
+        for target, path in targets.items():
+            _put(data, target, overrides[path])
         found, profile = examine(Profile, data, broken_rules)
         if problems or profile is None:
             raise ProfileError(f"{self.name} with overrides", problems + found)
@@ -595,6 +594,8 @@ def _connections_broken(profile: Any) -> Iterator[Problem]:
 
 def _target(data: dict[str, Any], path: str) -> Location:
     """Location of a dotted path; LookupError with a problem line when the schema or the data have no such place."""
+    if not isinstance(path, str):
+        raise LookupError(f"{shown(path)}: a path must be text such as services.0.replicas.max")
     at: list[int | str] = []
     section: type[Section] | None = Profile
     node: Any = data
