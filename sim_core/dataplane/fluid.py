@@ -247,8 +247,7 @@ def serve(params, state, requests, expected):
     tick_s, tick = params.tick_s, state.tick
     window, account = state.window, state.account
     database = params.database
-    refused_share, connection_ratio = refused_connection_share(params, state)
-    state.staged.connection_ratio = connection_ratio
+    refused_share, _ = refused_connection_share(params, state)
 
     flow, failed_requests, clean = requests, 0.0, 1.0
     expected_flow = expected

@@ -68,10 +68,11 @@ def queue_after(queue_len, arrivals, capacity, servers, groups, variability, roo
         return queue_len + off + growth, -1.0, 1.0
     waits = probability_of_waiting(utilization, servers)
     stationary = groups * waits * utilization / (1.0 - utilization) * variability
-    if stationary > 1e6 * room:
-        stationary = 0.5 * room  # the limit; the difference below would be lost in rounding
-    elif stationary > 0.1 * room:
-        stationary -= room / math.expm1(room / stationary)
+    if stationary > 0.1 * room:
+        if stationary > 1e6 * room:
+            stationary = 0.5 * room  # the limit; the difference would be lost in rounding
+        else:
+            stationary -= room / math.expm1(room / stationary)
     if queue_len <= stationary:
         grown = stationary
         if stationary * stationary > variance:  # else within reach of one tick from any shorter queue
@@ -101,9 +102,12 @@ def wait_moments(queue_before, queue_now, stationary, waits, arrivals, capacity,
         return queue_len / capacity * tick_s, spread2 * (tick_s / capacity) ** 2
     # A queue of stationary length obeys Little's law, usual / arrivals. One that is held shorter (it still grows, or its
     # waiting room is full) delays whoever gets in by the work in front, usual / capacity.
-    usual = min(queue_len, stationary)
-    settled = usual / stationary
-    wait = usual * (settled / arrivals + (1.0 - settled) / capacity) * tick_s
+    backlog = 0.0
+    if queue_len < stationary:
+        settled = queue_len / stationary
+        wait = queue_len * (settled / arrivals + (1.0 - settled) / capacity) * tick_s
+    else:
+        wait = stationary / arrivals * tick_s
+        backlog = (queue_len - stationary) / capacity * tick_s
     variance = wait * wait * (2.0 / waits - 1.0) if waits > 1e-9 else 0.0  # 2 / waits could overflow
-    backlog = (queue_len - usual) / capacity * tick_s
     return wait + backlog, variance
