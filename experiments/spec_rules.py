@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.comparison import HIGHER_IS_BETTER
-from experiments.values import Settings, combinations, seconds_of, values_of
+from experiments.values import Settings, combinations, is_finite_number, seconds_of, values_of
 from sim_core.accounting import INDICATORS
 from sim_core.documents import Problem, shown
 from sim_core.errors import InputError, ProfileError, nearest
@@ -262,7 +262,7 @@ def _objective_broken(objective: Any) -> Iterator[Problem]:
         elif limit == "slo":
             if name != "slo_attainment":
                 yield Problem(at, "must be a number; 'slo' is for slo_attainment only", limit)
-        elif isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit):
+        elif not is_finite_number(limit):
             yield Problem(at, "must be a finite number, or 'slo'", limit)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
+import sys
 from collections.abc import Mapping
 from decimal import Decimal
 from itertools import product
@@ -17,6 +17,7 @@ Scalar = int | float | str | bool | None
 Settings = tuple[tuple[str, Scalar], ...]
 
 MAX_VALUES = 1000  # of one range or list
+_LARGEST = sys.float_info.max
 
 
 def seconds_of(value: Any) -> Any:
@@ -72,7 +73,7 @@ def _range(raw: Mapping[str, Any]) -> tuple[Scalar, ...]:
             f"a range needs the keys from, to and step, and no others (has {', '.join(map(str, raw)) or 'none'})"
         )
     numbers = [raw["from"], raw["to"], raw["step"]]
-    if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
+    if not all(is_finite_number(n) for n in numbers):
         raise ValueError("from, to and step of a range must be finite numbers")
     first, last, step = (Decimal(str(n)) for n in numbers)  # decimal, so that 0.1 steps end where they are written to
     if step <= 0 or last < first:
@@ -82,6 +83,11 @@ def _range(raw: Mapping[str, Any]) -> tuple[Scalar, ...]:
         raise ValueError(f"a range must have at most {MAX_VALUES} values, this one has {count}")
     whole = all(isinstance(n, int) for n in numbers)
     return tuple(int(first + i * step) if whole else float(first + i * step) for i in range(count))
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value is a number that a float can hold; `true` is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def combinations(raw: Mapping[str, Any], without: str = "") -> list[Settings]:

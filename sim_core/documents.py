@@ -18,9 +18,10 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from sim_core.errors import InputError, nearest
+from sim_core.errors import MAX_PROBLEMS, InputError, nearest
 
 MAX_BYTES = 1 << 20  # a document is written by hand; more is some other file
+MAX_DEPTH = 50  # levels of nesting; a reader of YAML takes long over many
 _INCONSISTENT = "inconsistent"  # pydantic error type of broken cross-field rules
 
 # -0.0 becomes 0.0: equal documents have equal digests
@@ -74,7 +75,9 @@ def examine(model: type[Model], data: Any, rules: Rules) -> tuple[list[str], Mod
         return [], model.model_validate(data)
     except ValidationError as failed:
         found = [detail for detail in failed.errors(include_url=False) if not _is_echo(detail)]
-    lines = [_line(model, detail) for detail in found]
+    # No message shows more than the first: for the others no nearest key is looked for, which takes long.
+    lines = [_line(model, detail) for detail in found[:MAX_PROBLEMS]]
+    lines += [f"{dotted(detail['loc'])}: {detail['type']}" for detail in found[MAX_PROBLEMS:]]
     lines += [_rendered(problem) for problem in rules(_readable(model, data, {detail["loc"] for detail in found}))]
     return lines, None
 
@@ -103,8 +106,13 @@ def shown(value: Any) -> str:
 
 
 def dotted(at: Iterable[int | str]) -> str:
-    """`services.0.name` of ("services", 0, "name")."""
-    return ".".join(str(step) if str(step).isprintable() else repr(step) for step in at)
+    """`services.0.name` of ("services", 0, "name"); steps of more than 60 characters are cut off."""
+    return ".".join(_step(str(step)) for step in at)
+
+
+def _step(name: str) -> str:
+    name = name if name.isprintable() else repr(name)
+    return name if len(name) <= 60 else f"{name[:57]}..."
 
 
 def section_of(annotation: Any) -> type[Section] | None:
@@ -181,6 +189,8 @@ def _is_echo(detail: ErrorDetails) -> bool:
 
 def _line(model: type[Section], detail: ErrorDetails) -> str:
     at, kind, value = detail["loc"], detail["type"], detail["input"]
+    if at[-1:] == ("[key]",) and kind == "string_type":  # of a mapping whose keys are free
+        return f"{dotted(at[:-2])}: {_RULES['invalid_key']} (got {shown(value)})"
     if kind == "extra_forbidden":
         return unknown_key(model, at)
     if kind == "missing":
@@ -227,6 +237,16 @@ def _places(section: type[Section], prefix: str = "") -> dict[str, list[str]]:
 
 class _Loader(yaml.SafeLoader):
     """Plain data only (no tags but those of the core schema), read by the core schema of YAML 1.2."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:

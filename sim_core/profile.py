@@ -39,6 +39,9 @@ MAX_READ_REPLICAS = 8
 MAX_POLICIES = 8  # of an autoscaler, a direction
 MAX_LOG = 255  # recommendations and scale events that an autoscaler remembers
 MAX_RETRY_TICKS = RETRY_SLOTS - 1  # a retry lies at most so far ahead
+LEAST_CORES = 0.001  # of a CPU: Kubernetes counts in milli-cores
+LEAST_QUERIES = 1e-6  # of a call, where it makes any
+LEAST_SECONDS = 1e-6  # of work: no service time may vanish beside the others, nor its square
 
 _FOLDER = Path(__file__).parent / "profiles"
 _DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
@@ -101,14 +104,18 @@ class Container(Section):
     """The application container of a pod, and what a request costs it."""
 
     cpu_request_cores: Number = Field(
-        gt=0, le=256, description="resources.requests.cpu [cores]; HPA utilization is a share of it."
+        ge=LEAST_CORES, le=256, description="resources.requests.cpu [cores]; HPA utilization is a share of it."
     )
-    cpu_limit_cores: Number = Field(gt=0, le=256, description="resources.limits.cpu [cores]; CFS throttles above it.")
+    cpu_limit_cores: Number = Field(
+        ge=LEAST_CORES, le=256, description="resources.limits.cpu [cores]; CFS throttles above it."
+    )
     memory_request_gib: Number = Field(gt=0, le=4096, description="resources.requests.memory [GiB]; it costs money.")
     workers: int = Field(
         ge=1, le=10_000, description="Requests that a pod works on at once (threads, processes) [requests]."
     )
-    cpu_seconds_per_request: Number = Field(gt=0, le=60, description="Mean CPU time of one call, warm [s of one core].")
+    cpu_seconds_per_request: Number = Field(
+        ge=LEAST_SECONDS, le=60, description="Mean CPU time of one call, warm [s of one core]."
+    )
     cpu_scv: Number = Field(
         ge=0, le=100, description="Squared coefficient of variation of the CPU time [1]; 1 is exponential."
     )
@@ -234,7 +241,10 @@ class Service(Section):
 
     name: DnsLabel = Field(description="DNS label, unique in the profile.")
     calls_per_request: Number = Field(
-        default=1.0, gt=0, le=100, description="Mean visits that one request of a user makes to this service [calls]."
+        default=1.0,
+        ge=0.001,
+        le=100,
+        description="Mean visits that one request of a user makes to this service [calls].",
     )
     replicas: Replicas = Field(description="How many pods.")
     container: Container = Field(description="What a pod is given and what a call costs.")
@@ -247,9 +257,11 @@ class Service(Section):
 class Database(Section):
     """PostgreSQL: one primary takes the writes, read replicas (else the primary) take the reads."""
 
-    cores: Number = Field(gt=0, le=1024, description="CPU of each instance [cores].")
-    read_seconds: Number = Field(gt=0, le=60, description="Mean CPU time of a read query [s of one core].")
-    write_seconds: Number = Field(gt=0, le=60, description="Mean CPU time of a write transaction [s of one core].")
+    cores: Number = Field(ge=LEAST_CORES, le=1024, description="CPU of each instance [cores].")
+    read_seconds: Number = Field(ge=LEAST_SECONDS, le=60, description="Mean CPU time of a read query [s of one core].")
+    write_seconds: Number = Field(
+        ge=LEAST_SECONDS, le=60, description="Mean CPU time of a write transaction [s of one core]."
+    )
     query_scv: Number = Field(ge=0, le=100, description="Squared coefficient of variation of the query times [1].")
     read_replicas: int = Field(
         ge=0, le=MAX_READ_REPLICAS, description="Streaming replicas that answer reads [instances]."
@@ -279,7 +291,7 @@ class Cache(Section):
         ge=0, le=5, description="Popularity of the k-th key is k^-exponent [1]; 0 is uniform."
     )
     capacity_keys: int = Field(ge=1, le=10**9, description="Keys that fit into maxmemory; LRU evicts the rest [keys].")
-    lookup_seconds: Number = Field(gt=0, le=10, description="Mean time of a lookup, network included [s].")
+    lookup_seconds: Number = Field(ge=LEAST_SECONDS, le=10, description="Mean time of a lookup, network included [s].")
     server_seconds: Number = Field(
         default=1e-5,
         ge=0,
@@ -388,14 +400,13 @@ class Profile(Section):
         """
         data = self.to_dict()
         problems, targets = [], dict[Location, str]()
-        for path, value in overrides.items():
+        for path in overrides:
             try:
-                target = _target(data, path)
-                _claim(targets, target, path)
+                _claim(targets, _target(data, path), path)
             except LookupError as unknown:
                 problems.append(str(unknown.args[0]))
-            else:
-                _put(data, target, value)
+        for target, path in targets.items():
+            _put(data, target, overrides[path])
         found, profile = examine(Profile, data, broken_rules)
         if problems or profile is None:
             raise ProfileError(f"{self.name} with overrides", problems + found)
@@ -456,6 +467,8 @@ def _ticks_broken(profile: Any) -> Iterator[Problem]:
         value = getattr(getattr(profile, section), field)
         if abs(math.remainder(value, profile.tick_seconds)) > 1e-9 * profile.tick_seconds:
             yield Problem((section, field), f"must be a multiple of tick_seconds {profile.tick_seconds:g}", value)
+        elif field != "delay_seconds" and value < 0.5 * profile.tick_seconds:
+            yield Problem((section, field), f"must be at least tick_seconds {profile.tick_seconds:g}", value)
     telemetry = profile.telemetry
     if telemetry.delay_seconds > telemetry.scrape_interval_seconds:
         rule = f"must be at most scrape_interval_seconds {telemetry.scrape_interval_seconds:g}"
@@ -503,6 +516,9 @@ def _service_broken(profile: Any, service: Any) -> Iterator[Problem]:
         rule = f"must be greater than slo.latency_threshold_seconds {profile.slo.latency_threshold_seconds:g}"
         yield Problem(("client", "timeout_seconds"), rule, service.client.timeout_seconds)
     yield from _retries_broken(profile, service.client)
+    for field in ("reads_per_call", "writes_per_call", "cacheable_share"):
+        if 0 < getattr(queries, field) < LEAST_QUERIES:
+            yield Problem(("queries", field), f"must be 0 or at least {LEAST_QUERIES:g}", getattr(queries, field))
     for field in ("reads_per_call", "writes_per_call"):
         if profile.database is None and getattr(queries, field) > 0:
             yield Problem(("queries", field), "must be 0 without a database", getattr(queries, field))
@@ -578,6 +594,8 @@ def _connections_broken(profile: Any) -> Iterator[Problem]:
 
 def _target(data: dict[str, Any], path: str) -> Location:
     """Location of a dotted path; LookupError with a problem line when the schema or the data have no such place."""
+    if not isinstance(path, str):
+        raise LookupError(f"{shown(path)}: a path must be text such as services.0.replicas.max")
     at: list[int | str] = []
     section: type[Section] | None = Profile
     node: Any = data

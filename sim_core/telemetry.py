@@ -6,6 +6,7 @@ import math
 
 from sim_core.compiled import kernel
 from sim_core.controlplane.pods import measure_pods, publish_samples
+from sim_core.dataplane.fluid import refused_connection_share
 from sim_core.world import HISTORY
 
 _Z95 = 1.6448536269514722
@@ -22,6 +23,7 @@ def scrape(params, state, now_s):
     staged.good_ratio = window.good / requests if window.requests > 0.0 else 1.0
     staged.error_ratio = min(1.0, window.failed / requests)
     staged.database_utilization = window.database_busy / window_s
+    _, staged.connection_ratio = refused_connection_share(params, state)
     staged.cache_hit_ratio = window.hits / window.lookups if window.lookups > 0.0 else 0.0
     if window.latency_weight > 0.0:
         mean = window.latency_s / window.latency_weight

@@ -247,8 +247,10 @@ def lru_hit_ratio(n_keys: int, zipf_exponent: float, capacity: float) -> float:
     def resident(log_time: float) -> float:
         return float(np.sum(count * -np.expm1(-popularity * math.exp(log_time)))) - capacity
 
-    time = math.exp(brentq(resident, -2.0, 60.0, xtol=1e-10))
-    return float(np.sum(count * popularity * -np.expm1(-popularity * time)))
+    # By then the least popular key has been asked for as well, but with probability exp(-40).
+    latest = max(60.0, math.log(40.0 / float(popularity[-1])))
+    time = math.exp(brentq(resident, -2.0, latest, xtol=1e-10))
+    return min(1.0, float(np.sum(count * popularity * -np.expm1(-popularity * time))))
 
 
 def _zipf_groups(n_keys: int, exponent: float) -> tuple[np.ndarray, np.ndarray]:

@@ -334,7 +334,7 @@ class Scaler:
                 problems.append(f"{name}: must be a number (got {value!r})")
             elif name == "tolerance" and not 0.0 <= value < 1.0:
                 problems.append(f"{name}: must be from 0 to below 1 (got {value})")
-            elif name != "tolerance" and not float(value).is_integer():
+            elif name != "tolerance" and isinstance(value, float | np.floating) and not float(value).is_integer():
                 problems.append(f"{name}: must be a whole number (got {value})")
         if problems:
             raise PolicyError("hpa", problems)

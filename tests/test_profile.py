@@ -148,6 +148,23 @@ FIELD_RULES = [
     ({"tick_seconds": 6}, "tick_seconds: must be at most 5 (got 6)"),
     ({"slo.objective": 0}, "slo.objective: must be greater than 0 (got 0)"),
     ({"slo.objective": 1}, "slo.objective: must be less than 1 (got 1)"),
+    # what would vanish beside other numbers, and leave 0 / 0
+    (
+        {f"{API}.container.cpu_request_cores": 5e-4},
+        f"{API}.container.cpu_request_cores: must be at least 0.001 (got 0.0005)",
+    ),
+    (
+        {f"{API}.container.cpu_seconds_per_request": 1e-300},
+        f"{API}.container.cpu_seconds_per_request: must be at least 1e-06 (got 1e-300)",
+    ),
+    ({f"{API}.calls_per_request": 1e-9}, f"{API}.calls_per_request: must be at least 0.001 (got 1e-09)"),
+    ({"database.cores": 1e-9}, "database.cores: must be at least 0.001 (got 1e-09)"),
+    ({"database.read_seconds": 1e-9}, "database.read_seconds: must be at least 1e-06 (got 1e-09)"),
+    ({"database.write_seconds": 1e-9}, "database.write_seconds: must be at least 1e-06 (got 1e-09)"),
+    (
+        {"cache.lookup_seconds": 1e-9, "cache.server_seconds": 0},
+        "cache.lookup_seconds: must be at least 1e-06 (got 1e-09)",
+    ),
     ({"slo.objective": True}, "slo.objective: must be a number (got true)"),
     ({"slo.objective": "0.99"}, "slo.objective: must be a number (got '0.99')"),
     ({"slo.objective": math.nan}, "slo.objective: must be a finite number (got nan)"),
@@ -219,6 +236,18 @@ FIELD_RULES = [
     ({"colour": "red"}, "colour: unknown key"),
 ]
 CROSS_RULES = [
+    (  # as good as 0, and a multiple of every tick
+        {"telemetry.scrape_interval_seconds": 1e-12, "telemetry.delay_seconds": 0},
+        "telemetry.scrape_interval_seconds: must be at least tick_seconds 1 (got 1e-12)",
+    ),
+    (
+        {"controller.sync_period_seconds": 1e-12, "controller.downscale_stabilization_window_seconds": 0},
+        "controller.sync_period_seconds: must be at least tick_seconds 1 (got 1e-12)",
+    ),
+    (
+        {f"{API}.queries.writes_per_call": 1e-300},
+        f"{API}.queries.writes_per_call: must be 0 or at least 1e-06 (got 1e-300)",
+    ),
     ({f"{API}.replicas.min": 101}, f"{API}.replicas.min: must be at most replicas.max 100 (got 101)"),
     ({f"{API}.replicas.initial": 1}, f"{API}.replicas.initial: must be at least replicas.min 2 (got 1)"),
     ({f"{API}.replicas.initial": 101}, f"{API}.replicas.initial: must be at most replicas.max 100 (got 101)"),
@@ -383,7 +412,7 @@ def test_all_problems_are_reported_at_once():
         "ProfileError: profiles/checkout.yaml: 8 problems\n"
         "  description: must be text (got 7)\n"
         "  slo.latency_threshold_seconds: must be a number (got 'fast')\n"
-        "  services.0.container.cpu_request_cores: must be greater than 0 (got -1)\n"
+        "  services.0.container.cpu_request_cores: must be at least 0.001 (got -1)\n"
         "  services.0.client.retries: unknown key; did you mean 'max_retries'?\n"
         "  database.max_connections: must be a whole number (got null)\n"
         "  prices: required key is missing\n"
@@ -623,7 +652,7 @@ FREE_NUMBERS = {  # whatever their value within these bounds, no rule between fi
     f"{API}.container.workers": st.integers(1, 10_000),
     f"{API}.container.cpu_request_cores": st.floats(1e-3, 1.0),
     f"{API}.lifecycle.startup_seconds": st.floats(0, 3600),
-    f"{API}.queries.cacheable_share": st.floats(0, 1),
+    f"{API}.queries.cacheable_share": st.just(0.0) | st.floats(1e-6, 1),
     f"{API}.autoscaler.target_cpu_utilization_pct": st.integers(1, 1000),
     f"{API}.autoscaler.behavior": st.sampled_from([None, {"scale_down": {"stabilization_window_seconds": 60}}]),
     "database.cores": st.floats(0.1, 1024),

@@ -143,8 +143,9 @@ def test_binary_rubbish_that_happens_to_be_text_is_refused_in_short_words(proble
 
 
 def test_a_list_of_unknown_columns_is_cut(problems_of):
-    problems = problems_of(",".join(f"c{at}" for at in range(1000)) + "\n1\n2\n")
-    assert (len(problems), problems[-1]) == (21, "and 982 more")  # 1000 unknown and 2 missing, of which 20 are shown
+    message = str(TraceError("f", problems_of(",".join(f"c{at}" for at in range(1000)) + "\n1\n2\n")))
+    assert len(message) < 4000
+    assert message.endswith("and 982 more")  # 1000 unknown and 2 missing, of which 20 are shown
 
 
 @pytest.mark.parametrize(
@@ -253,16 +254,15 @@ def test_all_problems_are_said_at_once_in_the_order_of_lines(problems_of):
     ]
 
 
-@pytest.mark.parametrize(
-    ("n_wrong", "n_listed", "last"), [(20, 20, None), (21, 21, "and 1 more"), (500, 21, "and 480 more")]
-)
-def test_at_most_20_problems_are_listed(problems_of, n_wrong, n_listed, last):
+@pytest.mark.parametrize(("n_wrong", "last"), [(20, None), (21, "and 1 more"), (500, "and 480 more")])
+def test_at_most_20_problems_are_listed(problems_of, n_wrong, last):
     found = problems_of(
         rows(*(f"{60 * at},-1" for at in range(n_wrong)), f"{60 * n_wrong},1", f"{60 * n_wrong + 60},1")
     )
-    assert len(found) == n_listed
-    assert found[19] == "line 21: requests_per_second must be a finite number of 0 or more (got -1)"
-    assert last is None or found[-1] == last
+    listed = str(TraceError("f", found)).splitlines()[1:]
+    assert len(found) == n_wrong
+    assert listed[19] == "  line 21: requests_per_second must be a finite number of 0 or more (got -1)"
+    assert listed[20:] == ([f"  {last}"] if last else [])
 
 
 @given(

@@ -19,6 +19,7 @@ from sim_core.world import (
 )
 
 _SQRT_HALF = math.sqrt(0.5)
+_LEAST = 1e-100  # of requests, calls, queries: fewer are none, for products with them would vanish, and ratios overflow
 _LOG_MIN = math.log(LATENCY_MIN_S)
 _BUCKETS_PER_LOG = LATENCY_BUCKETS / math.log(LATENCY_MAX_S / LATENCY_MIN_S)
 # A latency distribution is written down as these points: normal quantiles at the middles of slices of probability,
@@ -47,7 +48,7 @@ def cache_hit_ratio(cache, cached_keys):
     position = math.sqrt(cached_keys / cache.capacity_keys) * (HIT_POINTS - 1)
     below = min(int(position), HIT_POINTS - 2)
     share = position - below
-    return cache.hit_ratio[below] + share * (cache.hit_ratio[below + 1] - cache.hit_ratio[below])
+    return min(1.0, cache.hit_ratio[below] + share * (cache.hit_ratio[below + 1] - cache.hit_ratio[below]))
 
 
 @kernel
@@ -128,7 +129,7 @@ def schedule_retries(service, state, tick, tick_s, lost, offered, new_calls, due
         state.retries[(tick + refused_ticks) % RETRY_SLOTS, attempt] += calls * (1.0 - timeout_share)
         state.retries[(tick + timeout_ticks) % RETRY_SLOTS, attempt] += calls * timeout_share
     state.retries_waiting += admitted * wanted
-    return lost - admitted * wanted
+    return max(0.0, lost - admitted * wanted)
 
 
 @kernel
@@ -136,8 +137,9 @@ def serve_service(params, service, state, window, tick, new_calls, expected_call
     """One service for one tick: retries join, pods serve, the rest waits, is refused or times out.
 
     Returns:
-        (calls answered, calls failed for good, share of first attempts answered, mean [s] and variance [s^2] of a
-        call's sojourn, calls that go on to cache and database)
+        (calls answered, calls failed for good, share of first attempts answered, expected calls over those drawn where
+        some are lost or come back, mean [s] and variance [s^2] of a call's sojourn, calls that go on to cache and
+        database)
     """
     tick_s = params.tick_s
     due_1, due_2, due_3 = 0.0, 0.0, 0.0
@@ -148,20 +150,22 @@ def serve_service(params, service, state, window, tick, new_calls, expected_call
         state.retries_waiting = max(0.0, state.retries_waiting - due_1 - due_2 - due_3)
     offered = new_calls + due_1 + due_2 + due_3
     expected = expected_calls + due_1 + due_2 + due_3
+    if offered < _LEAST:
+        offered = 0.0
     ready = float(state.n_ready)
     queue_before = state.queue_len
     lost, timeout_share, cpu_core_s = 0.0, 0.0, 0.0
     passed_on, mean, variance = 0.0, service.cpu_s, 0.0
     if ready == 0.0:
         lost = offered
-        state.queue_len = 0.0  # nobody holds these calls any more
+        state.queue_len = state.unserved = 0.0  # nobody holds these calls any more
     else:
         # Cold pods are slow pods; the balancer gives each as much as it can take.
         effective = ready - state.n_cold * (1.0 - 1.0 / service.cold_factor)
         cpu_s = service.cpu_s * ready / effective
         capacity = effective * service.cores / service.cpu_s * tick_s
         servers = service.cores
-        waiting_room = ready * (service.workers - service.cores + service.queue_limit)
+        waiting_room = ready * max(0.0, service.workers - service.cores + service.queue_limit)
         held_s = cpu_s + service.io_s + state.backend_s
         by_workers = ready * service.workers / held_s * tick_s
         if by_workers < capacity:  # workers stand and wait for others: they are the bottleneck, not the CPU
@@ -183,9 +187,10 @@ def serve_service(params, service, state, window, tick, new_calls, expected_call
         queue_now = min(queue_now, waiting_room)
         admitted = offered - refused
         wait, wait_variance = wait_moments(queue_before, queue_now, stationary, waits, expected, capacity, tick_s)
-        wait_variance = min(wait_variance, (waiting_room / capacity * tick_s) ** 2 / 12.0)  # nobody waits for more
-        work = state.unserved + max(0.0, queue_before + admitted - queue_now)
-        served = min(capacity, work)
+        if wait_variance > 0.0:  # nobody waits for more than the whole room
+            wait_variance = min(wait_variance, (waiting_room / capacity * tick_s) ** 2 / 12.0)
+        work = state.unserved + queue_before + admitted - queue_now
+        served = min(capacity, max(0.0, work))  # the expected queue may run ahead of the draws: they catch up with it
         state.unserved = work - served
         # Waiting times of cache and database hold the chance of arrivals already: they see the expected flow.
         passed_on = served if served >= capacity else max(0.0, served - offered + expected)
@@ -197,13 +202,15 @@ def serve_service(params, service, state, window, tick, new_calls, expected_call
         if slack_s < 0.0 or slack_s * slack_s < 16.0 * variance:
             timed_out = lognormal_tail(mean, variance, service.timeout_s)
         answered = (1.0 - timed_out) * (1.0 - refused_share)
-        lost = refused + admitted * (1.0 - answered)
+        lost = min(offered, refused + admitted * (1.0 - answered))
         if lost > 0.0:
-            timeout_share = admitted * timed_out / lost
+            timeout_share = min(1.0, admitted * timed_out / lost)
         cpu_core_s = served * cpu_s
         state.ready_cpu_core_s += cpu_core_s / ready
     failed, answered_share = 0.0, 1.0
-    if lost > 1e-12:
+    if lost <= 1e-12:
+        lost = 0.0
+    else:
         answered_share = 1.0 - lost / offered
         failed = schedule_retries(
             service, state, tick, tick_s, lost, offered, new_calls, (due_1, due_2, due_3), timeout_share
@@ -214,7 +221,18 @@ def serve_service(params, service, state, window, tick, new_calls, expected_call
     window.request_core_s += ready * service.request_cores * tick_s
     window.queue_s += state.queue_len * tick_s
     window.latency_s += offered * mean
-    return offered - lost, failed, answered_share, mean, variance, passed_on
+    expected_share = expected / offered if offered > new_calls or lost > 0.0 else 1.0
+    return offered - lost, failed, answered_share, expected_share, mean, variance, passed_on
+
+
+@kernel
+def share_of_requests(answered_share, calls):
+    """The share of requests that have all their calls answered, where each call is with probability `answered_share`.
+
+    Args:
+        calls: mean calls of a request; where it is below 1, so many requests make one call, and the others none.
+    """
+    return answered_share**calls if calls >= 1.0 else 1.0 - calls * (1.0 - answered_share)
 
 
 @kernel
@@ -229,8 +247,7 @@ def serve(params, state, requests, expected):
     tick_s, tick = params.tick_s, state.tick
     window, account = state.window, state.account
     database = params.database
-    refused_share, connection_ratio = refused_connection_share(params, state)
-    state.staged.connection_ratio = connection_ratio
+    refused_share, _ = refused_connection_share(params, state)
 
     flow, failed_requests, clean = requests, 0.0, 1.0
     expected_flow = expected
@@ -243,23 +260,28 @@ def serve(params, state, requests, expected):
         queries = service.cached_reads_per_call + service.plain_reads_per_call + service.writes_per_call
         cut_off = refused_share * min(1.0, queries)
         cpu_before = window_i.cpu_core_s
-        answered, failed, answered_share, mean_i, variance_i, passed_on = serve_service(
-            params, service, state_i, window_i, tick, flow * calls, expected_flow * calls, cut_off
+        new_calls = flow * calls
+        answered, failed, answered_share, expected_share, mean_i, variance_i, passed_on = serve_service(
+            params, service, state_i, window_i, tick, new_calls, expected_flow * calls, cut_off
         )
         mean += calls * mean_i
         variance += calls * variance_i
-        concluded = (answered + failed) / calls
-        flow = answered / calls
+        calls_each = max(1.0, calls)  # of those requests that come here
+        concluded = (answered + failed) / calls_each
+        through = answered / calls_each
         if failed > 0.0:  # one call that fails for good fails its request
-            flow = concluded * (answered / (answered + failed)) ** calls
-        failed_requests += concluded - flow
+            through = concluded * (answered / (answered + failed)) ** calls_each
+        failed_requests += concluded - through
+        passing_by = max(0.0, 1.0 - calls)
+        flow = flow * passing_by + through
+        if answered != new_calls:  # some are lost, or come back
+            expected_flow = expected_flow * passing_by + through * expected_share
         if answered_share < 1.0:
-            passed = answered_share**calls
-            clean *= passed
-            expected_flow *= passed
-        lookups += passed_on * service.cached_reads_per_call
-        reads += passed_on * service.plain_reads_per_call
-        writes += passed_on * service.writes_per_call
+            clean *= share_of_requests(answered_share, calls)
+        if passed_on > _LEAST:
+            lookups += passed_on * service.cached_reads_per_call
+            reads += passed_on * service.plain_reads_per_call
+            writes += passed_on * service.writes_per_call
         if queries > 0.0:
             pool += state_i.n_ready * database.pool_size
         cpu_core_s += window_i.cpu_core_s - cpu_before
@@ -326,7 +348,7 @@ def serve_database(params, state, hit_ratio, lookup_s, reads, writes, pool):
     write_s += pool_wait
 
     miss = 1.0 - hit_ratio
-    miss_variance = miss * (read_variance + read_s * read_s) - (miss * read_s) ** 2
+    miss_variance = max(0.0, miss * (read_variance + read_s * read_s) - (miss * read_s) ** 2)
     for i in range(params.n_services):
         service, state_i = params.services[i], state.services[i]
         cached, plain, written = (
@@ -342,16 +364,21 @@ def account_requests(params, state, requests, failed, clean, mean, variance):
     window, account = state.window, state.account
     answered = requests * clean
     good = 0.0
-    if answered > 0.0:
+    if answered < _LEAST:
+        answered = 0.0
+    else:
         log_variance = math.log1p(variance / (mean * mean))
         log_mean = math.log(mean) - 0.5 * log_variance
         log_sd = math.sqrt(log_variance)
-        z = (params.latency_threshold_log - log_mean) / log_sd
-        good = answered if z > 6.0 else answered * 0.5 * math.erfc(-z * _SQRT_HALF)
+        above = params.latency_threshold_log - log_mean
+        if above > 6.0 * log_sd:
+            good = answered
+        elif log_sd > 0.0:
+            good = answered * 0.5 * math.erfc(-above / log_sd * _SQRT_HALF)
         first = (log_mean - _LOG_MIN) * _BUCKETS_PER_LOG
         width = log_sd * _BUCKETS_PER_LOG
         for k in range(len(_SLICE_QUANTILES)):
-            bucket = int(min(max(0.0, first + width * _SLICE_QUANTILES[k]), LATENCY_BUCKETS - 1.0))  # NaN would give 0
+            bucket = int(min(max(0.0, first + width * _SLICE_QUANTILES[k]), LATENCY_BUCKETS - 1.0))
             account.latency[bucket] += answered * _SLICE_WEIGHTS[k]
     window.requests += requests
     window.failed += failed

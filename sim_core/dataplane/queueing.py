@@ -40,6 +40,11 @@ def queue_after(queue_len, arrivals, capacity, servers, groups, variability, roo
     grows by sigma^2 / 2q) nor drain faster than the spare capacity. Above, it grows by what arrives too much. The two
     meet without a jump at rho = 1. Queues are expected values: fractions of a request are meant.
 
+    Diffusion knows no single requests: over a tick of few of them, or with a large scv, it would let servers idle while
+    there is work. A queue therefore grows by no more than a single server without waiting room turns away,
+    rho / (1 + rho) of what arrives (Erlang's loss formula, which holds for any service time); and above saturation of c
+    servers no more than 1 / (rho - 1) are idle (as their number goes up and down, an M/M/1 queue of load 1 / rho).
+
     Args:
         queue_len: waiting at the start of the tick [requests].
         arrivals, capacity: that arrive and that could be served in the tick [requests].
@@ -57,15 +62,24 @@ def queue_after(queue_len, arrivals, capacity, servers, groups, variability, roo
         # A queue that drifts off from empty is reflected there no more: what stands in it keeps the servers busy.
         off = arrivals - capacity
         growth = _growth(queue_len, variance) * math.exp(-2.0 * off * queue_len / variance)
+        growth = min(growth, capacity / (1.0 + utilization))
+        if growth * servers * off > capacity * capacity:
+            growth = capacity * capacity / (servers * off)
         return queue_len + off + growth, -1.0, 1.0
     waits = probability_of_waiting(utilization, servers)
     stationary = groups * waits * utilization / (1.0 - utilization) * variability
     if stationary > 0.1 * room:
-        stationary -= room / math.expm1(room / stationary)
+        if stationary > 1e6 * room:
+            stationary = 0.5 * room  # the limit; the difference would be lost in rounding
+        else:
+            stationary -= room / math.expm1(room / stationary)
     if queue_len <= stationary:
-        if stationary * stationary <= variance:  # within reach of one tick from any shorter queue
-            return stationary, stationary, waits
-        return min(stationary, queue_len + _growth(queue_len, variance)), stationary, waits
+        grown = stationary
+        if stationary * stationary > variance:  # else within reach of one tick from any shorter queue
+            grown = min(stationary, queue_len + _growth(queue_len, variance))
+        if (grown - queue_len) * (1.0 + utilization) > arrivals * utilization:
+            grown = queue_len + arrivals * utilization / (1.0 + utilization)
+        return grown, stationary, waits
     drifted = queue_len + arrivals - capacity + _growth(queue_len, variance)
     return max(stationary, min(drifted, queue_len)), stationary, waits
 
@@ -88,9 +102,12 @@ def wait_moments(queue_before, queue_now, stationary, waits, arrivals, capacity,
         return queue_len / capacity * tick_s, spread2 * (tick_s / capacity) ** 2
     # A queue of stationary length obeys Little's law, usual / arrivals. One that is held shorter (it still grows, or its
     # waiting room is full) delays whoever gets in by the work in front, usual / capacity.
-    usual = min(queue_len, stationary)
-    settled = usual / stationary
-    wait = usual * (settled / arrivals + (1.0 - settled) / capacity) * tick_s
+    backlog = 0.0
+    if queue_len < stationary:
+        settled = queue_len / stationary
+        wait = queue_len * (settled / arrivals + (1.0 - settled) / capacity) * tick_s
+    else:
+        wait = stationary / arrivals * tick_s
+        backlog = (queue_len - stationary) / capacity * tick_s
     variance = wait * wait * (2.0 / waits - 1.0) if waits > 1e-9 else 0.0  # 2 / waits could overflow
-    backlog = (queue_len - usual) / capacity * tick_s
     return wait + backlog, variance

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from sim_core.documents import shown
-from sim_core.errors import TraceError
+from sim_core.errors import MAX_PROBLEMS, TraceError
 from sim_core.units import format_duration
-from sim_core.workload.trace import MAX_PROBLEMS, Trace
+from sim_core.workload.trace import Trace
 
 TOKEN_VARIABLE = "DEVOPS_SIM_PROMETHEUS_TOKEN"
 MAX_POINTS = 11_000  # of a series in one answer; Prometheus refuses more
@@ -30,6 +30,7 @@ BRIDGED_S = 300.0  # as far as Prometheus itself looks back for a value; longer 
 TIMEOUT_S = 60.0
 _MAX_BYTES = 64_000_000  # of an answer; a whole one of one series has less than one
 _MAX_STEPS = 5_000_000  # of a trace: a year and a half in steps of 10 s
+_GAPS_LISTED = MAX_PROBLEMS - 2  # a message shows so many problems, and the last is the remedy
 _MAX_REASON = 300  # characters of what a server says went wrong
 
 
@@ -210,9 +211,9 @@ def _bridged(where: str, query: str, rates: np.ndarray, start_s: float, step_s: 
     if long:
         listed = [
             f"no number for {format_duration(float((last - first) * step_s))} from {_clock(start_s + first * step_s)}"
-            for first, last in long[:MAX_PROBLEMS]
+            for first, last in long[:_GAPS_LISTED]
         ]
-        more = [f"and {len(long) - MAX_PROBLEMS} more gaps"] if len(long) > MAX_PROBLEMS else []
+        more = [f"and {len(long) - _GAPS_LISTED} more gaps"] if len(long) > _GAPS_LISTED else []
         remedy = (
             f"gaps of up to {format_duration(BRIDGED_S)} are bridged; for longer ones roll over a shorter window, widen "
             "the range of rate(), or end the query with `or vector(0)` where no value means no traffic"

@@ -16,7 +16,6 @@ from sim_core.documents import shown
 from sim_core.errors import InputError, TraceError, nearest
 
 COLUMNS = ("t_seconds", "requests_per_second")
-MAX_PROBLEMS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +88,7 @@ def read_trace(path: str | Path) -> Trace:
 
     Raises:
         TraceError: unreadable, other columns, gaps, disorder, uneven steps, rates that are no finite number >= 0, fewer
-            than two rows; with line numbers (the header is line 1), at most MAX_PROBLEMS of them.
+            than two rows; with line numbers (the header is line 1).
     """
     path = Path(path)
     where = str(path)
@@ -102,7 +101,7 @@ def read_trace(path: str | Path) -> Trace:
     if len(lines) < 3:
         listed.append(f"must hold at least two rows, so that the step is known (got {len(lines) - 1})")
     if listed:
-        raise TraceError(where, _listed(listed))
+        raise TraceError(where, listed)
     name = path.name.removesuffix(".gz").removesuffix(".csv")
     return Trace(name, float(times[-1] - times[0]) / (len(times) - 1), rates)
 
@@ -123,18 +122,13 @@ def _text(path: Path) -> str:
     return text
 
 
-def _listed(problems: list[str]) -> list[str]:
-    more = len(problems) - MAX_PROBLEMS
-    return problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
-
-
 def _time_is_first(where: str, line: str) -> bool:
     header = _fields(line)
     problems = [
         f"line 1: unknown column {shown(name)}{nearest(name, COLUMNS)}" for name in header if name not in COLUMNS
     ] + [f"line 1: column '{name}' is missing" for name in COLUMNS if name not in header]
     if problems:
-        raise TraceError(where, _listed(problems))
+        raise TraceError(where, problems)
     if len(header) != len(COLUMNS):
         raise TraceError(where, f"line 1: columns must be {','.join(COLUMNS)} (got {','.join(header)})")
     return header[0] == COLUMNS[0]
