@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from experiments.training.job import Job
 
 _GENERATED_S = 7 * 86_400.0
+_HELD_OUT_S = 86_400.0
 _SHORTEST_S = 3600.0  # an episode has to fit in, and a policy has to see load come and go
 
 
@@ -45,12 +46,12 @@ class TrainingRequest(BaseModel):
         Raises:
             InputError: any part of the request is wrong.
         """
-        from experiments.training.job import Job
         from flows.inputs import TrafficChoice, duration_s, load_profile
 
         profile = load_profile(self.profile, self.overrides)
         trace_file = Path(self.trace) if self.trace else None
         choice = TrafficChoice(trace_file, self.traffic, self.traffic_seed, self.scale_peak_to_replicas)
+        choice.check()
         start_s = duration_s("--start", self.start)
         length_s = duration_s("--duration", self.duration) if self.duration else None
         trace = choice.load(profile, start_s, length_s or (0.0 if trace_file else _GENERATED_S))
@@ -59,7 +60,16 @@ class TrainingRequest(BaseModel):
         if length_s < _SHORTEST_S:
             rule = f"must leave at least {_SHORTEST_S:g} s to train on (got {length_s:g} s of {trace.duration_s:g} s)"
             raise InputError("--start and --duration", rule)
+        from experiments.training.job import Job  # with Ray and MLflow: only for what can be trained
+
         return Job(profile, trace, start_s, start_s + length_s, self.steps, self.seed, self.lanes)
+
+    def held_out(self, job: Job) -> dict[str, float] | None:
+        """The day after what was seen, as `start_s` and `duration_s`; None where a trace leaves less than an hour [s]."""
+        left_s = job.trace.duration_s - job.end_s if self.trace else _HELD_OUT_S
+        if left_s < _SHORTEST_S:
+            return None
+        return {"start_s": job.end_s, "duration_s": min(left_s, _HELD_OUT_S)}
 
 
 class SweepRequest(BaseModel):
@@ -83,13 +93,14 @@ class SweepRequest(BaseModel):
             SpecError: it breaks the schema, with or without the differences; every problem at once.
         """
         from experiments.spec import load_spec, shrink_windows, spec_from_dict
-        from sim_core.workload import read_trace
 
         if self.trace and self.traffic:
             raise SpecError("--trace and --traffic", "give one of them")
         spec = load_spec(self.spec)
         data = spec.to_dict()
         if self.trace:
+            from sim_core.workload import read_trace
+
             data["traffic"] |= {"trace": str(Path(self.trace).absolute()), "generator": None}
             data = shrink_windows(data, read_trace(self.trace).duration_s)
         if self.traffic:

@@ -59,6 +59,8 @@ def train(request: TrainingRequest) -> dict[str, Any]:
     first = tracker.alias_version(job.profile.name, CHAMPION) is None  # there is nobody that it would have to beat
     return {
         "command": "train",
+        "request": request.model_dump(mode="json"),
+        "held_out": request.held_out(job),
         **training_document(job, trained),
         "model": {"logged": model_uri, "registered": register(tracker, model_uri, job, champion=first)},
         "mlflow": {"uri": tracker.uri, "run_id": curve.run_id, "warning": tracker.warning},

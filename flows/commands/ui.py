@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.state import StateDir
 from flows.servers.processes import announced, check_port_is_free, start_mlflow, start_prefect
-from flows.terminal.output import say
+from flows.terminal.output import announce
 from sim_core.errors import InputError, PlatformError
 
 _WATCH_PERIOD_S = 0.5
@@ -32,7 +32,7 @@ def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
     check_port_is_free("--mlflow-port", mlflow_port)
     check_port_is_free("--prefect-port", prefect_port)
     state = StateDir.open(folder)
-    say(f"Starting MLflow and Prefect on {state.root} ...")
+    announce(f"Starting MLflow and Prefect on {state.root} ...")
     servers = []
     try:
         servers.append(start_prefect(state.root, prefect_port))
@@ -42,7 +42,9 @@ def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
         prefect, mlflow = servers
         with announced(state.root, prefect):
             print(f"MLflow   {mlflow.url}\nPrefect  {prefect.url}", flush=True)
-            say(f"Ctrl-C ends both. Sweeps use this Prefect; for its own commands: PREFECT_API_URL={prefect.url}/api")
+            announce(
+                f"Ctrl-C ends both. Sweeps use this Prefect; for its own commands: PREFECT_API_URL={prefect.url}/api"
+            )
             while all(server.process.poll() is None for server in servers):
                 time.sleep(_WATCH_PERIOD_S)
         ended = next(server for server in servers if server.process.poll() is not None)

@@ -95,6 +95,31 @@ def with_interval(name: str, mean: float | None, low: float | None, high: float 
     return f"{figure(name, mean)} [{figure(name, low)}, {figure(name, high)}]"
 
 
+_quiet = False  # of the whole process: progress comes from many threads
+
+
+@contextlib.contextmanager
+def silenced(quiet: bool) -> Iterator[None]:
+    """Leave out progress for the block if `quiet`; warnings and errors stay."""
+    global _quiet
+    before, _quiet = _quiet, quiet
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
+def is_quiet() -> bool:
+    """Whether progress is left out now."""
+    return _quiet
+
+
 def say(message: str) -> None:
-    """One line for the user, on standard error."""
+    """One line that the user has to know, on standard error."""
     print(message, file=sys.stderr, flush=True)
+
+
+def announce(message: str) -> None:
+    """One line on how it goes, on standard error, unless progress is left out."""
+    if not _quiet:
+        say(message)
