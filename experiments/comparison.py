@@ -11,11 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from sim_core.indicators import HIGHER_IS_BETTER
+
 CONFIDENCE = 0.95
-# Indicators of which more is better; of every other, less.
-HIGHER_IS_BETTER = frozenset(
-    {"slo_attainment", "availability", "throughput_per_s", "error_budget_left", "cache_hit_ratio"}
-)
 # Columns of a result row that are not indicators.
 IDENTITY = frozenset(
     {

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from agents.policies.registry import choice_of, known, scaler_of
-from experiments.comparison import HIGHER_IS_BETTER
 from experiments.values import Settings, combinations, seconds_of, values_of
-from sim_core.accounting import INDICATORS
 from sim_core.bundled import check_traffic
 from sim_core.controlplane.hpa_settings import HPA_SETTINGS
 from sim_core.documents import Problem, shown
 from sim_core.errors import InputError, PolicyError, ProfileError, nearest
+from sim_core.indicators import HIGHER_IS_BETTER, INDICATORS
 from sim_core.profile import Profile, load_profile
 
 MAX_POINTS = 100_000

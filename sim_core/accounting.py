@@ -5,26 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from sim_core.indicators import INDICATORS
 from sim_core.world import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
-
-# Names are fixed (the design's list); indicators of mechanisms that do not exist yet are absent, not zero.
-INDICATORS = (
-    "slo_attainment",
-    "availability",
-    "error_ratio",
-    "latency_mean_s",
-    "latency_p50_s",
-    "latency_p95_s",
-    "latency_p99_s",
-    "throughput_per_s",
-    "error_budget_left",
-    "cost_usd",
-    "cost_usd_per_million_requests",
-    "replica_hours",
-    "scale_events",
-    "utilization_mean",
-    "cache_hit_ratio",
-)
 
 
 def indicators(params: np.ndarray, state: np.ndarray) -> pd.DataFrame:
@@ -55,6 +37,7 @@ def indicators(params: np.ndarray, state: np.ndarray) -> pd.DataFrame:
         "utilization_mean": account["cpu_core_s"] / _nan_if_zero(account["request_core_s"]),
         "cache_hit_ratio": account["hits"] / _nan_if_zero(account["lookups"]),
     }
+    assert set(columns) == set(INDICATORS)  # each is in the table, and none is forgotten here
     return pd.DataFrame({name: columns[name] for name in INDICATORS})
 
 

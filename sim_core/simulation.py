@@ -177,7 +177,7 @@ class Simulation:
     """What came out of `simulate`.
 
     Attributes:
-        indicators: one row a lane, columns `accounting.INDICATORS`.
+        indicators: one row a lane, columns `sim_core.indicators.INDICATORS`.
         timeline: by name, shape (n_lanes, n_steps), except `time_s` (n_steps,): means over a step, `cost_usd` summed up.
     """
 

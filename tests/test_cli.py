@@ -134,14 +134,25 @@ LIGHT_REFUSALS = [
     ["train", "production", "--traffic", "diurnl"],
     ["sweep", "no/such.yaml"],
     ["sweep", "demoo"],
+    ["sweep", "wrong.yaml"],
 ]
+WRONG_SPEC = """
+name: wrong
+profile: production
+traffic: {generator: diurnal}
+duration: 1h
+policies: [{policy: hpaa}, {policy: hpa, target_cpu: 60}]
+objective: {minimize: cost}
+"""
 HEAVY = ("numpy", "numba", "pandas", "scipy", "ray", "mlflow", "prefect", "torch", "stable_baselines3", "matplotlib")
 
 
 @pytest.mark.parametrize("args", LIGHT_REFUSALS, ids=" ".join)
 def test_what_can_be_refused_by_name_is_refused_before_anything_heavy_is_imported(tmp_path, args):
+    (tmp_path / "wrong.yaml").write_text(WRONG_SPEC)
     command = [sys.executable, "-X", "importtime", "-m", "flows.cli", *args]
-    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+    env = environment(tmp_path) | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "typer" in imported

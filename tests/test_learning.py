@@ -28,8 +28,8 @@ from agents.policies.contract import play
 from agents.policies.hpa import HpaPolicy
 from agents.policies.learned import LearnedPolicy
 from agents.policies.static import StaticPolicy
-from sim_core.accounting import INDICATORS
 from sim_core.errors import InputError, PolicyError
+from sim_core.indicators import INDICATORS
 from sim_core.profile import load_profile
 from sim_core.simulation import simulate
 from sim_core.world import Lane, Scaler, scale_to_replicas

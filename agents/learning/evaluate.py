@@ -12,8 +12,8 @@ import pandas as pd
 from scipy import stats
 
 from agents.policies.contract import Policy, play
-from sim_core.accounting import INDICATORS
 from sim_core.errors import PolicyError
+from sim_core.indicators import INDICATORS
 from sim_core.profile import Profile
 from sim_core.workload import Trace
 from sim_core.world import Lane

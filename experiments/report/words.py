@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from experiments.report.data import Estimate, Outcome, ReportData, baseline_of, evaluated, swept
 from experiments.report.series import pareto_front
+from sim_core.indicators import INDICATORS
 
 NOTHING = "–"
-_SHARES = {"availability", "error_ratio", "error_budget_left", "utilization_mean", "change_failure_rate"}
+_SHARES = {indicator.name for indicator in INDICATORS.values() if indicator.is_share}
 
 
 def usd(value: float) -> str:
@@ -77,7 +78,7 @@ def worded(name: str, value: float, objective: float) -> str:
         return attained(value, objective)
     if name.startswith("cost_usd"):
         return usd(value)
-    if name in _SHARES or name.endswith("_ratio"):
+    if name in _SHARES:
         return percent(value)
     if name == "gap_closed":
         return f"{value:.2f}" if math.isfinite(value) else NOTHING

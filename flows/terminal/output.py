@@ -10,24 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# Digits that a reader can use; an indicator without an entry gets four significant ones.
-_FORMATS = {
-    "slo_attainment": "{:.3%}",
-    "availability": "{:.3%}",
-    "error_ratio": "{:.3%}",
-    "error_budget_left": "{:.1%}",
-    "utilization_mean": "{:.1%}",
-    "cache_hit_ratio": "{:.1%}",
-    "latency_mean_s": "{:.4f}",
-    "latency_p50_s": "{:.4f}",
-    "latency_p95_s": "{:.4f}",
-    "latency_p99_s": "{:.4f}",
-    "cost_usd": "{:.2f}",
-    "replica_hours": "{:.1f}",
-    "node_hours": "{:.1f}",
-    "scale_events": "{:.0f}",
-    "gap_closed": "{:.2f}",
-}
+from sim_core.indicators import GAP_CLOSED, INDICATORS
+
+_DIGITS = {indicator.name: indicator.digits for indicator in (*INDICATORS.values(), GAP_CLOSED)}
 
 
 @contextlib.contextmanager
@@ -85,7 +70,7 @@ def figure(name: str, value: float | None) -> str:
     """One figure as a reader wants it; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "-"
-    return _FORMATS.get(name, "{:.4g}").format(value)
+    return format(value, _DIGITS.get(name, ".4g"))
 
 
 def with_interval(name: str, mean: float | None, low: float | None, high: float | None) -> str:
