@@ -211,6 +211,8 @@ def _sections_broken(spec: Any) -> Iterator[Problem]:
         at = ("evaluation", "policies", index)
         if not isinstance(name, str):
             continue
+        if name in names[:index]:
+            yield Problem(at, "is named twice", name)
         try:
             choice = choice_of(name, "evaluation")
         except PolicyError as error:

@@ -13,6 +13,7 @@ from agents.policies.contract import play
 from agents.policies.own import own_policy, sources_of
 from agents.policies.registry import POLICIES, check_made, choice_of, choices_of, known, policy_of, split_outside
 from experiments.held_out import HeldOut, build_policies
+from experiments.report.data import role_of
 from experiments.spec import spec_from_dict
 from sim_core.errors import PolicyError, SpecError
 from sim_core.world import Lane, Scaler
@@ -175,6 +176,21 @@ def test_a_specification_knows_the_policies_of_the_registry():
     assert "did you mean 'clairvoyant'?" in str(wrong.value)
     assert "evaluation.policies.1: needs the section train" in str(wrong.value)
     assert all(name in str(wrong.value) for name in known("evaluation"))
+
+
+def test_a_specification_names_a_policy_once():
+    """Found when it is read: not after the sweep and the training, by the comparison."""
+    traffic = {"generator": "diurnal", "train": {"duration": "1d"}, "evaluate": {"start": "1d", "duration": "1h"}}
+    data = {"name": "twice", "profile": "production", "traffic": traffic, "policies": [{"policy": "hpa"}]}
+    with pytest.raises(SpecError, match=r"evaluation.policies.1: is named twice \(got 'hpa'\)"):
+        spec_from_dict(data | {"evaluation": {"policies": ["hpa", "hpa"]}})
+
+
+def test_a_module_of_any_name_is_not_taken_for_a_policy_of_ours_in_a_report():
+    for name in ("hpa_mine:Policy", "ppo:Agent(x=1)", "static_fleet:Policy"):
+        assert role_of(name) == name
+    assert role_of("models:/autoscaler-production@champion") == "agent"
+    assert role_of("static(replicas=4)") == "static"
 
 
 # --- a user's own module

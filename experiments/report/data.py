@@ -119,8 +119,10 @@ _LABELS = {
 def role_of(policy: str) -> str:
     """`agent`, `hpa`, `clairvoyant`, `static`, or the policy's own name when it is none of these."""
     name = policy.lower()
-    if name.startswith(("agent", "models:/", "runs:/", "learned", "ppo")):
+    if name.startswith(("models:/", "runs:/")) or (":" not in name and name.startswith(("agent", "learned", "ppo"))):
         return "agent"
+    if ":" in name:  # from a user's own module, whatever that is called
+        return policy
     return next((role for role in ("hpa", "clairvoyant", "static") if name.startswith(role)), policy)
 
 
