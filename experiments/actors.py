@@ -12,8 +12,8 @@ from typing import Any
 
 import ray
 
+from agents.policies.registry import scaler_of
 from experiments.planning import Plan, Point
-from experiments.spec_rules import scaler_of
 from sim_core.errors import PlatformError
 from sim_core.profile import Profile
 from sim_core.simulation import simulate
@@ -45,7 +45,7 @@ def run_batch(points: Sequence[Point], trace: Trace, profiles: Mapping[str, Prof
             trace=trace,
             seed=point.seed,
             start_s=point.start_s,
-            scaler=scaler_of(point.policy, point.settings),
+            scaler=scaler_of(point.policy, dict(point.settings)),
         )
         for point in points
     ]

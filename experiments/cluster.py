@@ -6,9 +6,10 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def ray_cluster(state: StateDir, num_cpus: int | None = None) -> Iterator[Cluste
     existing = named_address()
     import ray
 
+    _log_messages()
     if ray.is_initialized():
         yield _describe(started_here=False)
     elif existing:
@@ -77,6 +79,21 @@ def _protect(state: StateDir) -> None:
 
     use_token()
     ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # it may hold the token of another state folder
+
+
+def _log_messages() -> None:
+    """Ray prints what its daemons report (a worker died) raw and in colours; here it goes to our log instead.
+
+    Nothing is lost: what stops a job also reaches the driver as an exception.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = _log_message
+
+
+def _log_message(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    for line in data["lines"]:
+        log.info("Ray: %s", re.sub(r"\x1b\[[0-9;]*m", "", str(line)).strip())
 
 
 @contextlib.contextmanager

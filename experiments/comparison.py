@@ -16,13 +16,9 @@ import pandas as pd
 
 from experiments.amounts import rounded_down
 from experiments.ties import cells, first_alike
-from sim_core.accounting import bounds_of
+from sim_core.indicators import HIGHER_IS_BETTER, bounds_of
 from sim_core.intervals import Interval, interval
 
-# Indicators of which more is better; of every other, less.
-HIGHER_IS_BETTER = frozenset(
-    {"slo_attainment", "availability", "throughput_per_s", "error_budget_left", "cache_hit_ratio"}
-)
 # Columns of a result row that are not indicators.
 IDENTITY = frozenset(
     {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,30 +11,23 @@ import numpy as np
 import pandas as pd
 
 from agents.learning.evaluate import BASELINE, EvaluateRequest, Evaluation, evaluate
-from agents.policies.clairvoyant import ClairvoyantPolicy
-from agents.policies.hpa import HpaPolicy
 from agents.policies.learned import LearnedPolicy
-from agents.policies.static import StaticPolicy
+from agents.policies.registry import Choice, choice_of, policy_of, tuned_policy
 from experiments.files import write_atomically
 from experiments.identity import digest, sources_version
 from experiments.savings import Savings, savings
 from experiments.state import StateDir
 from experiments.summaries import measured
 from sim_core.errors import InputError
-from sim_core.simulation import simulate
-from sim_core.world import Lane, Scaler, capacity_per_replica
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agents.policies.contract import Policy
+    from experiments.tracking import MlflowTracker
     from sim_core.profile import Profile
     from sim_core.workload import Trace
 
-TUNED = ("static", "hpa-tuned")  # they need traffic to be tuned on
-KNOWN = ("static", "hpa", "hpa-tuned", "clairvoyant")
-# Static fleets are tried from this utilization of the mean load to this one of the peak.
-_STATIC_UTILIZATIONS = (1.0, 0.4)
 _DAY_S = 86_400.0
 DEFAULT_STEPS = 500_000  # of a training that nothing is known of
 
@@ -77,6 +69,7 @@ class HeldOut:
                 "budget_steps": self.budget_steps,
                 "names": list(self.names),
                 "models": {name: digest(content.hex()) for name, (content, _) in sorted(self.models.items())},
+                "own": own_sources(self.names),
                 "sources": sources_version(),
             }
         )
@@ -137,6 +130,28 @@ def evaluation_file(held_out: HeldOut, state: StateDir) -> Path:
     return state.root / "evaluations" / f"{held_out.key}.json"
 
 
+def own_sources(names: Sequence[str]) -> dict[str, str]:
+    """Digest of the user's sources behind each policy that comes from a module of theirs.
+
+    Raises:
+        PolicyError: one cannot be imported.
+    """
+    own = [choice for name in names if (choice := choice_of(name, "evaluation")).is_own]
+    if not own:
+        return {}
+    from agents.policies.own import sources_of
+
+    return {choice.text: sources_of(choice) for choice in own}
+
+
+def track_evaluation(held_out: HeldOut, evaluation: Evaluation, tracker: MlflowTracker) -> str | None:
+    """Log an evaluation to MLflow; the id of its run, or None when MLflow failed."""
+    name = f"evaluation of {len(held_out.names)} policies"
+    params = held_out.describe() | ({"gap_closed": evaluation.no_room} if evaluation.no_room else {})
+    table = table_with_savings(evaluation, held_out.duration_s)
+    return tracker.log_evaluation(held_out.key, name, table, evaluation.lanes, evaluation.gap_closed, params)
+
+
 def model_content(uri: str, state: StateDir) -> tuple[bytes, dict[str, Any]]:
     """Content and metadata of a model in the registry.
 
@@ -154,49 +169,26 @@ def build_policies(held_out: HeldOut) -> list[Policy]:
 
     Raises:
         InputError: no traffic to tune on.
+        PolicyError: a policy that cannot be made.
         ModelError: a model that cannot be loaded.
     """
-    if held_out.tune_end_s <= held_out.tune_start_s and (tuned := [name for name in TUNED if name in held_out.names]):
+    choices = [choice_of(name, "evaluation") for name in held_out.names]
+    if held_out.tune_end_s <= held_out.tune_start_s and (tuned := [choice.text for choice in choices if choice.tuned]):
         raise InputError(
             " and ".join(tuned), "no traffic lies before --start to be tuned on; begin later, as with --start 7d"
         )
-    return [_build(name, held_out) for name in held_out.names]
+    return [_build(choice, held_out) for choice in choices]
 
 
-def _build(name: str, held_out: HeldOut) -> Policy:
-    profile, trace = held_out.profile, held_out.trace
-    if name in held_out.models:
-        content, metadata = held_out.models[name]
-        return LearnedPolicy(content, name, metadata)
-    if name == "static":
-        return StaticPolicy(tune_static(profile, trace, held_out.tune_start_s, held_out.tune_end_s))
-    if name == "hpa-tuned":
-        from agents.learning.tuning import tune_hpa  # loads torch: only where something is tuned
-
-        budget_days = held_out.budget_steps * profile.controller.sync_period_seconds / _DAY_S
-        return tune_hpa(profile, trace, held_out.tune_start_s, held_out.tune_end_s, budget_days).policy()
-    return HpaPolicy() if name == "hpa" else ClairvoyantPolicy()
-
-
-def tune_static(profile: Profile, trace: Trace, start_s: float, end_s: float) -> int:
-    """The smallest fleet that keeps the SLO over a part of the traffic; the one that comes nearest if none does [pods].
-
-    Args:
-        start_s, end_s: the part of the trace [s].
-    """
-    from agents.learning.tuning import SEARCH_SEED, cheapest_that_keeps, search_target
-
-    seen = trace.slice(start_s, end_s)
-    per_replica = capacity_per_replica(profile)
-    least = math.floor(seen.mean_per_s / (per_replica * _STATIC_UTILIZATIONS[0]))
-    most = math.ceil(seen.peak_per_s / (per_replica * _STATIC_UTILIZATIONS[1]))
-    limits = [(service.replicas.min, service.replicas.max) for service in profile.services]
-    lowest, highest = min(low for low, _ in limits), max(high for _, high in limits)
-    fleets = range(min(max(least, lowest), highest), min(max(most, lowest), highest) + 1)
-    lanes = [Lane(profile, trace, SEARCH_SEED, start_s, Scaler.static(replicas)) for replicas in fleets]
-    table = simulate(lanes, end_s - start_s).indicators
-    attained, cost = table["slo_attainment"].to_numpy(), table["cost_usd"].to_numpy()
-    return fleets[cheapest_that_keeps(attained, cost, search_target(profile))]
+def _build(choice: Choice, held_out: HeldOut) -> Policy:
+    if choice.text in held_out.models:
+        content, metadata = held_out.models[choice.text]
+        return LearnedPolicy(content, choice.text, metadata)
+    if not choice.tuned:
+        return policy_of(choice)
+    profile = held_out.profile
+    budget_days = held_out.budget_steps * profile.controller.sync_period_seconds / _DAY_S
+    return tuned_policy(choice, profile, held_out.trace, held_out.tune_start_s, held_out.tune_end_s, budget_days)
 
 
 def policies_document(evaluation: Evaluation, duration_s: float) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from experiments.amounts import percent, usd
-from sim_core.accounting import MONTH_S
+from sim_core.indicators import MONTH_S
 
 MONTH_DAYS = MONTH_S / 86_400.0
 

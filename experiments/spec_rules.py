@@ -10,23 +10,17 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from experiments.comparison import HIGHER_IS_BETTER
+from agents.policies.registry import choice_of, known, scaler_of
 from experiments.values import Settings, combinations, is_finite_number, seconds_of, values_of
-from sim_core.accounting import INDICATORS
+from sim_core.bundled import check_traffic
+from sim_core.controlplane.hpa_settings import HPA_SETTINGS
 from sim_core.documents import Problem, shown
-from sim_core.errors import InputError, ProfileError, nearest
+from sim_core.errors import InputError, PolicyError, ProfileError, nearest
+from sim_core.indicators import HIGHER_IS_BETTER, INDICATORS
 from sim_core.profile import Profile, load_profile
-from sim_core.workload import Trace, bundled_traffic
-from sim_core.world import HPA_SETTINGS, Lane, Scaler, build_params
 
 MAX_POINTS = 100_000
 MAX_PROBLEMS_OF_PARAMETERS = 10  # combinations can break the same rule many times
-SWEEP_POLICIES = ("static", "hpa")
-EVALUATION_POLICIES = ("static", "hpa", "hpa-tuned", "clairvoyant", "agent")
-TUNED_POLICIES = ("static", "hpa-tuned")  # on the training part
-MODEL_SCHEMES = ("models:/", "runs:/")
 # Paths of a profile that no team chooses: how long things take, what requests cost, what things cost. `*` is one step.
 SUFFERED = (
     "ingress.latency_seconds", "ingress.scv",
@@ -74,7 +68,7 @@ def _traffic_broken(spec: Any) -> Iterator[Problem]:
         yield Problem(("traffic", "trace"), "no such file", traffic.trace)
     if isinstance(traffic.generator, str):
         try:
-            bundled_traffic(traffic.generator)
+            check_traffic(traffic.generator)
         except InputError as error:
             yield Problem(("traffic", "generator"), "; ".join(error.problems), traffic.generator)
     train, evaluate = _ends(traffic.train), _ends(traffic.evaluate)
@@ -92,10 +86,10 @@ def _policies_broken(policies: Any, profile: Profile | None, overrides: dict[str
     for index, entry in enumerate(policies if isinstance(policies, list | tuple) else ()):
         if not isinstance(entry, dict):
             continue
-        policy = entry.get("policy")
-        if policy not in SWEEP_POLICIES:
-            known = f"must be one of {', '.join(SWEEP_POLICIES)}{nearest(str(policy), SWEEP_POLICIES)}"
-            yield Problem(("policies", index, "policy"), known, policy)
+        policy, names = entry.get("policy"), known("sweep")
+        if policy not in names:
+            rule = f"must be one of {', '.join(names)}{nearest(str(policy), names)}"
+            yield Problem(("policies", index, "policy"), rule, policy)
             continue
         check = _static_broken if policy == "static" else _hpa_broken
         seen: set[Problem] = set()
@@ -136,10 +130,15 @@ def _hpa_broken(entry: dict[str, Any], profile: Profile | None, overrides: dict[
             yield problem
     if not sound or profile is None:
         return
+    import numpy as np  # the simulator, only where settings are sound so far
+
+    from sim_core.workload import Trace
+    from sim_core.world import Lane, build_params
+
     flat = Trace("flat", 60.0, np.ones(2))
     for settings in combinations(entry, without="policy")[:MAX_POINTS]:
         try:
-            build_params([Lane(profile, flat, seed=0, scaler=scaler_of("hpa", settings))])
+            build_params([Lane(profile, flat, seed=0, scaler=scaler_of("hpa", dict(settings)))])
         except InputError as error:
             for line in error.problems:
                 yield Problem((), line, _written(settings))
@@ -277,14 +276,19 @@ def _sections_broken(spec: Any) -> Iterator[Problem]:
     names = evaluation.policies if isinstance(evaluation.policies, list | tuple) else ()
     for index, name in enumerate(names):
         at = ("evaluation", "policies", index)
-        if not isinstance(name, str) or name.startswith(MODEL_SCHEMES):
+        if not isinstance(name, str):
             continue
-        if name not in EVALUATION_POLICIES:
-            known = f"must be one of {', '.join(EVALUATION_POLICIES)}, or a model such as models:/NAME@champion"
-            yield Problem(at, f"{known}{nearest(name, EVALUATION_POLICIES)}", name)
-        elif name == "agent" and train is None:
+        if name in names[:index]:
+            yield Problem(at, "is named twice", name)
+        try:
+            choice = choice_of(name, "evaluation")
+        except PolicyError as error:
+            for problem in error.problems:
+                yield Problem(at, problem, name)
+            continue
+        if choice.entry and choice.entry.trained and train is None:
             yield Problem(at, "needs the section train", name)
-        elif name in TUNED_POLICIES and traffic.train is None:
+        elif choice.tuned and traffic.train is None:
             yield Problem(at, "needs traffic.train to be tuned on", name)
 
 
@@ -305,14 +309,3 @@ def _number(value: Any) -> float:
 
 def _invalid(*values: Any) -> bool:
     return any(isinstance(value, float) for value in values)
-
-
-def scaler_of(policy: str, settings: Settings) -> Scaler:
-    """The simulator's scaler for a policy of a sweep.
-
-    Args:
-        policy: one of SWEEP_POLICIES.
-        settings: of a checked specification.
-    """
-    chosen: dict[str, Any] = dict(settings)
-    return Scaler.static(chosen["replicas"]) if policy == "static" else Scaler.hpa(**chosen)

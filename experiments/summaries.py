@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.comparison import indicators_of
 from experiments.ties import ties, without_effect
-from sim_core.accounting import bounds_of
+from sim_core.indicators import bounds_of
 from sim_core.intervals import interval
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -11,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from agents.policies.registry import split_outside
 from flows.commands import options
 from flows.commands.catalog import profile_app, trace_app
 
@@ -20,7 +22,6 @@ app = typer.Typer(
     name="devops-sim",
     help="A simulator and autoscaling lab: play traffic against an environment, sweep, train, compare.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -28,12 +29,37 @@ app.add_typer(profile_app, name="profile")
 app.add_typer(trace_app, name="trace")
 
 
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    import platform
+
+    from experiments.identity import simulator_version
+
+    version, _, digest = simulator_version().partition("+")
+    print(f"devops-sim {version}, Python {platform.python_version()}, simulator {digest[:12]}")
+    raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the versions of this package and of Python, and the digest of the simulator's sources.",
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def run(
     profile: options.Profile,
-    policy: Annotated[
-        str, typer.Option(help="static, hpa, clairvoyant, or a registered model: models:/NAME@ALIAS.")
-    ] = "hpa",
+    policies: options.Policies = ["hpa"],  # noqa: B006 (Typer reads the default and never changes it)
     replicas: Annotated[int | None, typer.Option(min=1, help="Replicas of the static policy.")] = None,
     target_utilization: Annotated[
         int | None, typer.Option(min=1, help="CPU target of the HPA [%]; default: the profile's.")
@@ -56,7 +82,7 @@ def run(
     state: options.State = None,
     as_json: options.Json = False,
 ) -> None:
-    """Play traffic against a profile under one policy and print the indicators."""
+    """Play traffic against a profile under one policy, or several side by side, and print the indicators."""
     from flows.commands.run import RunRequest, run_lanes, track_run
     from flows.inputs import TrafficChoice
     from flows.terminal.tables import show_run
@@ -66,7 +92,7 @@ def run(
         profile,
         settings or [],
         choice,
-        policy,
+        policies,
         replicas,
         target_utilization,
         engine,
@@ -85,17 +111,16 @@ def run(
 
 @app.command()
 def sweep(
-    spec: Annotated[Path, typer.Argument(help="A sweep specification (YAML), as experiments/specs/demo.yaml.")],
+    spec: options.Spec,
     trace: options.Trace = None,
-    traffic: Annotated[
-        str | None, typer.Option(help="Play this bundled generator in place of the specification's traffic.")
-    ] = None,
+    traffic: options.OtherTraffic = None,
     scale_peak_to_replicas: options.ScalePeak = None,
     last: options.Last = None,
     date: options.Date = None,
     actors: Annotated[int | None, typer.Option(min=1, max=256, help="Simulation actors; default: one a CPU.")] = None,
     state: options.State = None,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run a sweep: simulate its points, and train, evaluate and report where the specification says so. Resumes."""
     from flows.inputs import date_of
@@ -113,7 +138,7 @@ def sweep(
         actors=actors,
         state=str(state) if state else None,
     )
-    _present(lambda: sweep_here(request), show_sweep, as_json, resumable=True)
+    _present(lambda: sweep_here(request), show_sweep, as_json, quiet, resumable=True)
 
 
 @app.command()
@@ -152,6 +177,7 @@ def train(
     settings: options.Settings = None,
     state: options.State = None,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train an autoscaler with PPO and register it: autoscaler-PROFILE@challenger, @champion where it wins.
 
@@ -182,15 +208,13 @@ def train(
         lanes=lanes,
         state=str(state) if state else None,
     )
-    _present(lambda: train_here(request), show_training, as_json, resumable=True)
+    _present(lambda: train_here(request), show_training, as_json, quiet, resumable=True)
 
 
 @app.command()
 def evaluate(
     profile: options.Profile,
-    policies: Annotated[
-        str, typer.Option(help="Comma-separated: static, hpa, hpa-tuned, clairvoyant, models:/NAME@ALIAS.")
-    ] = "static,hpa-tuned,clairvoyant",
+    policies: options.PolicyList = "static,hpa-tuned,clairvoyant",
     seeds: Annotated[int, typer.Option(min=1, max=4096, help="Paired seeds of each policy.")] = 10,
     start: options.Start = "7d",
     duration: options.Duration = "1d",
@@ -202,6 +226,7 @@ def evaluate(
     no_track: options.NoTrack = False,
     state: options.State = None,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Compare policies on held-out traffic with paired seeds; what comes before --start may be tuned on."""
     from flows.commands.evaluate import EvaluationRequest, evaluate_policies
@@ -209,10 +234,9 @@ def evaluate(
     from flows.terminal.tables import show_evaluation
 
     choice = TrafficChoice(trace, traffic, traffic_seed, scale_peak_to_replicas)
-    request = EvaluationRequest(
-        profile, settings or [], choice, policies.split(","), seeds, start, duration, state, not no_track
-    )
-    _present(lambda: evaluate_policies(request), show_evaluation, as_json)
+    named = split_outside(policies)
+    request = EvaluationRequest(profile, settings or [], choice, named, seeds, start, duration, state, not no_track)
+    _present(lambda: evaluate_policies(request), show_evaluation, as_json, quiet)
 
 
 @app.command()
@@ -257,12 +281,13 @@ def bench(
         Path | None, typer.Option(help="Train and evaluate agents on the halves of this trace too.")
     ] = None,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Measure the simulator, the environment, training and sweeps on this machine."""
     from flows.commands.bench import measure
     from flows.terminal.tables import show_bench
 
-    _present(lambda: measure(quick, trace), show_bench, as_json)
+    _present(lambda: measure(quick, trace), show_bench, as_json, quiet)
 
 
 @app.command()
@@ -270,24 +295,33 @@ def ui(
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow on loopback.")] = 5000,
     prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect on loopback.")] = 4200,
     state: options.State = None,
+    quiet: options.Quiet = False,
 ) -> None:
     """Open MLflow and Prefect on this state folder until Ctrl-C."""
     from flows.commands.ui import serve_ui
+    from flows.terminal.output import silenced
 
-    serve_ui(mlflow_port, prefect_port, state)
+    with silenced(quiet):
+        serve_ui(mlflow_port, prefect_port, state)
 
 
 def _present(
-    work: Callable[[], dict[str, Any]], show: Callable[[dict[str, Any]], None], as_json: bool, resumable: bool = False
+    work: Callable[[], dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+    as_json: bool,
+    quiet: bool = False,
+    resumable: bool = False,
 ) -> dict[str, Any]:
-    from flows.terminal.output import print_json, reserved_stdout, say
+    from flows.terminal.output import print_json, reserved_stdout, say, silenced
 
     try:
-        with reserved_stdout():
+        with silenced(quiet), reserved_stdout():
             document = work()
     except (KeyboardInterrupt, SystemExit):
         say("Stopped; all that was started has ended." + (_RESUME if resumable else ""))
         raise
+    if "seconds" in document:
+        document["seconds"]["total"] = _age_s()  # with all that was imported, started and ended
     text = document.pop("text", None)
     if as_json:
         print_json(document)
@@ -305,6 +339,13 @@ def _afterwards(work: Callable[[], None]) -> None:
 
     with reserved_stdout():
         work()
+
+
+def _age_s() -> float:
+    """How long this process has been running [s]."""
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
 
 
 def main() -> NoReturn:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.policies.registry import value_of
 from flows.terminal.output import say
-from sim_core.errors import InputError, PolicyError, nearest
+from sim_core.bundled import check_traffic
+from sim_core.errors import InputError, TraceError, nearest
 
 if TYPE_CHECKING:
     from sim_core.profile import Profile
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 ENGINES = ("fluid",)
 _LEAST_GENERATED_S = 3600.0  # of which less may be played
-_MODEL = re.compile(r"models:/[^/@]+(@[^/@]+|/\d+)")
-
-
 GENERATOR_REPLICAS = 20
 
 
@@ -63,6 +60,21 @@ class TrafficChoice:
     scale_peak_to_replicas: int | None
     prometheus: Query | None = None
     window: Window | None = None
+
+    def check(self) -> None:
+        """Whether there is such a generator or file, before anything is read or imported for it.
+
+        Raises:
+            TraceError: no such file.
+            InputError: unknown generator.
+        """
+        if self.prometheus is not None:
+            return
+        if self.trace is None:
+            check_traffic(self.generator)
+        elif not self.trace.exists():
+            files = [file.name for file in self.trace.parent.glob("*")]
+            raise TraceError(str(self.trace), f"no such file{nearest(self.trace.name, files)}")
 
     def load(self, profile: Profile, start_s: float, duration_s: float) -> Trace:
         """The whole traffic, scaled; a generator makes as much as is played.
@@ -148,17 +160,10 @@ def overrides(settings: Iterable[str]) -> dict[str, Any]:
         elif path in values:
             problems.append(f"{path}: given twice")
         else:
-            values[path] = _value(text)
+            values[path] = value_of(text)
     if problems:
         raise InputError("--set", problems)
     return values
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def load_profile(name_or_path: str, changes: Mapping[str, Any]) -> Profile:
@@ -215,29 +220,3 @@ def check_engine(name: str) -> str:
     if name not in ENGINES:
         raise InputError("--engine", f"unknown engine {name!r}; known: {', '.join(ENGINES)}{nearest(name, ENGINES)}")
     return name
-
-
-def check_policies(option: str, names: Iterable[str], known: Sequence[str]) -> list[str]:
-    """The names of the policies, if all are known, or registered models by their form.
-
-    Args:
-        option: the option that named them, for the message.
-        names: as written.
-        known: what may be named, beside models.
-
-    Raises:
-        PolicyError: none, one twice, or unknown ones; all at once.
-    """
-    policies = [name.strip() for name in names if name.strip()]
-    choice = f"known: {', '.join(known)}, models:/NAME@ALIAS"
-    problems = [] if policies else [f"must name at least one policy ({choice})"]
-    problems += [f"{name!r} is named twice" for name in sorted({name for name in policies if policies.count(name) > 1})]
-    for name in policies:
-        if name.startswith("models:"):
-            if not _MODEL.fullmatch(name):
-                problems.append(f"a model must read models:/NAME@ALIAS or models:/NAME/VERSION (got {name!r})")
-        elif name not in known:
-            problems.append(f"unknown policy {name!r} ({choice}){nearest(name, known)}")
-    if problems:
-        raise PolicyError(option, problems)
-    return policies

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flows.inputs import TrafficChoice
 
 _GENERATED_S = 7 * 86_400.0
+_HELD_OUT_S = 86_400.0
 _SHORTEST_S = 3600.0  # an episode has to fit in, and a policy has to see load come and go
 
 
@@ -71,13 +72,13 @@ class TrainingRequest(BaseModel):
         Raises:
             InputError: any part of the request is wrong.
         """
-        from experiments.training.job import Job
         from flows.inputs import duration_s, load_profile
         from sim_core.workload.rolling import seed_of, today
 
         profile = load_profile(self.profile, self.overrides)
         date = self.date or today()
         choice = self._traffic(date)
+        choice.check()
         start_s, held_out_s = duration_s("--start", self.start), duration_s("--held-out", self.held_out)
         length_s = duration_s("--duration", self.duration) if self.duration else None
         generated = self.trace is None and choice.window is None
@@ -89,6 +90,8 @@ class TrainingRequest(BaseModel):
         if length_s < _SHORTEST_S:
             rule = f"must leave at least {_SHORTEST_S:g} s to train on (got {length_s:g} s of {trace.duration_s:g} s)"
             raise InputError("--start and --duration", rule)
+        from experiments.training.job import Job  # with Ray and MLflow: only for what can be trained
+
         end_s = start_s + length_s
         left_s = min(held_out_s, trace.duration_s - end_s)
         seed = seed_of(date) if self.seed is None else self.seed
@@ -115,6 +118,18 @@ class TrainingRequest(BaseModel):
         trace = Path(self.trace) if self.trace else None
         scale = self.scale_peak_to_replicas
         return TrafficChoice(trace, self.traffic, self.traffic_seed, scale, query, window)
+
+    def left_to_evaluate(self, job: Job) -> dict[str, float] | None:
+        """The day after what was seen, as `start_s` and `duration_s` [s], where `devops-sim evaluate` can play it.
+
+        None where a trace leaves less than an hour, and of traffic that rolls with the date.
+        """
+        if self.last is not None:
+            return None
+        left_s = job.trace.duration_s - job.end_s if self.trace else _HELD_OUT_S
+        if left_s < _SHORTEST_S:
+            return None
+        return {"start_s": job.end_s, "duration_s": min(left_s, _HELD_OUT_S)}
 
 
 class SweepRequest(BaseModel):
@@ -145,7 +160,6 @@ class SweepRequest(BaseModel):
         """
         from experiments.spec import load_spec, shrink_windows, spec_from_dict
         from flows.inputs import duration_s
-        from sim_core.workload import read_trace
         from sim_core.workload.rolling import seed_of, today
 
         if self.trace and self.traffic:
@@ -160,6 +174,8 @@ class SweepRequest(BaseModel):
         if self.last:
             traffic["last"] = duration_s("--last", self.last)
         if self.trace:
+            from sim_core.workload import read_trace
+
             available_s = read_trace(self.trace).duration_s
             if traffic["last"] and not self.last:
                 traffic["last"] = min(traffic["last"], available_s)

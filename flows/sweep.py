@@ -20,15 +20,16 @@ from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
+from agents.policies.registry import choice_of
 from experiments.actors import SimulationPool, plan_pool
 from experiments.cluster import ray_cluster
 from experiments.comparison import best, best_by_scenario, compare, indicators_of
+from experiments.finished import keep_document
 from experiments.held_out import DEFAULT_STEPS, HeldOut, evaluation_file, model_content, policies_document
 from experiments.identity import sources_version
 from experiments.planning import Plan, Point, make_plan
 from experiments.report import comparison_text, keep_findings, report_data, write_report
 from experiments.results import ResultStore
-from experiments.spec_rules import MODEL_SCHEMES
 from experiments.state import StateDir
 from experiments.summaries import configurations, sameness
 from experiments.tracking import FAILURES, MlflowTracker
@@ -138,7 +139,7 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
     tracker.log_file(run_id, Path(report))
     clock.note("report")
     compared = evaluation_document(held_out, evaluation) if held_out and evaluation else None
-    return {
+    document = {
         "command": "sweep",
         "sweep_id": plan.sweep_id,
         "name": plan.spec.name,
@@ -165,6 +166,8 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
         "seconds": clock.seconds | {"total": clock.total_s},
         "text": text,
     }
+    keep_document(document, plan, state, tracker)
+    return document
 
 
 @contextlib.contextmanager
@@ -221,7 +224,7 @@ def held_out_of(plan: Plan, trained: Trained | None, tracker: MlflowTracker, sta
     section, window, seen = plan.spec.evaluation, plan.spec.traffic.evaluate, plan.spec.traffic.train
     assert section is not None and window is not None
     names = list(section.policies)
-    models = {name: model_content(name, state) for name in names if name.startswith(MODEL_SCHEMES)}
+    models = {name: model_content(name, state) for name in names if choice_of(name, "evaluation").is_model}
     if trained is not None and "agent" in names:
         models["agent"] = (trained.model.read_bytes(), trained.facts)
         models |= reigning_champion(plan.profile, models["agent"][0], tracker, state)

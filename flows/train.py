@@ -14,7 +14,7 @@ from prefect.utilities.annotations import quote
 
 from agents.learning.evaluate import BASELINE, Evaluation
 from experiments.cluster import ray_cluster
-from experiments.held_out import DEFAULT_STEPS, HeldOut, compare_policies, policies_document, table_with_savings
+from experiments.held_out import DEFAULT_STEPS, HeldOut, compare_policies, policies_document, track_evaluation
 from experiments.state import StateDir
 from experiments.tracking import MlflowTracker
 from experiments.training.gate import AGENT, not_evaluated, promotion_gate, reigning_champion
@@ -70,10 +70,7 @@ def evaluate_visibly(held_out: HeldOut, state: StateDir, tracker: MlflowTracker,
         progress.update("evaluate", done, total, note)
 
     evaluation = compare_policies(held_out, state, on_progress)
-    gaps, name = evaluation.gap_closed, f"evaluation of {len(held_out.names)} policies"
-    params = held_out.describe() | ({"gap_closed": evaluation.no_room} if evaluation.no_room else {})
-    table = table_with_savings(evaluation, held_out.duration_s)
-    tracker.log_evaluation(held_out.key, name, table, evaluation.lanes, gaps, params)
+    track_evaluation(held_out, evaluation, tracker)
     return evaluation
 
 
@@ -106,6 +103,8 @@ def train(request: TrainingRequest) -> dict[str, Any]:
     describe(tracker, registered, job, trained, gate.to_dict(), compared and compared["policies"])
     return {
         "command": "train",
+        "request": request.model_dump(mode="json"),
+        "held_out": request.left_to_evaluate(job),
         **training_document(job, trained),
         "model": {"logged": model_uri, "registered": registered, "gate": gate.to_dict()},
         "evaluation": compared,

@@ -2,66 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from sim_core.indicators import COST_PARTS, FIXED_COST_PARTS, FIXED_COSTS, INDICATORS, MONTH_S
 from sim_core.limits import MAX_SERVICES
 from sim_core.world import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
-
-# Names are fixed (the design's list); indicators of mechanisms that do not exist yet are absent, not zero.
-INDICATORS = (
-    "slo_attainment",
-    "availability",
-    "error_ratio",
-    "latency_mean_s",
-    "latency_p50_s",
-    "latency_p95_s",
-    "latency_p99_s",
-    "throughput_per_s",
-    "error_budget_left",
-    "cost_usd",
-    "cost_pods_usd",
-    "cost_fixed_usd",
-    "cost_database_usd",
-    "cost_cache_usd",
-    "cost_load_balancer_usd",
-    "cost_usd_per_month",
-    "cost_usd_per_million_requests",
-    "replica_hours",
-    "scale_events",
-    "utilization_mean",
-    "cache_hit_ratio",
-)
-SERVICE_INDICATORS = (
-    "calls",
-    "utilization",
-    "latency_mean_s",
-    "error_ratio",
-    "queue_len",
-    "replica_hours",
-)
-# What cost_usd is made of, in the order in which it is summed up; a mechanism that costs money (a node pool) joins here.
-COST_PARTS = ("cost_pods_usd", "cost_fixed_usd")
-# What exists whatever the policy does; sums up to cost_fixed_usd.
-_FIXED = ("database", "cache", "load_balancer")
-FIXED_COST_PARTS = tuple(f"cost_{what}_usd" for what in _FIXED)
-MONTH_S = 30.0 * 86_400.0  # a month of every figure "per month"
-# Least and greatest value that an indicator can have; every other is a sum, a duration or a rate: 0 or more.
-_BOUNDS = {
-    "slo_attainment": (0.0, 1.0),
-    "availability": (0.0, 1.0),
-    "error_ratio": (0.0, 1.0),
-    "cache_hit_ratio": (0.0, 1.0),
-    "error_budget_left": (-math.inf, 1.0),  # an overspent budget is negative
-}
-
-
-def bounds_of(indicator: str) -> tuple[float, float]:
-    """Least and greatest value that an indicator can have; infinite where there is none."""
-    return _BOUNDS.get(indicator, (0.0, math.inf))
 
 
 def indicators(params: np.ndarray, state: np.ndarray) -> pd.DataFrame:
@@ -99,6 +47,7 @@ def indicators(params: np.ndarray, state: np.ndarray) -> pd.DataFrame:
         "utilization_mean": account["cpu_core_s"] / _nan_if_zero(account["request_core_s"]),
         "cache_hit_ratio": account["hits"] / _nan_if_zero(account["lookups"]),
     }
+    assert set(columns) == set(INDICATORS)  # each is in the table, and none is forgotten here
     return pd.DataFrame({name: columns[name] for name in INDICATORS})
 
 
@@ -109,7 +58,7 @@ def costs(params: np.ndarray, account: np.ndarray) -> dict[str, np.ndarray]:
         params: structured array, shape (n_lanes,).
         account: the ACCOUNT records of the same lanes.
     """
-    parts = {f"cost_{what}_usd": params[f"{what}_usd_per_s"] * account["seconds"] for what in _FIXED}
+    parts = {f"cost_{what}_usd": params[f"{what}_usd_per_s"] * account["seconds"] for what in FIXED_COSTS}
     parts["cost_fixed_usd"] = sum(parts[name] for name in FIXED_COST_PARTS)
     parts["cost_pods_usd"] = account["pods_usd"].copy()
     return {"cost_usd": sum(parts[name] for name in COST_PARTS), **parts}

@@ -6,10 +6,12 @@ in the names; `world.py` converts them. Every problem of a file is reported at o
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from sim_core.bundled import PROFILES, names_in
 from sim_core.documents import (
     Location,
     Number,
@@ -29,7 +32,6 @@ from sim_core.documents import (
     refuse_inconsistent,
     section_of,
     shown,
-    unknown_key,
     validate,
 )
 from sim_core.errors import ProfileError, nearest
@@ -43,7 +45,7 @@ LEAST_CORES = 0.001  # of a CPU: Kubernetes counts in milli-cores
 LEAST_QUERIES = 1e-6  # of a call, where it makes any
 LEAST_SECONDS = 1e-6  # of work: no service time may vanish beside the others, nor its square
 
-_FOLDER = Path(__file__).parent / "profiles"
+_UNIT = r"(seconds|cores|bytes|pct|ratio|usd\w*|per_\w+)"  # what the names of quantities end in
 _DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 DnsLabel = Annotated[str, Field(pattern=_DNS_LABEL, max_length=63)]
@@ -415,7 +417,7 @@ class Profile(Section):
 
 def bundled_profiles() -> list[str]:
     """Names of the profiles that come with the package, sorted."""
-    return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
+    return names_in(PROFILES)
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
@@ -428,7 +430,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
         ProfileError: unknown name, unreadable file, bad YAML, or a broken schema; all problems at once.
     """
     known = bundled_profiles()
-    path = _FOLDER / f"{name_or_path}.yaml" if str(name_or_path) in known else Path(name_or_path)
+    path = PROFILES / f"{name_or_path}.yaml" if str(name_or_path) in known else Path(name_or_path)
     named = isinstance(name_or_path, str) and os.sep not in name_or_path and not path.suffix
     if named and not os.path.exists(name_or_path):
         hint = nearest(str(name_or_path), known)
@@ -609,13 +611,55 @@ def _target(data: dict[str, Any], path: str) -> Location:
         elif section is None:
             raise LookupError(f"{here}: unknown key; {dotted(at)} holds a value, not keys")
         elif step not in section.model_fields:
-            raise LookupError(unknown_key(Profile, (*at, step)))
+            raise LookupError(_unknown_place(data, path, [*at, step], section))
         else:
             annotation = section.model_fields[step].annotation
             section, listed = section_of(annotation), is_list(annotation)
             at.append(step)
             node = node.get(step) if isinstance(node, dict) else None
     return tuple(at)
+
+
+def _unknown_place(data: dict[str, Any], path: str, at: list[int | str], section: type[Section]) -> str:
+    """Problem line of a path that leads nowhere: the nearest key beside it, else the nearest path there is."""
+    line = f"{dotted(at)}: unknown key"
+    hint = nearest(str(at[-1]), section.model_fields)
+    return line + (hint or _nearest_path(path, list(_value_paths(Profile, data))))
+
+
+def _nearest_path(path: str, known: list[str]) -> str:
+    """`; did you mean 'services.api.lifecycle.startup_seconds'?` for a path, a part or the last word of one, or nothing.
+
+    The end of a path counts most, then a last key without its unit, the beginning of one, and one that is spelled alike.
+    """
+    word = path.rpartition(".")[2]
+    leaves = {other: other.rpartition(".")[2] for other in known}
+    candidates = (
+        [other for other in known if other.endswith(f".{path}")]
+        or [
+            other for other, leaf in leaves.items() if leaf == word or re.fullmatch(rf"{re.escape(word)}_{_UNIT}", leaf)
+        ]
+        or [other for other, leaf in leaves.items() if leaf.startswith(f"{word}_")]
+        or [other for other, leaf in leaves.items() if leaf in difflib.get_close_matches(word, set(leaves.values()), 1)]
+    )
+    if not candidates:
+        return ""
+    best = max(candidates, key=lambda other: difflib.SequenceMatcher(None, path, other).ratio())
+    return f"; did you mean '{best}'?"
+
+
+def _value_paths(section: type[Section], data: Any, prefix: str = "") -> Iterator[str]:
+    """Every path that holds a value, list items by name where they have one; sections that are null by their schema."""
+    for name, field in section.model_fields.items():
+        below, here = section_of(field.annotation), f"{prefix}{name}"
+        value = data.get(name) if isinstance(data, dict) else None
+        if below is None:
+            yield here
+        elif is_list(field.annotation):
+            for index, item in enumerate(value or []):
+                yield from _value_paths(below, item, f"{here}.{item.get('name', index)}.")
+        else:
+            yield from _value_paths(below, value, f"{here}.")
 
 
 def _item(items: list[dict[str, Any]], step: str, here: str) -> int:

@@ -191,8 +191,8 @@ class Simulation:
     """What came out of `simulate`.
 
     Attributes:
-        indicators: one row a lane, columns `accounting.INDICATORS`.
-        services: one row a lane and service, columns `lane`, `service` and `accounting.SERVICE_INDICATORS`.
+        indicators: one row a lane, columns `sim_core.indicators.INDICATORS`.
+        services: one row a lane and service, columns `lane`, `service` and `SERVICE_INDICATORS` of the same module.
         timeline: by name, shape (n_lanes, n_steps), except `time_s` (n_steps,): means over a step; `cost_usd` and its
             parts `cost_pods_usd`, `cost_fixed_usd` summed up since the start.
         service_timeline: by name, shape (n_lanes, n_services, n_steps): means over a step, replicas at its end.

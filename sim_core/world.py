@@ -15,6 +15,7 @@ import numpy as np
 
 from sim_core.controlplane.hpa_manifest import hpa_record
 from sim_core.controlplane.hpa_records import HPA, HPA_STATE
+from sim_core.controlplane.hpa_settings import HPA_SETTINGS
 from sim_core.controlplane.pods import POD
 from sim_core.errors import InputError, PolicyError, nearest
 from sim_core.limits import MAX_PODS, MAX_RETRIES, MAX_SERVICES, RETRY_SLOTS
@@ -285,17 +286,6 @@ STATE = np.dtype(
         ("account", ACCOUNT),
     ],
     align=True,
-)
-
-
-# What a policy may change in every HPA of a profile; all else stays as the profile says.
-HPA_SETTINGS = (
-    "target_cpu_utilization_pct",
-    "scale_up_stabilization_window_seconds",
-    "scale_down_stabilization_window_seconds",
-    "scale_down_percent_per_minute",
-    "tolerance",
-    "min_replicas",
 )
 
 

@@ -18,6 +18,15 @@ hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, m
 hypothesis.settings.load_profile("suite")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--policy",
+        action="append",
+        default=[],
+        help="Hold this policy of yours to the contract too: my_module:MyPolicy.",
+    )
+
+
 def flat(rate_per_s: float, duration_s: float = 7200.0, step_s: float = 60.0) -> Trace:
     """A trace of one rate."""
     return Trace("flat", step_s, np.full(round(duration_s / step_s), float(rate_per_s)))

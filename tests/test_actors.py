@@ -363,3 +363,49 @@ def test_simulation_actors_load_no_learning_or_tracking_library():
     script = "import sys, experiments.actors; print([m for m in ('torch', 'mlflow', 'prefect') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=guard_s())
     assert done.stdout.strip() == "[]", done.stderr
+
+
+DIES_ONCE = """
+import logging, os, sys, threading
+from pathlib import Path
+import numpy as np
+from experiments.actors import simulation_pool
+from experiments.cluster import ray_cluster
+from experiments.state import StateDir
+from sim_core.workload import Trace
+
+folder, heard = Path(sys.argv[1]), threading.Event()
+
+
+class Hears(logging.Handler):
+    def emit(self, record):
+        if "worker died" in record.getMessage():
+            heard.set()
+
+
+log = logging.getLogger("devops_sim.cluster")
+log.setLevel(logging.INFO)
+log.addHandler(Hears())
+log.propagate = False
+
+
+def run(points, trace, profiles):
+    if not (folder / "died").exists():
+        (folder / "died").touch()
+        os._exit(1)
+    return {"key": points}
+
+
+with ray_cluster(StateDir.open(folder / "state"), 1):
+    with simulation_pool(Trace("flat", 60.0, np.ones(2)), {}, 1, run) as pool:
+        assert pool.run_batch(["a"]) == {"key": ["a"]}
+        assert heard.wait(60)  # what Ray says of it comes later, by another way
+print("done")
+"""
+
+
+def test_what_ray_says_of_a_dead_worker_goes_to_our_log_and_not_to_the_terminal(tmp_path):
+    """Ray prints it itself, in colours, terminal or not; an actor that is started again is no news for a user."""
+    command = [sys.executable, "-c", DIES_ONCE, str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=200)
+    assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -89,6 +90,16 @@ def test_every_command_has_help(sim):
         (["run", "prodution"], ["ProfileError", "prodution", "production"]),
         (["run", "production", "--policy", "hpaa"], ["PolicyError", "hpaa", "did you mean 'hpa'?"]),
         (["run", "production", "--policy", "static"], ["--replicas"]),
+        (["run", "production", "--policy", "hpa", "--policy", "clairvoyant", "--replicas", "3"], ["--replicas 3"]),
+        (
+            ["run", "production", "--policy", "static(replicas=2)", "--replicas", "3"],
+            ["--replicas 3", "static(replicas=2)"],
+        ),
+        (["run", "production", "--policy", "hpa", "--policy", "hpa"], ["'hpa' is named twice"]),
+        (["run", "production", "--policy", "hpa", "--policy", "hpaa"], ["unknown policy 'hpaa'"]),
+        (["run", "production", "--policy", "no_such_module:Policy"], ["PolicyError", "no module 'no_such_module'"]),
+        (["evaluate", "production", "--policies", "hpa,no_such_module:Policy"], ["no module 'no_such_module'"]),
+        (["run", "production", "--set", "startup=60"], ["did you mean 'services.api.lifecycle.startup_seconds'?"]),
         (["run", "production", "--policy", "hpa", "--replicas", "3"], ["--replicas"]),
         (["run", "production", "--engine", "fluids"], ["--engine", "did you mean 'fluid'?"]),
         (["run", "production", "--duration", "1 fortnight"], ["--duration"]),
@@ -116,6 +127,112 @@ def test_profile_check_names_all_problems_at_once(sim, tmp_path):
     refused(
         sim("profile", "check", path), "slo.objective", "(got 1.5)", "services.0.replicas.mx", "did you mean 'max'?"
     )
+
+
+LIGHT_REFUSALS = [
+    ["run", "production", "--policy", "hpaa"],
+    ["run", "prodution"],
+    ["run", "production", "--traffic", "diurnl"],
+    ["run", "production", "--set", "startup=60"],
+    ["evaluate", "production", "--policies", "hpa,agent"],
+    ["evaluate", "prodution"],
+    ["train", "prodution"],
+    ["train", "production", "--traffic", "diurnl"],
+    ["sweep", "no/such.yaml"],
+    ["sweep", "demoo"],
+    ["sweep", "wrong.yaml"],
+]
+WRONG_SPEC = """
+name: wrong
+profile: production
+traffic: {generator: diurnal}
+duration: 1h
+policies: [{policy: hpaa}, {policy: hpa, target_cpu: 60}]
+objective: {minimize: cost}
+"""
+HEAVY = ("numpy", "numba", "pandas", "scipy", "ray", "mlflow", "prefect", "torch", "stable_baselines3", "matplotlib")
+
+
+@pytest.mark.parametrize("args", LIGHT_REFUSALS, ids=" ".join)
+def test_what_can_be_refused_by_name_is_refused_before_anything_heavy_is_imported(tmp_path, args):
+    (tmp_path / "wrong.yaml").write_text(WRONG_SPEC)
+    command = [sys.executable, "-X", "importtime", "-m", "flows.cli", *args]
+    env = environment(tmp_path) | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "typer" in imported
+    assert not imported & set(HEAVY)
+
+
+def test_version_names_package_python_and_simulator(sim):
+    from experiments.identity import simulator_version
+
+    package, _, digest = simulator_version().partition("+")
+    shown = sim("--version").stdout
+    assert shown == f"devops-sim {package}, Python {sys.version.split()[0]}, simulator {digest[:12]}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("run pro", {"production"}),
+        ("run production --policy cl", {"clairvoyant"}),
+        ("run production --traffic f", {"flash-crowd"}),
+        ("evaluate production --policies static,hpa", {"static,hpa", "static,hpa-tuned"}),
+        ("sweep dem", {"demo"}),
+        ("swe", {"sweep"}),
+    ],
+)
+def test_the_shell_completes_names_without_the_simulator(tmp_path, words, expected):
+    """As bash asks, by the protocol of the script that --show-completion prints."""
+    line = f"devops-sim {words}"
+    asked = {"_DEVOPS_SIM_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    code = "import sys; sys.argv[0] = 'devops-sim'; from flows.cli import main; main()"
+    command = [sys.executable, "-X", "importtime", "-c", code]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(tmp_path) | asked, capture_output=True, text=True, timeout=60
+    )
+    assert set(done.stdout.split()) == expected
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert not imported & set(HEAVY)
+
+
+def test_completion_can_be_installed(sim):
+    assert "--install-completion" in sim("--help").stdout
+    assert "--show-completion" in sim("--help").stdout
+
+
+def test_quiet_leaves_out_progress_and_keeps_errors(sim):
+    args = [
+        "evaluate",
+        "production",
+        "--policies",
+        "static(replicas=9)",
+        "--start",
+        "0d",
+        "--duration",
+        "10m",
+        "--seeds",
+        "2",
+    ]
+    loud, quiet = sim(*args, "--json"), sim(*args, "--json", "--quiet")
+    assert "evaluate: 1 of 1" in loud.stderr
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert quiet.stdout == loud.stdout
+    refused(sim("evaluate", "production", "--policies", "hpaa", "--quiet"), "hpaa")
+    for command in ("sweep", "train", "evaluate", "bench", "ui"):  # all that show progress
+        assert "--quiet" in sim(command, "--help").stdout
+
+
+def test_the_total_is_the_whole_time_since_the_command_began(tmp_path):
+    """Imports, servers and clusters included: as long as the user waits, but for Python's own end."""
+    code = "import time; time.sleep(0.5); from flows.cli import _present as show; show(lambda: {'seconds': {}}, print, True)"
+    began_s = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert 0.5 <= json.loads(done.stdout)["seconds"]["total"] <= time.monotonic() - began_s
 
 
 # --- profiles and traces
@@ -166,10 +283,11 @@ def test_run_prints_one_json_document_with_intervals_over_seeds(sim, trace):
     done = sim(*args, "--duration", "1h", "--scale-peak-to-replicas", "5", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["seeds"] == [7, 8, 9, 10] == [lane["seed"] for lane in document["lanes"]]
+    played = document["policies"]["hpa"]
+    assert document["seeds"] == [7, 8, 9, 10] == [lane["seed"] for lane in played["lanes"]]
     assert document["duration_s"] == 3600
-    for name, value in document["indicators"].items():
-        values = np.array([lane[name] for lane in document["lanes"]], dtype=float)
+    for name, value in played["indicators"].items():
+        values = np.array([lane[name] for lane in played["lanes"]], dtype=float)
         if np.isfinite(values).all():
             low, high = value["ci95"]
             assert low <= value["mean"] <= high
@@ -184,7 +302,7 @@ def test_run_scales_with_the_policy_and_the_overrides(sim, trace):
     def cost(*extra: str) -> float:
         done = sim("run", "production", "--trace", trace, "--duration", "1h", "--policy", "static", "--json", *extra)
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)["indicators"]["replica_hours"]["mean"]
+        return json.loads(done.stdout)["policies"]["static"]["indicators"]["replica_hours"]["mean"]
 
     assert cost("--replicas", "4") == pytest.approx(4.0)
     assert cost("--replicas", "8", "--set", "services.api.replicas.max=6") == pytest.approx(6.0)
@@ -194,6 +312,23 @@ def test_run_for_people_prints_a_table(sim, trace):
     done = sim("run", "production", "--trace", trace, "--duration", "30m", "--lanes", "2", "--policy", "hpa")
     assert done.returncode == 0, done.stderr
     assert "slo_attainment" in done.stdout and "cost_usd" in done.stdout
+
+
+def test_several_policies_play_the_same_lanes_side_by_side(sim, trace):
+    """Each as if it were alone; an option is a setting of the policy that has it, and of no other."""
+    window = ["--trace", trace, "--duration", "1h", "--lanes", "2"]
+    named = ["--policy", "static", "--policy", "hpa", "--policy", "static(replicas=3)"]
+    args = ["run", "production", *window, *named, "--replicas", "6", "--target-utilization", "50"]
+    document = json.loads(sim(*args, "--json").stdout)
+    assert list(document["policies"]) == ["static", "hpa", "static(replicas=3)"]
+    hours = {name: entry["indicators"]["replica_hours"]["mean"] for name, entry in document["policies"].items()}
+    assert (hours["static"], hours["static(replicas=3)"]) == (pytest.approx(6.0), pytest.approx(3.0))
+    assert document["policies"]["hpa"]["settings"] == {"target_cpu_utilization_pct": 50}
+    alone = json.loads(sim("run", "production", *window, "--target-utilization", "50", "--json").stdout)
+    assert alone["policies"] == {"hpa": document["policies"]["hpa"]}
+    shown = sim(*args).stdout
+    (header,) = [line for line in shown.splitlines() if line.split()[:1] == ["indicator"]]
+    assert header.split() == ["indicator", "static", "hpa", "static(replicas=3)"]
 
 
 def test_run_refuses_to_play_beyond_the_trace(sim, trace):

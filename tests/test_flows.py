@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -17,14 +19,17 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from experiments.finished import recall_document
 from experiments.planning import make_plan
 from experiments.report import keep_findings
 from experiments.results import ResultStore
-from experiments.spec import load_spec
+from experiments.spec import load_spec, spec_from_dict
 from experiments.state import StateDir
 from experiments.training.job import Trained
+from flows.requests import TrainingRequest
 from flows.sweep import Clock, time_spent
 from flows.terminal.progress import Progress
+from flows.terminal.tables import evaluation_command
 from tests.waiting import all_end, guard_s, start, until
 
 ROOT = Path(__file__).parents[1]
@@ -84,8 +89,8 @@ def spec(tmp_path_factory) -> Path:
 def swept(home, spec) -> dict:
     done = run(home, "sweep", spec, "--json")
     assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "results in" not in done.stderr  # Prefect's log is on its pages
+    ours = re.compile(r"Starting Prefect and Ray \.\.\.|\[ *[\d.]+ s\] (simulate|train|evaluate): [^\x1b]*")
+    assert not [line for line in done.stderr.splitlines() if not ours.fullmatch(line)]  # nothing of Ray, no colours
     return json.loads(done.stdout)  # one JSON document and nothing else
 
 
@@ -161,6 +166,57 @@ def test_the_same_sweep_again_only_reads_what_is_finished(swept, home, spec):
     placed = {"group": 1, "sweeps": [swept["sweep_id"]]}
     assert again["configurations"] == [row | placed for row in swept["configurations"]]
     assert again["best"] == swept["best"]
+
+
+AUDITED = """
+import sys
+started = []
+
+
+def audit(event, args):
+    if event == "subprocess.Popen":
+        started.append(args[0])
+    elif event in ("os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"):
+        started.append(event)
+
+
+sys.addaudithook(audit)
+from flows.cli import app
+try:
+    app(sys.argv[1:], prog_name="devops-sim")
+except SystemExit:
+    pass
+loaded = [name for name in ("ray", "prefect", "torch") if name in sys.modules]
+print({name for name in started if name != "uname"} or "nothing", loaded, file=sys.stderr)  # a library asks for the CPU
+"""
+
+
+def test_a_finished_sweep_is_answered_from_disk_and_starts_nothing(swept, home, spec):
+    """No process; the document is that of the first run, but for what was counted and how long it took."""
+    command = [sys.executable, "-c", AUDITED, "sweep", str(spec), "--json", "--quiet"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=120)
+    assert done.stderr.strip() == "nothing []"
+    again = json.loads(done.stdout)
+    assert again["points"] == {"total": 8, "resumed": 8, "simulated": 0}
+    assert {**again, "points": swept["points"], "seconds": swept["seconds"]} == swept
+
+
+def test_a_sweep_of_which_something_is_missing_is_not_answered_from_disk(swept, home, spec, tmp_path, monkeypatch):
+    """A point, the report, the run in MLflow, the model, or another question over the same points."""
+    plan, state = make_plan(load_spec(spec)), StateDir.open(home)
+    assert recall_document(plan, state) is not None
+    model = state.checkpoints / swept["training"]["key"] / "policy.onnx"
+    for needed in (next((home / "results" / "points").glob("*.parquet")), Path(swept["report"]), model):
+        aside = needed.rename(tmp_path / "aside")
+        assert recall_document(plan, state) is None
+        aside.rename(needed)
+    asked = plan.spec.to_dict()
+    other = make_plan(spec_from_dict(asked | {"objective": asked["objective"] | {"minimize": "replica_hours"}}))
+    assert other.sweep_id == plan.sweep_id
+    assert recall_document(other, state) is None
+    assert recall_document(plan, state) is not None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    assert recall_document(plan, state) is None
 
 
 def test_the_registered_model_runs_and_is_evaluated(swept, home):
@@ -248,6 +304,50 @@ def test_a_training_is_evaluated_before_it_may_be_champion_and_resumes_on_its_da
     assert (asked.returncode, asked.stdout) == (2, "")
     assert "no model of 'autoscaler-production' has been promoted yet" in asked.stderr
     assert "models:/autoscaler-production@challenger" in asked.stderr
+
+
+def test_the_command_that_a_training_prints_runs_as_it_stands(tmp_path):
+    """Whatever was asked is in it: a profile by its path, overrides, trace, scale, the part held out, the state folder."""
+    profile, trace = tmp_path / "my profile.yaml", tmp_path / "my trace.csv"
+    profile.write_text(
+        (ROOT / "sim_core/profiles/production.yaml").read_text().replace("name: production", "name: ours")
+    )
+    trace.write_text("t_seconds,requests_per_second\n" + "".join(f"{60 * i},{50 + i % 60}\n" for i in range(300)))
+    asked = ["train", profile.name, "--trace", trace.name, "--scale-peak-to-replicas", "5", "--duration", "2h"]
+    asked += ["--set", "services.api.replicas.max=30", "--set", "description=of 'ours'", "--state", "my state"]
+    env = {name: value for name, value in environment(tmp_path).items() if name != "DEVOPS_SIM_HOME"}
+    options = {"cwd": tmp_path, "env": env | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
+    done = subprocess.run([*COMMAND, *asked, "--steps", "2048", "--lanes", "8"], timeout=240, **options)
+    assert done.returncode == 0, done.stderr
+    (printed,) = [line for line in done.stdout.splitlines() if line.startswith("Compare it: ")]
+    command = printed.removeprefix("Compare it: ")
+    for option in ("--start 2h --duration 3h", "--scale-peak-to-replicas 5", "services.api.replicas.max=30"):
+        assert option in command
+    compared = subprocess.run(command, shell=True, timeout=240, **options)
+    assert compared.returncode == 0, compared.stderr
+    assert compared.stdout.startswith("ours, 10 seeds")
+    assert "models:/autoscaler-ours@" in compared.stdout
+
+
+def test_the_printed_command_tells_a_generator_and_keeps_quiet_where_nothing_is_held_out(tmp_path):
+    request = TrainingRequest(profile="production", traffic="spiky", traffic_seed=4, overrides={"description": "7"})
+    document = {
+        "request": request.model_dump(mode="json"),
+        "held_out": {"start_s": 7 * 86_400.0 + 30.5, "duration_s": 5400.0},
+        "model": {"registered": {"uri": "models:/autoscaler-production@champion"}},
+        "state": str(tmp_path),
+    }
+    words = shlex.split(evaluation_command(document))
+    for option, value in {
+        "--start": "604830.5s",
+        "--duration": "90m",
+        "--traffic": "spiky",
+        "--traffic-seed": "4",
+        "--set": 'description="7"',  # text that would read as a number
+        "--state": str(tmp_path),
+    }.items():
+        assert words[words.index(option) + 1] == value
+    assert evaluation_command(document | {"held_out": None}) == ""
 
 
 # --- interruptions

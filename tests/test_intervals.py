@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim_core.accounting import INDICATORS, bounds_of
+from sim_core.indicators import INDICATORS, bounds_of
 from sim_core.intervals import interval
 
 SHARE, POSITIVE = (0.0, 1.0), (0.0, math.inf)

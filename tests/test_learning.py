@@ -32,8 +32,8 @@ from experiments import bench
 from experiments.held_out import policies_document
 from experiments.report import ReportData, write_report
 from flows.terminal.tables import show_evaluation
-from sim_core.accounting import INDICATORS, bounds_of
 from sim_core.errors import InputError, PolicyError
+from sim_core.indicators import INDICATORS, bounds_of
 from sim_core.intervals import interval
 from sim_core.profile import load_profile
 from sim_core.simulation import simulate

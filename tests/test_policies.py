@@ -19,6 +19,8 @@ from agents.policies.clairvoyant import ClairvoyantPolicy, arrivals_ahead, bad_s
 from agents.policies.contract import Policy, play
 from agents.policies.hpa import HpaPolicy
 from agents.policies.learned import LearnedPolicy
+from agents.policies.own import OwnPolicy
+from agents.policies.registry import choice_of, policy_of
 from agents.policies.static import StaticPolicy
 from sim_core.errors import ModelError, PolicyError
 from sim_core.profile import Profile, load_profile
@@ -52,9 +54,18 @@ def networks() -> dict[str, bytes]:
 KINDS = ("static", "hpa", "hpa with settings", "clairvoyant", "learned")
 
 
-@pytest.fixture(params=KINDS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The contract's tests run on each kind, and on the policies named with --policy."""
+    if "make_policy" in metafunc.fixturenames:
+        metafunc.parametrize("make_policy", [*KINDS, *metafunc.config.getoption("policy")], indirect=True)
+
+
+@pytest.fixture
 def make_policy(request, networks) -> Callable[[Profile], Policy]:
     """Makes a fresh policy of each kind for a profile."""
+    if request.param not in KINDS:
+        choice = choice_of(request.param, "evaluate")
+        return lambda profile: policy_of(choice)
     return {
         "static": lambda profile: StaticPolicy(7),
         "hpa": lambda profile: HpaPolicy(),
@@ -90,10 +101,15 @@ def asked(policy: Policy, lanes: list[Lane], duration_s: float = 300.0) -> np.nd
 @pytest.mark.parametrize("name", ["production", "experimental"])
 @pytest.mark.parametrize("n_lanes", [1, 5])
 def test_predict_gives_whole_replicas_for_every_lane_and_service(make_policy, name, n_lanes):
+    """Ours stay within the Deployment's limits; a user's own may leave that to the Deployment."""
     lanes = lanes_of(name, n_lanes)
-    said = asked(make_policy(lanes[0].profile), lanes)
+    policy = make_policy(lanes[0].profile)
+    said = asked(policy, lanes)
     assert said.dtype == np.int64
     assert said.shape[1:] == (n_lanes, len(lanes[0].profile.services))
+    assert (said >= 0).all()
+    if isinstance(policy, OwnPolicy):
+        return
     for i, service in enumerate(lanes[0].profile.services):
         assert (said[:, :, i] >= service.replicas.min).all()
         assert (said[:, :, i] <= service.replicas.max).all()

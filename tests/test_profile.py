@@ -726,3 +726,28 @@ def test_no_document_breaks_the_checker(changes):
         assert all("\n" not in line and ("(got " in line or "key" in line) for line in refused.problems)
     else:
         assert Profile.from_dict(profile.to_dict()) == profile
+
+
+@pytest.mark.parametrize(
+    ("path", "nearest"),
+    [
+        ("startup", "services.api.lifecycle.startup_seconds"),  # not startup_scv: only the unit is missing
+        ("services.api.startup", "services.api.lifecycle.startup_seconds"),
+        ("replicas.max", "services.api.replicas.max"),
+        ("max_conections", "database.max_connections"),
+        ("target_cpu", "services.api.autoscaler.target_cpu_utilization_pct"),
+        ("database.max_conections", "max_connections"),  # beside it: the key is enough
+    ],
+)
+def test_an_unknown_override_names_the_nearest_path(production, path, nearest):
+    """Not a key somewhere: what is named can be copied, and is then taken."""
+    with pytest.raises(ProfileError) as refused:
+        production.with_overrides({path: 60})
+    assert str(refused.value).endswith(f"unknown key; did you mean '{nearest}'?")
+    if "." in nearest:
+        production.with_overrides({nearest: 60})
+
+
+def test_an_override_that_is_like_nothing_gets_no_suggestion(production):
+    with pytest.raises(ProfileError, match=r"zzzz: unknown key$"):
+        production.with_overrides({"zzzz": 1})

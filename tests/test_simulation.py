@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim_core.accounting import COST_PARTS, FIXED_COST_PARTS, INDICATORS
 from sim_core.dataplane.queueing import queue_after, wait_moments
 from sim_core.errors import InputError, PolicyError
+from sim_core.indicators import COST_PARTS, FIXED_COST_PARTS, INDICATORS
 from sim_core.limits import RETRY_SLOTS
 from sim_core.profile import Profile, bundled_profiles, load_profile
 from sim_core.simulation import Worlds, simulate

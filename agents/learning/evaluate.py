@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from agents.policies.contract import Policy, play
-from sim_core.accounting import INDICATORS, bounds_of
 from sim_core.errors import PolicyError
+from sim_core.indicators import INDICATORS, bounds_of
 from sim_core.intervals import interval
 from sim_core.profile import Profile
 from sim_core.workload import Trace

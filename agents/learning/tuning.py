@@ -6,6 +6,7 @@ All of them look for the cheapest choice that keeps the SLO; where none keeps it
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from agents.policies.hpa import HpaPolicy
 from sim_core.profile import Profile
 from sim_core.simulation import simulate
 from sim_core.workload import Trace
-from sim_core.world import Lane, Scaler
+from sim_core.world import Lane, Scaler, capacity_per_replica
 
 DAY_S = 86_400.0
 COARSE_TARGETS_PCT = (50, 60, 70, 75, 80, 85, 90)
@@ -33,6 +34,8 @@ _FINE_ORDER = (
 SEARCH_SEED = 77_000  # of the lanes in which choices are compared; evaluations use other seeds
 # A policy that just keeps the SLO on the traffic it was fitted to would miss it on other days every second time.
 BUDGET_MARGIN = 0.1
+# Static fleets are tried from this utilization of the mean load to this one of the peak.
+STATIC_UTILIZATIONS = (1.0, 0.4)
 HEADROOMS = tuple(round(0.9 + 0.005 * k, 3) for k in range(64))
 
 
@@ -93,6 +96,35 @@ def tune_hpa(profile: Profile, trace: Trace, start_s: float, end_s: float, budge
     spent += len(fine) * part_s / DAY_S
     best = cheapest_that_keeps(attained, cost, objective)
     return TunedHpa(_hpa_settings(fine[best]), float(attained[best]), float(cost[best]), spent, len(grid) + len(fine))
+
+
+def hpa_settings(profile: Profile, trace: Trace, start_s: float, end_s: float, budget_days: float) -> dict[str, Any]:
+    """Settings of the policy `hpa-tuned`, see `tune_hpa`."""
+    return tune_hpa(profile, trace, start_s, end_s, budget_days).settings
+
+
+def static_settings(profile: Profile, trace: Trace, start_s: float, end_s: float, budget_days: float) -> dict[str, Any]:
+    """Settings of the policy `static`, see `tune_static`: every fleet of interest is tried once, whatever the budget."""
+    return {"replicas": tune_static(profile, trace, start_s, end_s)}
+
+
+def tune_static(profile: Profile, trace: Trace, start_s: float, end_s: float) -> int:
+    """The smallest fleet that keeps the SLO over a part of the traffic; the one that comes nearest if none does [pods].
+
+    Args:
+        start_s, end_s: the part of the trace [s].
+    """
+    seen = trace.slice(start_s, end_s)
+    per_replica = capacity_per_replica(profile)
+    least = math.floor(seen.mean_per_s / (per_replica * STATIC_UTILIZATIONS[0]))
+    most = math.ceil(seen.peak_per_s / (per_replica * STATIC_UTILIZATIONS[1]))
+    limits = [(service.replicas.min, service.replicas.max) for service in profile.services]
+    lowest, highest = min(low for low, _ in limits), max(high for _, high in limits)
+    fleets = range(min(max(least, lowest), highest), min(max(most, lowest), highest) + 1)
+    lanes = [Lane(profile, trace, SEARCH_SEED, start_s, Scaler.static(replicas)) for replicas in fleets]
+    table = simulate(lanes, end_s - start_s).indicators
+    attained, cost = table["slo_attainment"].to_numpy(), table["cost_usd"].to_numpy()
+    return fleets[cheapest_that_keeps(attained, cost, search_target(profile))]
 
 
 def _hpa_settings(candidate: tuple[int, int, int]) -> dict[str, Any]:

@@ -10,45 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.comparison import HIGHER_IS_BETTER, Best
-from sim_core.accounting import COST_PARTS, FIXED_COST_PARTS
+from experiments.comparison import Best
+from sim_core.indicators import GAP_CLOSED, HIGHER_IS_BETTER, INDICATORS
 
 SECONDS_PER_DAY = 86_400.0
 INTERVAL_SUFFIXES = ("_ci95_low", "_ci95_high")
-# Sums over a run, shown per day; every other indicator is a mean, a share or a percentile.
-PER_DAY = ("cost_usd", *COST_PARTS, *FIXED_COST_PARTS, "replica_hours", "node_hours", "scale_events")
-INDICATOR_TITLES = {
-    "cost_pods_usd": "pods [$/day]",
-    "cost_fixed_usd": "fixed cost [$/day]",
-    "cost_database_usd": "database [$/day]",
-    "cost_cache_usd": "cache [$/day]",
-    "cost_load_balancer_usd": "load balancer [$/day]",
-    "cost_usd": "whole cost [$/day]",
-    "cost_usd_per_month": "whole cost [$/30 days]",
-    "slo_attainment": "SLO attainment",
-    "availability": "availability",
-    "error_ratio": "errors",
-    "latency_mean_s": "mean latency",
-    "latency_p50_s": "p50 latency",
-    "latency_p95_s": "p95 latency",
-    "latency_p99_s": "p99 latency",
-    "throughput_per_s": "throughput [1/s]",
-    "error_budget_left": "error budget left",
-    "cost_usd_per_million_requests": "whole cost of a million good requests [$]",
-    "replica_hours": "replica-hours [h/day]",
-    "node_hours": "node-hours [h/day]",
-    "scale_events": "scale events [1/day]",
-    "utilization_mean": "CPU utilization",
-    "mttd_s": "mean time to detect",
-    "mttr_s": "mean time to restore",
-    "rpo_s": "recovery point",
-    "rto_s": "recovery time",
-    "change_failure_rate": "change failure rate",
-    "lead_time_s": "lead time",
-    "replication_lag_p95_s": "p95 replication lag",
-    "cache_hit_ratio": "cache hit ratio",
-    "gap_closed": "gap closed",
-}
+# Shown in this order.
+INDICATOR_TITLES = {indicator.name: indicator.title for indicator in (*INDICATORS.values(), GAP_CLOSED)}
+PER_DAY = frozenset(indicator.name for indicator in INDICATORS.values() if indicator.per_day)
 _NOT_SETTINGS = {"configuration", "policy", "configuration_key", "sweep_id", "seeds", "n_seeds", "profile", "pareto"}
 
 
@@ -157,8 +126,10 @@ _LABELS = {
 def role_of(policy: str) -> str:
     """`agent`, `hpa`, `clairvoyant`, `static`, or the policy's own name when it is none of these."""
     name = policy.lower()
-    if name.startswith(("agent", "models:/", "runs:/", "learned", "ppo")):
+    if name.startswith(("models:/", "runs:/")) or (":" not in name and name.startswith(("agent", "learned", "ppo"))):
         return "agent"
+    if ":" in name:  # from a user's own module, whatever that is called
+        return policy
     return next((role for role in ("hpa", "clairvoyant", "static") if name.startswith(role)), policy)
 
 

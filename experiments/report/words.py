@@ -30,9 +30,10 @@ from experiments.report.data import (
 )
 from experiments.report.series import pareto_front
 from experiments.savings import MONTH_DAYS, Savings, savings
+from sim_core.indicators import INDICATORS
 from sim_core.units import format_duration
 
-_SHARES = {"utilization_mean", "change_failure_rate"}
+_SHARES = {indicator.name for indicator in INDICATORS.values() if indicator.is_share}
 
 
 def worded(name: str, value: float, objective: float) -> str:
@@ -43,7 +44,7 @@ def worded(name: str, value: float, objective: float) -> str:
         return percent_down(value, 1)
     if name.startswith("cost_"):
         return usd(value)
-    if name in _SHARES or name.endswith("_ratio"):
+    if name in _SHARES:
         return percent(value)
     if name == "gap_closed":
         return f"{value:.2f}" if math.isfinite(value) else NOTHING

@@ -461,6 +461,12 @@ class MlflowTracker:
         entries = [Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id) for m in fresh]
         client.log_batch(found.run_id, metrics=entries)
 
+    def has_finished(self, run_id: str | None) -> bool:
+        """Whether a run is there and has ended well."""
+        with contextlib.suppress(*FAILURES):
+            return run_id is not None and self._client().get_run(run_id).info.status == "FINISHED"
+        return False
+
     def alias_version(self, profile: str, alias: str) -> str | None:
         """Version of `autoscaler-<profile>` that an alias points at, or None."""
         with contextlib.suppress(*FAILURES):

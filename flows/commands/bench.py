@@ -15,7 +15,7 @@ from experiments.results import ResultStore
 from experiments.state import StateDir
 from flows.requests import SweepRequest
 from flows.servers.platform import platform
-from flows.terminal.output import say
+from flows.terminal.output import announce
 from sim_core.workload import read_trace
 
 Figure = dict[str, Any]
@@ -28,7 +28,7 @@ def measure(quick: bool, trace: Path | None = None) -> dict[str, Any]:
     def note(figure: Figure) -> None:
         figures.append(figure)
         measured = f"{figure['value']:,.4g} {figure['unit']}" if math.isfinite(figure["value"]) else figure["note"]
-        say(f"{figure['name']}: {measured}")
+        announce(f"{figure['name']}: {measured}")
 
     run_bench(quick, note, read_trace(trace) if trace is not None else None)
     sweep_overhead(quick, note)

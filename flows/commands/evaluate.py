@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.held_out import DEFAULT_STEPS, KNOWN, HeldOut, compare_policies, model_content, policies_document
-from experiments.report import evaluation_data, write_report
-from experiments.state import StateDir
-from flows.inputs import TrafficChoice, check_policies, duration_s, load_profile, overrides
+from agents.policies.registry import check_made, choices_of
+from flows.inputs import TrafficChoice, duration_s, load_profile, overrides
 from flows.terminal.progress import Progress
 
 if TYPE_CHECKING:
     from agents.learning.evaluate import Evaluation
+    from experiments.held_out import HeldOut
+    from experiments.state import StateDir
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,25 @@ class EvaluationRequest:
 def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
     """Compare the policies, write the report and track it, and return the document of the command.
 
-    A search for the HPA's settings may simulate as much as the longest training of the models took.
+    A search for the HPA's settings may simulate as much as the longest training of the models took. What can be refused
+    without the simulator is refused before it is imported.
 
     Raises:
         InputError: any part of the request is wrong, a model cannot be found, or a policy has nothing to be tuned on.
     """
-    names = check_policies("--policies", request.policies, KNOWN)
+    choices = choices_of("--policies", request.policies, "evaluate")
     start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
+    request.traffic.check()
     profile = load_profile(request.profile, overrides(request.settings))
+
+    from experiments.held_out import DEFAULT_STEPS, HeldOut, compare_policies, model_content, policies_document
+    from experiments.state import StateDir
+
+    names = [choice.text for choice in choices]
     trace = request.traffic.load(profile, start_s, length_s)
+    check_made(choices)
     at = StateDir.at(request.state)
-    models = {name: model_content(name, at) for name in names if name.startswith("models:")}
+    models = {choice.text: model_content(choice.text, at) for choice in choices if choice.is_model}
     state = StateDir.open(request.state)  # only now: nothing is made for a request that cannot be answered
     trained_steps = [int((metadata.get("training") or {}).get("steps", 0)) for _, metadata in models.values()]
     budget_steps = max([*trained_steps, 0]) or DEFAULT_STEPS
@@ -67,19 +75,18 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
 
 def _kept(held_out: HeldOut, evaluation: Evaluation, state: StateDir, track: bool) -> dict[str, Any]:
     """The report of an evaluation, and its runs in MLflow unless nobody wants them; where both are."""
+    from experiments.report import evaluation_data, write_report
+
     name = f"evaluation-{held_out.key[:10]}"
     data = evaluation_data(held_out, evaluation, ["devops-sim ui"])
     report = write_report(data, state.reports / f"{name}.html")
     if not track:
         return {"report": str(report), "mlflow": None, "state": str(state.root)}
+    from experiments.held_out import track_evaluation
     from experiments.tracking import MlflowTracker
 
     tracker = MlflowTracker.open(state, held_out.profile.name)
-    title = f"evaluation of {len(held_out.names)} policies"
-    described = held_out.describe()
-    run_id = tracker.log_evaluation(
-        held_out.key, title, evaluation.table, evaluation.lanes, evaluation.gap_closed, described
-    )
+    run_id = track_evaluation(held_out, evaluation, tracker)
     tracker.log_file(run_id, report)
     tracked = {"uri": tracker.uri, "run_id": run_id, "page": tracker.page(run_id), "warning": tracker.warning}
     return {"report": str(report), "mlflow": tracked, "state": str(state.root)}

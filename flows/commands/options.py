@@ -2,12 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Profile = Annotated[str, typer.Argument(help="A bundled profile (see `profile list`) or the path of a YAML file.")]
+import experiments
+from agents.policies.registry import described, known, split_outside
+from sim_core.bundled import PROFILES, TRAFFICS, names_in
+
+
+def _bundled(folder: Path) -> Callable[[str], list[str]]:
+    """Completes the names of what comes with the package; the shell itself completes files."""
+    return lambda incomplete: [name for name in names_in(folder) if name.startswith(incomplete)]
+
+
+def _policy(incomplete: str) -> list[str]:
+    return [name for name in known("run") if name.startswith(incomplete)]
+
+
+def _policies(incomplete: str) -> list[str]:
+    """Completes the last name of a list."""
+    *named, last = split_outside(incomplete)
+    left = [name for name in known("evaluate") if name.startswith(last) and name not in named]
+    return [",".join([*named, name]) for name in left]
+
+
+Profile = Annotated[
+    str,
+    typer.Argument(
+        help="A bundled profile (see `profile list`) or the path of a YAML file.", autocompletion=_bundled(PROFILES)
+    ),
+]
+Policies = Annotated[
+    list[str],
+    typer.Option(
+        "--policy",
+        metavar="POLICY",
+        help=f"{described('run')}; settings as in hpa(target_cpu_utilization_pct=60). Repeatable: side by side.",
+        autocompletion=_policy,
+    ),
+]
+PolicyList = Annotated[
+    str,
+    typer.Option(
+        "--policies",
+        help=f"Comma-separated: {described('evaluate')}; settings as in static(replicas=8).",
+        autocompletion=_policies,
+    ),
+]
+Spec = Annotated[
+    Path,
+    typer.Argument(
+        help="A sweep specification (YAML), as experiments/specs/demo.yaml.",
+        autocompletion=_bundled(Path(experiments.__file__).parent / "specs"),
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -17,7 +68,20 @@ Settings = Annotated[
     ),
 ]
 Trace = Annotated[Path | None, typer.Option("--trace", help="Play this trace file (t_seconds,requests_per_second).")]
-Traffic = Annotated[str, typer.Option("--traffic", help="Without --trace: the bundled generator to play.")]
+Traffic = Annotated[
+    str,
+    typer.Option(
+        "--traffic", help="Without --trace: the bundled generator to play.", autocompletion=_bundled(TRAFFICS)
+    ),
+]
+OtherTraffic = Annotated[
+    str | None,
+    typer.Option(
+        "--traffic",
+        help="Play this bundled generator in place of the specification's traffic.",
+        autocompletion=_bundled(TRAFFICS),
+    ),
+]
 TrafficSeed = Annotated[int, typer.Option("--traffic-seed", min=0, help="Seed of the generator.")]
 ScalePeak = Annotated[
     int | None,
@@ -44,3 +108,4 @@ State = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
 NoTrack = Annotated[bool, typer.Option("--no-track", help="Write nothing to MLflow.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error; warnings and errors stay.")]

@@ -1,19 +1,18 @@
-"""`devops-sim run`: one profile, one policy, some seeds, played in this process."""
+"""`devops-sim run`: one profile, one policy or several side by side, some seeds, played in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.inputs import TrafficChoice, check_engine, check_policies, duration_s, load_profile, overrides
+from agents.policies.registry import Choice, choices_of
+from flows.inputs import TrafficChoice, check_engine, duration_s, load_profile, overrides
 from sim_core.errors import InputError, PolicyError
 
 if TYPE_CHECKING:
     from agents.policies.contract import Policy
-
-RUN_POLICIES = ("static", "hpa", "clairvoyant")
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class RunRequest:
     profile: str
     settings: list[str]
     traffic: TrafficChoice
-    policy: str
+    policies: Sequence[str]
     replicas: int | None
     target_utilization_pct: int | None
     engine: str
@@ -37,49 +36,60 @@ class RunRequest:
 
 
 def run_lanes(request: RunRequest) -> dict[str, Any]:
-    """Play the lanes and return the document of the command: indicators with intervals over the seeds, and each lane.
+    """Play the lanes under each policy and return the document of the command.
+
+    It holds, for each policy, the indicators with intervals over the seeds, and each lane; all play the same lanes. What
+    can be refused without the simulator is refused before it is imported.
 
     With `timeline`, the time series of every lane is written there; a place that cannot be is refused before.
 
     Raises:
         InputError: any part of the request is wrong.
     """
+    engine = check_engine(request.engine)
+    choices = chosen(request)
+    start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
+    request.traffic.check()
+    profile = load_profile(request.profile, overrides(request.settings))
+
     from agents.policies.contract import play
     from experiments.summaries import over_seeds, services_over_seeds
     from experiments.timelines import check_place, check_step, write_timeline
     from sim_core.world import Lane
 
-    engine = check_engine(request.engine)
-    policy = policy_of(request)
-    start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
-    profile = load_profile(request.profile, overrides(request.settings))
     step_s = None
     if request.timeline is not None:
         step_s = duration_s("--timeline-step", request.timeline_step)
         check_place(request.timeline)
         check_step(step_s, profile, length_s)
+    policies = [made(choice, request.state) for choice in choices]
     trace = request.traffic.load(profile, start_s, length_s)
     seeds = list(range(request.seed, request.seed + request.lanes))
     lanes = [Lane(profile, trace, seed, start_s) for seed in seeds]
-    played = play(lanes, policy, length_s, step_s)
-    table = played.indicators
+    played = {policy.name: play(lanes, policy, length_s, step_s) for policy in policies}
     if request.timeline is not None:
-        services = [service.name for service in profile.services]
-        write_timeline(request.timeline, {request.policy: played}, seeds, services)
+        write_timeline(request.timeline, played, seeds, [service.name for service in profile.services])
     return {
         "command": "run",
         "profile": profile.name,
-        "policy": request.policy,
-        "settings": getattr(policy, "settings", {}),
         "engine": engine,
         "seeds": seeds,
         "start_s": start_s,
         "duration_s": length_s,
         "traffic": request.traffic.describe(trace),
         "slo": profile.slo.model_dump(mode="json"),
-        "indicators": over_seeds(table),
-        "services": services_over_seeds(played.services),
-        "lanes": [{"seed": seed, **row} for seed, row in zip(seeds, table.to_dict("records"), strict=True)],
+        "policies": {
+            policy.name: {
+                "settings": getattr(policy, "settings", {}),
+                "indicators": over_seeds(played[policy.name].indicators),
+                "services": services_over_seeds(played[policy.name].services),
+                "lanes": [
+                    {"seed": seed, **row}
+                    for seed, row in zip(seeds, played[policy.name].indicators.to_dict("records"), strict=True)
+                ],
+            }
+            for policy in policies
+        },
         "timeline": str(request.timeline) if request.timeline else None,
     }
 
@@ -93,11 +103,11 @@ def track_run(request: RunRequest, document: Mapping[str, Any]) -> None:
     from experiments.identity import digest, simulator_version
     from experiments.state import StateDir
     from experiments.tracking import MlflowTracker
-    from flows.terminal.output import plain, say
+    from flows.terminal.output import announce, plain, say
 
     profile = load_profile(request.profile, overrides(request.settings))
-    inputs = {name: document[name] for name in ("policy", "engine", "seeds", "start_s", "duration_s")}
-    params = inputs | document["settings"] | {f"traffic.{name}": value for name, value in document["traffic"].items()}
+    inputs = {name: document[name] for name in ("engine", "seeds", "start_s", "duration_s")}
+    params = inputs | {f"traffic.{name}": value for name, value in document["traffic"].items()}
     params |= {f"set.{path}": value for path, value in overrides(request.settings).items()}
     try:
         state = StateDir.open(request.state)
@@ -105,48 +115,64 @@ def track_run(request: RunRequest, document: Mapping[str, Any]) -> None:
         say(f"Not tracked: {error}; or leave it with --no-track")
         return
     tracker = MlflowTracker.open(state, profile.name)
-    key = digest(plain({"profile": profile.digest, "version": simulator_version(), "inputs": params}))
     files = [request.timeline] if request.timeline else []
-    run_id = tracker.log_play(key, params, document, profile.to_dict(), files)
-    if page := tracker.page(run_id):
-        say(f"MLflow: {page} (while `devops-sim ui` runs)")
+    for policy, entry in document["policies"].items():
+        played = {"policy": policy, **entry["settings"]} | params
+        key = digest(plain({"profile": profile.digest, "version": simulator_version(), "inputs": played}))
+        shown = {**document, "policy": policy, **entry}
+        run_id = tracker.log_play(key, played, shown, profile.to_dict(), files)
+        if page := tracker.page(run_id):
+            announce(f"MLflow, {policy}: {page} (while `devops-sim ui` runs)")
 
 
-def policy_of(request: RunRequest) -> Policy:
-    """The policy that the request names.
+def chosen(request: RunRequest) -> list[Choice]:
+    """The policies that the request names, each with the options that are settings of it.
 
     Raises:
-        PolicyError: unknown; a setting that the policy needs is missing; or one that it does not have is given.
-        ModelError: no such model, or not one for this profile.
+        PolicyError: unknown; a setting that a policy needs is missing; or an option that is a setting of none of them.
     """
-    name = check_policies("--policy", [request.policy], RUN_POLICIES)[0]
+    choices = choices_of("--policy", request.policies, "run")
+    given = {"replicas": request.replicas, "target_cpu_utilization_pct": request.target_utilization_pct}
+    options = {"replicas": "--replicas", "target_cpu_utilization_pct": "--target-utilization"}
     problems = []
-    if name == "static" and request.replicas is None:
-        problems.append("the static policy needs --replicas N")
-    if name != "static" and request.replicas is not None:
-        problems.append(f"--replicas is a setting of the static policy, not of {name}")
-    if name != "hpa" and request.target_utilization_pct is not None:
-        problems.append(f"--target-utilization is a setting of the HPA, not of {name}")
+    for setting, value in given.items():
+        if value is None:
+            continue
+        takers = [
+            choice.entry is not None and setting in choice.entry.settings and setting not in choice.settings
+            for choice in choices
+        ]
+        choices = [
+            choice.with_settings({setting: value}) if takes else choice
+            for choice, takes in zip(choices, takers, strict=True)
+        ]
+        if not any(takers):
+            names = ", ".join(choice.text for choice in choices)
+            problems.append(f"{options[setting]} {value}: no policy takes it (given: {names})")
+    for choice in choices:
+        missing = [name for name in (choice.entry.required if choice.entry else ()) if name not in choice.settings]
+        problems += [
+            f"the policy {choice.text} needs {options[name]} N, or {choice.name}({name}=N)" for name in missing
+        ]
     if problems:
-        raise PolicyError(f"--policy {name}", problems)
-    return _build(name, request)
+        raise PolicyError("--policy", problems)
+    return choices
 
 
-def _build(name: str, request: RunRequest) -> Policy:
-    from agents.policies.clairvoyant import ClairvoyantPolicy
-    from agents.policies.hpa import HpaPolicy
-    from agents.policies.static import StaticPolicy
+def made(choice: Choice, folder: Path | None) -> Policy:
+    """The policy that was chosen.
 
-    if request.replicas is not None:
-        return StaticPolicy(request.replicas)
-    if name == "hpa":
-        target = request.target_utilization_pct
-        return HpaPolicy() if target is None else HpaPolicy(target_cpu_utilization_pct=target)
-    if name == "clairvoyant":
-        return ClairvoyantPolicy()
+    Raises:
+        PolicyError: it cannot be made with these settings.
+        ModelError: no such model.
+    """
+    from agents.policies.registry import policy_of
+
+    if not choice.is_model:
+        return policy_of(choice)
     from agents.policies.learned import LearnedPolicy
     from experiments.held_out import model_content
     from experiments.state import StateDir
 
-    content, metadata = model_content(name, StateDir.at(request.state))
-    return LearnedPolicy(content, name, metadata)
+    content, metadata = model_content(choice.name, StateDir.at(folder))
+    return LearnedPolicy(content, choice.text, metadata)

@@ -10,7 +10,7 @@ from experiments.links import first_page
 from experiments.relocation import follow_folder
 from experiments.state import StateDir
 from flows.servers.processes import announced, check_port_is_free, start_mlflow, start_prefect
-from flows.terminal.output import say
+from flows.terminal.output import announce
 from sim_core.errors import InputError, PlatformError
 
 _WATCH_PERIOD_S = 0.5
@@ -44,7 +44,7 @@ def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
         raise PlatformError(
             f"{state.mlflow_database}: MLflow's database cannot be opened ({error}); {remedy}"
         ) from error
-    say(f"Starting MLflow and Prefect on {state.root} ...")
+    announce(f"Starting MLflow and Prefect on {state.root} ...")
     servers = []
     try:
         servers.append(start_prefect(state.root, prefect_port))
@@ -56,7 +56,7 @@ def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
             print(f"MLflow   {mlflow.url}\nPrefect  {prefect.url}", flush=True)
             print(f"Runs     {first_page(mlflow.url, state)}", flush=True)
             print(f"export PREFECT_API_URL={prefect.url}/api", flush=True)
-            say(
+            announce(
                 "Ctrl-C ends both. Sweeps use this Prefect; its own commands do after the line that begins with export."
             )
             while all(server.process.poll() is None for server in servers):

@@ -13,25 +13,34 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.cluster import ray_cluster
-from experiments.planning import make_plan
+from agents.policies.registry import check_made, choice_of
 from experiments.state import StateDir
 from flows.requests import SweepRequest, TrainingRequest
 from flows.servers.processes import Server, prefect_api
-from flows.terminal.output import say
+from flows.terminal.output import announce
 
 _SETTLE_S = 60.0  # the most that the last records of a flow may take to reach the server's database
 
 
 def sweep_here(request: SweepRequest) -> dict[str, Any]:
-    """Run the sweep flow in this process and return its document.
+    """Run the sweep flow in this process and return its document; from disk where all of it is finished.
 
     Raises:
         InputError: specification, traffic or state folder are wrong; found before anything is started or written.
         PlatformError: a server or the cluster failed.
     """
-    make_plan(request.resolve())
+    spec = request.resolve()
+    from experiments.planning import make_plan
+
+    plan = make_plan(spec)
+    if spec.evaluation is not None:
+        check_made(choice_of(name, "evaluation") for name in spec.evaluation.policies)
     state = StateDir.open(request.state)
+    from experiments.finished import recall_document
+
+    if (finished := recall_document(plan, state)) is not None:
+        announce("All of it is finished already.")
+        return finished
     with platform(state, "flows.sweep") as module:
         return dict(module.sweep(request.model_copy(update={"state": str(state.root)})))
 
@@ -58,11 +67,13 @@ def platform(state: StateDir, module: str) -> Iterator[Any]:
         module: holds the flow. It is imported, while the server starts, and given to the block: Prefect takes its settings
             from the environment when it is imported.
     """
+    from experiments.cluster import ray_cluster
+
     # Errors reach the user as one message of ours; Prefect's own lines are on its pages.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     began = dt.datetime.now(dt.UTC)
     with prefect_api(state.root) as server:
-        say(
+        announce(
             "Starting Prefect and Ray ..."
             if server
             else f"Prefect runs at {os.environ['PREFECT_API_URL']}; starting Ray ..."

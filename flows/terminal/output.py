@@ -14,35 +14,10 @@ from typing import Any, Literal
 
 from experiments.amounts import rounded_down
 from flows.terminal.layout import fitted
+from sim_core.indicators import GAP_CLOSED, INDICATORS, SERVICE_INDICATORS
 
 _NO_LIMIT = 10_000  # characters of a line that no terminal shows
-# Digits that a reader can use; an indicator without an entry gets four significant ones.
-_FORMATS = {
-    "error_ratio": "{:.3%}",
-    "utilization_mean": "{:.1%}",
-    "utilization": "{:.1%}",
-    "calls": "{:,.0f}",
-    "queue_len": "{:.3f}",
-    "cache_hit_ratio": "{:.1%}",
-    "latency_mean_s": "{:.4f}",
-    "latency_p50_s": "{:.4f}",
-    "latency_p95_s": "{:.4f}",
-    "latency_p99_s": "{:.4f}",
-    "cost_usd": "{:.2f}",
-    "cost_pods_usd": "{:.2f}",
-    "cost_fixed_usd": "{:.2f}",
-    "cost_database_usd": "{:.2f}",
-    "cost_cache_usd": "{:.2f}",
-    "cost_load_balancer_usd": "{:.2f}",
-    "cost_usd_per_month": "{:,.0f}",
-    "cost_usd_per_million_requests": "{:.3f}",
-    "replica_hours": "{:.1f}",
-    "node_hours": "{:.1f}",
-    "scale_events": "{:.0f}",
-    "gap_closed": "{:.2f}",
-}
-# Of good events: rounded down as in the report, so that a missed SLO never reads as a kept one.
-_PERCENT_DOWN = {"slo_attainment": 3, "availability": 3, "error_budget_left": 1}
+_SHOWN = {**SERVICE_INDICATORS, **INDICATORS, GAP_CLOSED.name: GAP_CLOSED}
 
 
 @contextlib.contextmanager
@@ -123,10 +98,11 @@ def figure(name: str, value: float | None) -> str:
     """One figure as a reader wants it; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "-"
-    if name in _PERCENT_DOWN:
-        decimals = _PERCENT_DOWN[name]
+    indicator = _SHOWN.get(name)
+    if indicator is not None and indicator.rounded_down:
+        decimals = int(indicator.digits[1:-1])
         return f"{rounded_down(100.0 * value, decimals):.{decimals}f}%"
-    return _FORMATS.get(name, "{:.4g}").format(value)
+    return format(value, indicator.digits if indicator is not None else ".4g")
 
 
 def with_interval(name: str, mean: float | None, low: float | None, high: float | None) -> str:
@@ -137,6 +113,31 @@ def with_interval(name: str, mean: float | None, low: float | None, high: float 
     return shown if least == shown == most else f"{shown} [{least}, {most}]"
 
 
+_quiet = False  # of the whole process: progress comes from many threads
+
+
+@contextlib.contextmanager
+def silenced(quiet: bool) -> Iterator[None]:
+    """Leave out progress for the block if `quiet`; warnings and errors stay."""
+    global _quiet
+    before, _quiet = _quiet, quiet
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
+def is_quiet() -> bool:
+    """Whether progress is left out now."""
+    return _quiet
+
+
 def say(message: str) -> None:
-    """One line for the user, on standard error."""
+    """One line that the user has to know, on standard error."""
     print(message, file=sys.stderr, flush=True)
+
+
+def announce(message: str) -> None:
+    """One line on how it goes, on standard error, unless progress is left out."""
+    if not _quiet:
+        say(message)

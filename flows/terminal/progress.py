@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from flows.terminal.output import is_quiet
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -27,7 +29,7 @@ class Progress:
         self._said: dict[str, tuple[float, float]] = {}  # stage -> (when, how much)
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not is_quiet():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as RichProgress
@@ -63,7 +65,9 @@ class Progress:
             self.say(f"{stage}: {done:,.0f} of {total:,.0f}{'  ' + note if note else ''}")
 
     def say(self, message: str) -> None:
-        """One line beside the bars."""
+        """One line beside the bars; none under --quiet."""
+        if is_quiet():
+            return
         if self._bars is not None:
             self._bars.console.print(message, highlight=False, markup=False)
         else:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.policies.registry import value_of
 from experiments.amounts import objective_text
 from experiments.savings import Savings
+from experiments.state import DEFAULT_FOLDER, HOME_VARIABLE
 from flows.terminal.output import figure, print_table, print_text, with_interval
 from sim_core.intervals import MIN_VALUES
 from sim_core.units import format_duration
@@ -34,30 +37,37 @@ _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def show_run(document: Mapping[str, Any]) -> None:
-    """Indicators of `devops-sim run` with their intervals, then the lanes."""
-    seeds = document["seeds"]
-    title = f"{document['profile']} under {document['policy']}, {_stretch(document['duration_s'], len(seeds))}"
-    rows = [[name, _measured(name, value)] for name, value in document["indicators"].items()]
-    print_table(title, ("indicator", "mean [95 % interval]" if len(seeds) >= MIN_VALUES else "mean"), rows)
-    services = [
-        [service, *(figure(n, e["mean"]) if n == "calls" else _measured(n, e) for n, e in figures.items())]
-        for service, figures in document["services"].items()
-    ]
-    print_table("Services", ("service", *next(iter(document["services"].values()))), services)
-    if len(seeds) > 1:
-        names = [name for name in HEADLINES if name in document["indicators"]]
-        lanes = [
-            [str(lane["seed"]), *(figure(name, lane[name]) for name in names)]
-            for lane in document["lanes"][:_LANES_SHOWN]
-        ]
-        hidden = len(seeds) - len(lanes)
-        print_table(
-            "Lanes" + (f" (the first {_LANES_SHOWN}, {hidden} more with --json)" if hidden else ""),
-            ("seed", *names),
-            lanes,
-        )
+    """Indicators of `devops-sim run` with their intervals, a column a policy, then services and lanes of each."""
+    seeds, played = document["seeds"], document["policies"]
+    several = len(played) > 1
+    title = f"{document['profile']} under {', '.join(played)}, {_stretch(document['duration_s'], len(seeds))}"
+    names = list(next(iter(played.values()))["indicators"])
+    rows = [[name, *(_measured(name, entry["indicators"][name]) for entry in played.values())] for name in names]
+    alone = "mean [95 % interval]" if len(seeds) >= MIN_VALUES else "mean"
+    print_table(title, ("indicator", *(played if several else [alone])), rows)
+    for policy, entry in played.items():
+        of = f" of {policy}" if several else ""
+        _show_services(of, entry["services"])
+        if len(seeds) > 1:
+            _show_lanes(of, entry["lanes"])
     if document["timeline"]:
         print(f"Timeline: {document['timeline']}")
+
+
+def _show_services(of: str, services: Mapping[str, Mapping[str, Any]]) -> None:
+    rows = [
+        [service, *(figure(n, e["mean"]) if n == "calls" else _measured(n, e) for n, e in figures.items())]
+        for service, figures in services.items()
+    ]
+    print_table(f"Services{of}", ("service", *next(iter(services.values()))), rows)
+
+
+def _show_lanes(of: str, lanes: Sequence[Mapping[str, Any]]) -> None:
+    names = [name for name in HEADLINES if name in lanes[0]]
+    rows = [[str(lane["seed"]), *(figure(name, lane[name]) for name in names)] for lane in lanes[:_LANES_SHOWN]]
+    hidden = len(lanes) - len(rows)
+    more = f" (the first {_LANES_SHOWN}, {hidden} more with --json)" if hidden else ""
+    print_table(f"Lanes{of}{more}", ("seed", *names), rows)
 
 
 def show_sweep(document: Mapping[str, Any]) -> None:
@@ -91,8 +101,10 @@ def show_training(document: Mapping[str, Any]) -> None:
     _show_gate(document["model"]["gate"])
     if model:
         print(f"Model: {model['name']} version {model['version']} ({', '.join(model['aliases'])})")
-        uri = model["uri"]
-        print(f"Compare it: {_command()} evaluate {training['profile']} --policies hpa-tuned,clairvoyant,{uri}")
+        if command := evaluation_command(document):
+            print(f"Compare it: {command}")
+        elif document["evaluation"] is None:
+            print("All of the trace was seen: train on less to compare on the rest")
     if document["mlflow"]["warning"]:
         print(f"MLflow: {document['mlflow']['warning']}")
     _show_page(document["mlflow"])
@@ -104,6 +116,36 @@ def _show_gate(gate: Mapping[str, Any]) -> None:
         print(f"Promoted to champion: {gate['reason']}")
     for failure in gate["failures"]:
         print(f"Not promoted, {failure}")
+
+
+def evaluation_command(document: Mapping[str, Any]) -> str:
+    """The command that compares a trained model on traffic it has not seen; empty where none is left.
+
+    It names all that the training was asked, quoted for a shell, and runs from the same folder.
+    """
+    asked, held_out = document["request"], document["held_out"]
+    if held_out is None:
+        return ""
+    words = ["evaluate", asked["profile"]]
+    words += ["--policies", f"hpa-tuned,clairvoyant,{document['model']['registered']['uri']}"]
+    words += ["--start", _duration(held_out["start_s"]), "--duration", _duration(held_out["duration_s"])]
+    if asked["trace"]:
+        words += ["--trace", asked["trace"]]
+    else:
+        words += ["--traffic", asked["traffic"], "--traffic-seed", str(asked["traffic_seed"])]
+    if asked["scale_peak_to_replicas"]:
+        words += ["--scale-peak-to-replicas", str(asked["scale_peak_to_replicas"])]
+    for path, value in asked["overrides"].items():
+        words += ["--set", f"{path}={value if value_of(str(value)) == value else json.dumps(value)}"]
+    return f"{_command()} {shlex.join(words)}{_state_option(document['state'])}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as the command line takes them, in the largest unit that leaves a whole number."""
+    for unit, length_s in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds % length_s == 0:
+            return f"{seconds / length_s:.0f}{unit}"
+    return f"{seconds:.12g}s"
 
 
 def show_evaluation(document: Mapping[str, Any]) -> None:
@@ -302,11 +344,13 @@ def _command() -> str:
     found = shutil.which("devops-sim")
     if found and Path(found).resolve() == beside.resolve():
         return "devops-sim"
-    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
+    return shlex.quote(os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside))
 
 
 def _state_option(root: str) -> str:
-    return "" if Path(root) == Path.cwd() / ".devops-sim" or os.environ.get("DEVOPS_SIM_HOME") else f" --state {root}"
+    """How to name the state folder, where it is not the one that is taken without being named."""
+    usual = Path(os.environ.get(HOME_VARIABLE) or DEFAULT_FOLDER).expanduser().absolute()
+    return "" if Path(root) == usual else f" --state {shlex.quote(root)}"
 
 
 def _plain_figure(value: Any) -> str:

@@ -19,8 +19,9 @@ from pydantic import Field
 from scipy.signal import lfilter
 from scipy.stats import kurtosis, median_abs_deviation
 
+from sim_core.bundled import TRAFFICS, check_traffic, names_in
 from sim_core.documents import Number, Section, read_yaml, validate
-from sim_core.errors import InputError, TraceError, nearest
+from sim_core.errors import InputError, TraceError
 from sim_core.units import parse_duration
 from sim_core.workload.trace import Trace, read_trace
 
@@ -30,7 +31,6 @@ DAILY_HARMONICS = 8
 WEEKLY_HARMONICS = 2
 MAX_SPIKES = 48
 DEFAULT = "diurnal"
-_FOLDER = Path(__file__).parent / "models"
 _BURST_WINDOWS_S = (3600.0, 43_200.0)  # a burst rises above the median of minutes around it, a surge above half a day
 _HIGHEST = 5.0  # spike, of the log rate: 150 times the rate before it
 _REMEMBERED = 28.0  # times of decay, after which 1e-12 is left
@@ -167,7 +167,7 @@ def _autoregressive(noise: Noise, streams: list[np.random.Generator], per_day: i
 
 def bundled_traffics() -> list[str]:
     """Names of the models that come with the package, sorted."""
-    return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
+    return names_in(TRAFFICS)
 
 
 @cache
@@ -177,10 +177,8 @@ def bundled_traffic(name: str = DEFAULT) -> TrafficModel:
     Raises:
         InputError: unknown name.
     """
-    if name not in bundled_traffics():
-        known = ", ".join(bundled_traffics())
-        raise InputError(f"traffic '{name}'", f"unknown generator (known: {known}){nearest(name, bundled_traffics())}")
-    return read_traffic_model(_FOLDER / f"{name}.yaml")
+    check_traffic(name)
+    return read_traffic_model(TRAFFICS / f"{name}.yaml")
 
 
 def read_traffic_model(path: Path) -> TrafficModel:
