@@ -79,10 +79,23 @@ def load_of(params, telemetry, i):
 
 
 @kernel
+def load_age_s(params, state, now_s):
+    """Age of what the load features tell [s]: that of the middle of the newest published scrape, by its own time stamp.
+
+    Before the first scrape the load is that of the replicas now.
+    """
+    if state.n_published == 0:
+        return 0.0
+    end_s = state.history[(state.n_published - 1) % HISTORY].time_s
+    return now_s - end_s + 0.5 * params.scrape_ticks * params.tick_s
+
+
+@kernel
 def observe_season(params, rates, now_s, lag_s, out):
     """What the traffic did on earlier days from this time of day on.
 
-    Every point lies at least a day less five minutes back: nothing here looks ahead of now.
+    Every point lies at least a day less five minutes back, and a step and a half of the trace before now: interpolation
+    reaches no further, so nothing here looks ahead. Traces in steps of most of a day show no season.
 
     Args:
         lag_s: age of the newest scrape's middle, which the load of the other features is from [s].
@@ -92,6 +105,8 @@ def observe_season(params, rates, now_s, lag_s, out):
     traffic = params.traffic
     days = min(SEASON_DAYS, int((traffic.start_s + now_s - lag_s) / SEASON_S))
     n_ahead = len(SEASON_STEPS)
+    if 1.5 * traffic.step_s > SEASON_S - SEASON_STEPS[n_ahead - 1] * SEASON_STEP_S:
+        days = 0
     out[n_ahead] = days / SEASON_DAYS
     if days <= 0:
         return
@@ -126,8 +141,7 @@ def observe(params, state, rates, out):
     clock = (params.traffic.start_s + now_s) * _DAY
     base = n_services * N_SERVICE_FEATURES
     out[:] = 0.0
-    lag_s = (params.publish_ticks + 0.5 * params.scrape_ticks) * params.tick_s
-    observe_season(params, rates, now_s, lag_s, out[base:])
+    observe_season(params, rates, now_s, load_age_s(params, state, now_s), out[base:])
     base += len(SEASON_STEPS) + 1
     out[base + 7] = math.sin(clock)
     out[base + 8] = math.cos(clock)

@@ -6,6 +6,7 @@ taken in turn, so that a busy machine slows both.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sim_core.intervals import interval
 from sim_core.profile import load_profile
 from sim_core.simulation import Worlds
 from sim_core.workload import Trace, bundled_traffic
@@ -131,7 +133,7 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
 
 def agent(quick: bool, trace: Trace) -> list[dict[str, Any]]:
     """Gap closed on the second half of a trace by agents trained on its first half, over training and evaluation seeds."""
-    from agents.learning.evaluate import EvaluateRequest, evaluate, mean_and_interval
+    from agents.learning.evaluate import EvaluateRequest, evaluate
     from agents.learning.train import TrainRequest, train
     from agents.policies.clairvoyant import ClairvoyantPolicy
     from agents.policies.contract import Policy
@@ -147,14 +149,19 @@ def agent(quick: bool, trace: Trace) -> list[dict[str, Any]]:
         policies: list[Policy] = [trained.hpa.policy(), ClairvoyantPolicy(), LearnedPolicy(trained.onnx)]
         outcome = evaluate(EvaluateRequest(profile, trace, policies, half_s, min(DAY_S, half_s), seeds))
         attainment = outcome.lanes.groupby("policy")["slo_attainment"].mean()
-        gaps.append(outcome.gap_closed["agent"]["mean"])
+        if gap := outcome.gap_closed.get("agent"):
+            gaps.append(gap["mean"])
         attained.append(float(attainment["agent"]))
         baseline.append(float(attainment["hpa-tuned"]))
-    mean, low, high = mean_and_interval(np.array(gaps))
-    note = f"{training_seeds} training seeds of {steps} steps, {seeds} evaluation seeds; 95 % interval {low:.2f} to {high:.2f}"
+    closed = interval(gaps)
+    known = math.isfinite(closed.low)
+    spread = f"95 % interval {closed.low:.2f} to {closed.high:.2f}" if known else "too few trainings for an interval"
+    note = f"{training_seeds} training seeds of {steps} steps, {seeds} evaluation seeds; {spread}"
+    if outcome.no_room:
+        note += f"; {outcome.no_room}"
     not_worse = float(np.mean(np.array(attained) - np.array(baseline)))
     return [
-        _figure(f"gap closed on {trace.name}", mean, "of HPA to clairvoyant", "> 0.5", note),
+        _figure(f"gap closed on {trace.name}", closed.mean, "of HPA to clairvoyant", "> 0.5", note),
         _figure(
             f"SLO attainment of agent less tuned HPA on {trace.name}", not_worse, "share of requests", ">= 0", note
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
@@ -10,13 +11,14 @@ from sim_core.errors import PlatformError
 
 
 def write_atomically(path: Path, content: bytes, what: str) -> None:
-    """Writes a file whole or not at all: temporary file, fsync, rename.
+    """Writes a file whole or not at all: temporary file, fsync, rename. Its folder is made when absent.
 
     Raises:
         PlatformError: names what could not be written, where, and the remedy; nothing of it is left.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
@@ -28,7 +30,8 @@ def write_atomically(path: Path, content: bytes, what: str) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise PlatformError(
             f"cannot store {what} in {path.parent}: {error.strerror or error}; make room or get write permission there "
             "and run the same command again: it resumes after the last stored batch"

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from agents.learning.evaluate import EvaluateRequest, Evaluation, evaluate
+from agents.learning.evaluate import BASELINE, EvaluateRequest, Evaluation, evaluate
 from agents.policies.clairvoyant import ClairvoyantPolicy
 from agents.policies.hpa import HpaPolicy
 from agents.policies.learned import LearnedPolicy
 from agents.policies.static import StaticPolicy
 from experiments.files import write_atomically
 from experiments.identity import digest, sources_version
+from experiments.savings import Savings, savings
 from experiments.state import StateDir
 from experiments.summaries import measured
 from sim_core.errors import InputError
@@ -25,6 +26,8 @@ from sim_core.simulation import simulate
 from sim_core.world import Lane, Scaler, capacity_per_replica
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agents.policies.contract import Policy
     from sim_core.profile import Profile
     from sim_core.workload import Trace
@@ -106,7 +109,7 @@ def compare_policies(
     Raises:
         InputError: a policy has no traffic to be tuned on, or a model does not fit the profile.
     """
-    file = state.root / "evaluations" / f"{held_out.key}.json"
+    file = evaluation_file(held_out, state)
     total = len(held_out.names)
     if file.exists():
         on_progress(total, total, "from an earlier run")
@@ -127,6 +130,11 @@ def compare_policies(
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(_to_plain(evaluation), default=_unwrapped).encode(), "an evaluation")
     return evaluation
+
+
+def evaluation_file(held_out: HeldOut, state: StateDir) -> Path:
+    """Where an evaluation is kept once it is made."""
+    return state.root / "evaluations" / f"{held_out.key}.json"
 
 
 def model_content(uri: str, state: StateDir) -> tuple[bytes, dict[str, Any]]:
@@ -191,20 +199,55 @@ def tune_static(profile: Profile, trace: Trace, start_s: float, end_s: float) ->
     return fleets[cheapest_that_keeps(attained, cost, search_target(profile))]
 
 
-def policies_document(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
-    """Policies of an evaluation by name: every indicator with its interval, the gap closed, the settings."""
+def policies_document(evaluation: Evaluation, duration_s: float) -> dict[str, dict[str, Any]]:
+    """Policies of an evaluation by name: indicators with intervals, gap closed, savings against the tuned HPA, settings.
+
+    Args:
+        duration_s: of the traffic that was played [s].
+    """
     names = [str(column) for column in evaluation.table.columns if f"{column}_ci95_low" in evaluation.table.columns]
+    table = [{str(column): value for column, value in row.items()} for row in evaluation.table.to_dict("records")]
+    saved = savings_of(evaluation, duration_s)
     result = {}
-    for row in evaluation.table.to_dict("records"):
-        plain = {str(column): value for column, value in row.items()}
+    for plain in table:
         policy = str(plain["policy"])
         result[policy] = {
             "indicators": {name: measured(plain, name) for name in names if name != "gap_closed"},
             "gap_closed": evaluation.gap_closed.get(policy),
+            "savings": {"against": BASELINE, **asdict(saved[policy])} if policy in saved else None,
             "keeps_slo": bool(plain["keeps_slo"]),
             "settings": evaluation.settings.get(policy, {}),
         }
     return result
+
+
+def savings_of(evaluation: Evaluation, duration_s: float) -> dict[str, Savings]:
+    """What each policy saves against the tuned HPA, by name; empty without one.
+
+    Args:
+        duration_s: of the traffic that was played [s].
+    """
+    rows = evaluation.table.set_index("policy")[["replica_hours", "cost_pods_usd", "cost_usd"]].to_dict("index")
+    means = {str(policy): {str(name): float(mean) for name, mean in row.items()} for policy, row in rows.items()}
+    if BASELINE not in means:
+        return {}
+    found = {
+        name: savings(own, means[BASELINE], duration_s / _DAY_S) for name, own in means.items() if name != BASELINE
+    }
+    return {name: saved for name, saved in found.items() if saved is not None}
+
+
+def table_with_savings(evaluation: Evaluation, duration_s: float) -> pd.DataFrame:
+    """The table of an evaluation with what each policy saves, in columns such as `saved_replica_hours_share`.
+
+    Args:
+        duration_s: of the traffic that was played [s].
+    """
+    rows = {name: asdict(saved) for name, saved in savings_of(evaluation, duration_s).items()}
+    if not rows:
+        return evaluation.table
+    saved = pd.DataFrame.from_dict(rows, orient="index").filter(regex="^(?!other)").add_prefix("saved_")
+    return evaluation.table.join(saved, on="policy")
 
 
 def _unwrapped(scalar: Any) -> Any:

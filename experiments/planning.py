@@ -12,11 +12,13 @@ from typing import Any
 
 from experiments.comparison import label
 from experiments.identity import digest, simulator_version
-from experiments.spec import Spec
+from experiments.spec import Spec, Traffic
 from experiments.values import Settings, combinations
 from sim_core.errors import SpecError
 from sim_core.profile import Profile, load_profile
 from sim_core.workload import Trace, bundled_traffic, read_trace
+from sim_core.workload.prometheus import read_prometheus
+from sim_core.workload.rolling import end_of_window_s, generated_until, last_part, today
 from sim_core.world import scale_to_replicas
 
 LANES_PER_BATCH = 64
@@ -26,8 +28,9 @@ LANES_PER_BATCH = 64
 class Point:
     """One simulation of a sweep: one lane.
 
-    `profile_digest` is that of the profile after `overrides`, `trace_digest` that of the whole scaled traffic, of which
-    the point plays `duration_s` from `start_s`.
+    `profile_digest` is that of the profile as played, after `overrides` (what was decided) and `scenario` (what it
+    meets), and `decision_digest` that after `overrides` alone, when there is a scenario. `trace_digest` is that of the
+    whole scaled traffic, of which the point plays `duration_s` from `start_s`.
     """
 
     profile: str
@@ -39,13 +42,29 @@ class Point:
     seed: int
     start_s: float
     duration_s: float
+    scenario: Settings = ()
+    decision_digest: str | None = None
 
     @cached_property
     def configuration_key(self) -> str:
-        """sha256 [hex, 24 digits] over everything that decides the result except the seed, the simulator included."""
+        """sha256 [hex, 24 digits] over everything that was decided or given, the simulator included.
+
+        It leaves out the seed and the scenario: a configuration is played under every seed in every scenario.
+        """
+        return self._identity(self.decision_digest or self.profile_digest)
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 [hex, 24 digits] over everything that decides the result.
+
+        What is played decides it, not what it is called: the same value as a parameter or as a scenario is one point.
+        """
+        return digest({"configuration": self._identity(self.profile_digest), "seed": self.seed})
+
+    def _identity(self, profile_digest: str) -> str:
         return digest(
             {
-                "profile": self.profile_digest,
+                "profile": profile_digest,
                 "trace": self.trace_digest,
                 "policy": self.policy,
                 "settings": dict(self.settings),
@@ -55,28 +74,32 @@ class Point:
             }
         )
 
-    @cached_property
-    def key(self) -> str:
-        """sha256 [hex, 24 digits] over everything that decides the result."""
-        return digest({"configuration": self.configuration_key, "seed": self.seed})
-
     @property
     def label(self) -> str:
-        """The configuration in one line, for people."""
+        """The configuration in one line, for people; without the scenario, which is none of its own doing."""
         return label(self.policy, dict(self.settings), dict(self.overrides))
 
     def row(self) -> dict[str, Any]:
-        """Columns of a result row that say what was simulated; settings and parameters as JSON."""
+        """Columns of a result row that say what was simulated; settings, parameters and scenario as JSON."""
         return {
             "key": self.key,
+            **self.identity(),
+            "profile_digest": self.profile_digest,
+            "trace_digest": self.trace_digest,
+            "seed": self.seed,
+            "start_s": self.start_s,
+            "duration_s": self.duration_s,
+        }
+
+    def identity(self) -> dict[str, str]:
+        """The columns of `row` in which sweeps that share the point may differ: how each of them calls it."""
+        return {
             "configuration_key": self.configuration_key,
             "profile": self.profile,
             "policy": self.policy,
             "settings": json.dumps(dict(self.settings)),
             "parameters": json.dumps(dict(self.overrides)),
-            "seed": self.seed,
-            "start_s": self.start_s,
-            "duration_s": self.duration_s,
+            "scenario": json.dumps(dict(self.scenario), sort_keys=True),  # the same in whatever order it is written
         }
 
 
@@ -93,12 +116,30 @@ class Plan:
     @cached_property
     def sweep_id(self) -> str:
         """Name and digest of the points: the same question has the same id, whenever it is asked."""
-        return f"{self.spec.name}-{digest([point.key for point in self.points])[:10]}"
+        asked: list[Any] = [point.key for point in self.points]
+        if self.spec.scenarios:  # the same points under `parameters` are another question
+            asked.append([point.scenario for point in self.points])
+        return f"{self.spec.name}-{digest(asked)[:10]}"
 
     @property
     def keys(self) -> list[str]:
         """Keys of all points, in order."""
         return [point.key for point in self.points]
+
+    def basis(self) -> dict[str, Any]:
+        """What all points have in common, as plain data: results are comparable only where this is the same."""
+        return {
+            "version": simulator_version(),
+            "profile": self.profile.to_dict(),
+            "traffic": {
+                "name": self.trace.name,
+                "digest": self.trace.digest,
+                "mean_per_s": self.trace.mean_per_s,
+                "peak_per_s": self.trace.peak_per_s,
+            },
+            "start_s": self.points[0].start_s,
+            "duration_s": self.points[0].duration_s,
+        }
 
     def pending(self, finished: Collection[str]) -> list[Point]:
         """Points without a result yet, in order."""
@@ -115,8 +156,8 @@ class Plan:
 def make_plan(spec: Spec) -> Plan:
     """Reads profile and traffic of a specification and expands it.
 
-    Points are ordered by policy, settings, parameters and seed, as written; equal ones are listed once. The scale of
-    the traffic is that of the profile without overrides, so that all points of a sweep get the same load.
+    Points are ordered by policy, settings, parameters, scenario and seed, as written; equal ones are listed once. The
+    scale of the traffic is that of the profile without overrides, so that all points of a sweep get the same load.
 
     Raises:
         SpecError: the windows do not fit into the trace.
@@ -126,17 +167,30 @@ def make_plan(spec: Spec) -> Plan:
     trace = traffic_of(spec, profile)
     start_s = spec.traffic.train.start if spec.traffic.train else 0.0
     duration_s = spec.duration or (spec.traffic.train.duration if spec.traffic.train else trace.duration_s - start_s)
-    changed = [(overrides, profile.with_overrides(dict(overrides))) for overrides in combinations(spec.parameters)]
-    profiles = {variant.digest: variant for _, variant in changed}
+    worlds = _worlds(spec, profile)
+    profiles = {world.digest: world for _, _, _, world in worlds}
     seeds = range(spec.seeds.first, spec.seeds.first + spec.seeds.count)
     points = (
-        Point(profile.name, variant.digest, overrides, trace.digest, policy, settings, seed, start_s, duration_s)
+        Point(profile.name, world.digest, chosen, trace.digest, policy, settings, seed, start_s, duration_s,
+              scenario, decided)
         for policy, settings in spec.settings()
-        for overrides, variant in changed
+        for chosen, scenario, decided, world in worlds
         for seed in seeds
-    )
+    )  # fmt: skip
     unique = {point.key: point for point in points}
     return Plan(spec, tuple(unique.values()), trace, profile, profiles)
+
+
+def _worlds(spec: Spec, profile: Profile) -> list[tuple[Settings, Settings, str | None, Profile]]:
+    """Parameters, scenario, digest of the profile that was decided on (None without scenarios), and the one played."""
+    worlds: list[tuple[Settings, Settings, str | None, Profile]] = []
+    scenarios = combinations(spec.scenarios)
+    for chosen in combinations(spec.parameters):
+        decided = profile.with_overrides(dict(chosen))
+        for scenario in scenarios:
+            played = profile.with_overrides({**dict(chosen), **dict(scenario)}) if scenario else decided
+            worlds.append((chosen, scenario, decided.digest if scenario else None, played))
+    return worlds
 
 
 def expand(spec: Spec) -> list[Point]:
@@ -145,27 +199,41 @@ def expand(spec: Spec) -> list[Point]:
 
 
 def traffic_of(spec: Spec, profile: Profile) -> Trace:
-    """The whole traffic of a specification, read or generated, and scaled to the profile.
+    """The whole traffic of a specification, read, asked for or generated, and scaled to the profile.
 
     Raises:
         SpecError: a window or the duration of a point reaches beyond the end of the trace.
-        TraceError: the trace cannot be read.
+        TraceError: the trace cannot be read, or is shorter than `last`.
     """
     traffic = spec.traffic
     windows = {"traffic.train": traffic.train, "traffic.evaluate": traffic.evaluate}
     ends = {name: window.start + window.duration for name, window in windows.items() if window}
     if spec.duration and not traffic.train:
         ends["duration"] = spec.duration
-    if traffic.trace:
-        trace = read_trace(traffic.trace)
-    else:
-        trace = bundled_traffic(str(traffic.generator)).generate(max(ends.values()), seed=traffic.seed)
+    trace = _rolling(traffic, traffic.last) if traffic.last else _whole(traffic, max(ends.values(), default=0.0))
     beyond = [f"{name}: must end within the trace, which lasts {trace.duration_s:g} s (ends at {end_s:g} s)"
               for name, end_s in ends.items() if end_s > trace.duration_s * (1 + 1e-12)]  # fmt: skip
     if beyond:
         raise SpecError(f"{spec.name} on {trace.name}", beyond)
     replicas = traffic.scale_peak_to_replicas
     return scale_to_replicas(trace, profile, replicas) if replicas else trace
+
+
+def _whole(traffic: Traffic, end_s: float) -> Trace:
+    if traffic.trace:
+        return read_trace(traffic.trace)
+    return bundled_traffic(str(traffic.generator)).generate(end_s, seed=traffic.seed)
+
+
+def _rolling(traffic: Traffic, last_s: float) -> Trace:
+    """The last part of the traffic [s]: of a file by its own length, else until its date, or today."""
+    date = traffic.date or today()
+    if traffic.prometheus:
+        asked = traffic.prometheus
+        return read_prometheus(asked.url, asked.query, end_of_window_s(date), last_s, asked.step)
+    if traffic.trace:
+        return last_part(read_trace(traffic.trace), last_s)
+    return generated_until(bundled_traffic(str(traffic.generator)), date, last_s, traffic.seed)
 
 
 def pack(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ class ResultStore:
     finished, no other sweep runs again.
 
     Args:
-        root: folder of the store; created when absent.
+        root: folder of the store; made by the first write.
     """
 
     def __init__(self, root: Path):
@@ -38,8 +39,6 @@ class ResultStore:
         self.points = root / "points"
         self.manifests = root / "sweeps"
         self.quarantine = root / "quarantine"
-        for folder in (self.points, self.manifests):
-            folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, columns: Columns) -> Path:
         """Stores one finished batch.
@@ -61,18 +60,48 @@ class ResultStore:
         write_atomically(path, sink.getvalue().to_pybytes(), f"{table.num_rows} finished points")
         return path
 
-    def register(self, sweep_id: str, keys: Sequence[str], spec: Mapping[str, Any]) -> None:
-        """Writes the manifest of a sweep: its point keys in order, and its specification."""
-        text = json.dumps({"sweep_id": sweep_id, "spec": dict(spec), "keys": list(keys)}, indent=1)
+    def register(
+        self,
+        sweep_id: str,
+        keys: Sequence[str],
+        spec: Mapping[str, Any],
+        basis: Mapping[str, Any] | None = None,
+        identities: Sequence[Mapping[str, str]] = (),
+    ) -> None:
+        """Writes the manifest of a sweep: its point keys in order, and its specification.
+
+        Args:
+            sweep_id: of the sweep.
+            keys: of its points.
+            spec: as plain data.
+            basis: what its points have in common (`Plan.basis`); without it the sweep is comparable with no other.
+            identities: `Point.identity` of each key: what this sweep calls a point that another may have run.
+        """
+        texts = [json.dumps(identity) for identity in identities]
+        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        content = {
+            "sweep_id": sweep_id,
+            "registered_s": time.time(),
+            "spec": dict(spec),
+            "basis": dict(basis) if basis else None,
+            "configurations": [json.loads(text) for text in place],
+            "keys": list(keys),
+            "configuration_of": [place[text] for text in texts],
+        }
+        text = json.dumps(content, indent=1)
         write_atomically(self.manifests / f"{sweep_id}.json", text.encode(), f"the manifest of {sweep_id}")
 
     def sweeps(self) -> list[str]:
         """Ids of the registered sweeps, newest first."""
-        files = sorted(self.manifests.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-        return [file.stem for file in files]
+        return sorted((file.stem for file in self.manifests.glob("*.json")), key=self._registered_s, reverse=True)
+
+    def _registered_s(self, sweep_id: str) -> float:
+        # Not the time of the file, which `cp -r` makes anew.
+        file = self.manifests / f"{sweep_id}.json"
+        return float(json.loads(file.read_text()).get("registered_s", file.stat().st_mtime))
 
     def manifest(self, sweep_id: str) -> dict[str, Any]:
-        """`sweep_id`, `spec` and `keys` of a registered sweep.
+        """`sweep_id`, `spec`, `keys`, `basis` and `configurations` of a registered sweep; older ones lack the last two.
 
         Raises:
             InputError: no sweep of that id; names the nearest and the newest.
@@ -112,10 +141,20 @@ class ResultStore:
     def load(self, sweep_id: str) -> pd.DataFrame:
         """Finished points of a registered sweep, in the order of its plan; one row a point.
 
+        A point that another sweep ran is named as this one names it.
+
         Raises:
             InputError: no sweep of that id.
         """
-        return self.load_keys(self.manifest(sweep_id)["keys"])
+        manifest = self.manifest(sweep_id)
+        rows = self.load_keys(manifest["keys"])
+        configurations = manifest.get("configurations")
+        if not configurations or rows.empty:
+            return rows
+        place = dict(zip(manifest["keys"], manifest["configuration_of"], strict=True))
+        for name in configurations[0]:
+            rows[name] = [configurations[place[key]][name] for key in rows["key"]]
+        return rows
 
     def load_keys(self, keys: Iterable[str]) -> pd.DataFrame:
         """Rows of these keys, in their order; keys without a result are left out."""

@@ -1,19 +1,21 @@
 """Sweep specifications: the question that a YAML file asks, checked strictly, every problem of it at once.
 
 A specification names a profile, traffic with a training and a held-out part, policies with ranges of settings, ranges
-of profile parameters, seeds and an objective; the sections `train` and `evaluation` are optional.
+of profile parameters (what is decided), scenarios (what every decision has to stand), seeds and an objective; the
+sections `train` and `evaluation` are optional.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from experiments.spec_rules import broken_rules
-from experiments.values import Settings, combinations, seconds_of
+from experiments.spec_rules import broken_rules, suffered
+from experiments.values import Settings, combinations, date_of, limits_of, seconds_of, values_of
 from sim_core.documents import Section, read_yaml, refuse_inconsistent, shown, validate
 from sim_core.errors import SpecError, nearest
 from sim_core.profile import Profile, bundled_profiles
@@ -22,6 +24,7 @@ _FOLDER = Path(__file__).parent / "specs"
 
 
 Duration = Annotated[float, BeforeValidator(seconds_of)]
+Date = Annotated[dt.date, BeforeValidator(date_of)]
 
 
 class Window(Section):
@@ -31,11 +34,27 @@ class Window(Section):
     duration: Duration = Field(gt=0, description="[s, or text such as 24h].")
 
 
+class PrometheusQuery(Section):
+    """A query of a Prometheus server; a token, if it wants one, comes from DEVOPS_SIM_PROMETHEUS_TOKEN."""
+
+    url: str = Field(description="http://HOST:9090 or https://HOST/PREFIX, without credentials.")
+    query: str = Field(min_length=1, description="PromQL of one series [1/s]: sum(rate(http_requests_total[1m])).")
+    step: Duration = Field(default=30.0, gt=0, description="Of the trace [s, or text such as 30s].")
+
+
 class Traffic(Section):
-    """Where requests come from: a trace file or a bundled generator."""
+    """Where requests come from: a trace file, a bundled generator or a Prometheus server."""
 
     trace: str | None = Field(default=None, description="Trace file (CSV, gzip or not); relative to the specification.")
     generator: str | None = Field(default=None, description="Bundled traffic model.")
+    prometheus: PrometheusQuery | None = Field(default=None, description="Query of a Prometheus server; needs `last`.")
+    last: Duration | None = Field(
+        default=None,
+        gt=0,
+        description="Roll: only the last so much of the traffic [s, or text such as 8d], in which the windows count; a "
+        "trace file ends now, a query and a generator at 00:00 UTC of the date.",
+    )
+    date: Date | None = Field(default=None, description="The day that `last` looks back from; default: today (UTC).")
     seed: int = Field(default=0, ge=0, description="Of the generator.")
     scale_peak_to_replicas: int | None = Field(
         default=None,
@@ -71,7 +90,9 @@ class Training(Section):
 
     algorithm: Literal["ppo"] = Field(default="ppo", description="Learning algorithm.")
     steps: int = Field(ge=1, description="Environment steps over all lanes.")
-    seed: int = Field(default=0, ge=0, description="Of the training.")
+    seed: int | None = Field(
+        default=0, ge=0, description="Of the training; null derives it from the date: 20261122 on 2026-11-22."
+    )
     lanes: int = Field(default=64, ge=1, le=4096, description="Worlds stepped at once.")
 
 
@@ -98,6 +119,11 @@ class Spec(Section):
         min_length=1, strict=False, description="`policy` and its settings; lists and ranges are expanded as a product."
     )
     parameters: dict[str, Any] = Field(default={}, description="Values of profile paths, expanded as a product.")
+    scenarios: dict[str, Any] = Field(
+        default={},
+        description="Values of profile paths that are suffered rather than chosen, expanded as a product; every "
+        "configuration is played in every scenario, and the worst one counts.",
+    )
     objective: Objective = Field(default=Objective(), description="Which configuration is best.")
     train: Training | None = Field(default=None, description="Also train an agent.")
     evaluation: EvaluationSection | None = Field(default=None, description="Also compare on held-out traffic.")
@@ -118,8 +144,16 @@ class Spec(Section):
 
     def limits(self, profile: Profile) -> dict[str, float]:
         """Constraints of the objective as numbers: `slo` becomes the profile's objective."""
-        pairs = self.objective.subject_to.items()
-        return {name: profile.slo.objective if limit == "slo" else float(limit) for name, limit in pairs}
+        return limits_of(self.objective.subject_to, profile.slo.objective)
+
+    def warnings(self) -> list[str]:
+        """What can be run as written but hardly means what it says, one line each."""
+        return [
+            f"parameters.{path} is suffered rather than chosen; put it under scenarios, so that the best configuration "
+            "is one that stands all its values"
+            for path, values in self.parameters.items()
+            if suffered(path) and len(values_of(values)) > 1
+        ]
 
 
 def shrink_windows(data: dict[str, Any], traffic_s: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ They also see documents with invalid fields, which read as NaN, and stay silent 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,19 @@ SWEEP_POLICIES = ("static", "hpa")
 EVALUATION_POLICIES = ("static", "hpa", "hpa-tuned", "clairvoyant", "agent")
 TUNED_POLICIES = ("static", "hpa-tuned")  # on the training part
 MODEL_SCHEMES = ("models:/", "runs:/")
+# Paths of a profile that no team chooses: how long things take, what requests cost, what things cost. `*` is one step.
+SUFFERED = (
+    "ingress.latency_seconds", "ingress.scv",
+    "services.*.calls_per_request", "services.*.queries", "services.*.queries.*",
+    "services.*.container.cpu_seconds_per_request", "services.*.container.cpu_scv",
+    "services.*.container.io_seconds_per_request",
+    "services.*.lifecycle.scheduling_seconds", "services.*.lifecycle.image_pull_seconds",
+    "services.*.lifecycle.startup_seconds", "services.*.lifecycle.startup_scv",
+    "services.*.lifecycle.startup_cpu_cores", "services.*.lifecycle.cold_seconds", "services.*.lifecycle.cold_factor",
+    "database.read_seconds", "database.write_seconds", "database.query_scv", "database.usd_per_instance_hour",
+    "cache.keys", "cache.zipf_exponent", "cache.lookup_seconds", "cache.server_seconds", "cache.lookup_scv",
+    "cache.initial_fill", "cache.usd_per_hour", "telemetry.delay_seconds", "prices", "prices.*",
+)  # fmt: skip
 
 
 def broken_rules(spec: Any) -> Iterator[Problem]:
@@ -38,8 +51,10 @@ def broken_rules(spec: Any) -> Iterator[Problem]:
         except ProfileError as error:
             yield Problem(("profile",), "; ".join(error.problems), spec.profile)
     yield from _traffic_broken(spec)
-    yield from _policies_broken(spec.policies, profile, spec.parameters)
-    yield from _parameters_broken(spec.parameters, profile)
+    yield from _policies_broken(spec.policies, profile, {**_mapping(spec.parameters), **_mapping(spec.scenarios)})
+    parameters = yield from _values_broken("parameters", spec.parameters)
+    scenarios = yield from _values_broken("scenarios", spec.scenarios)
+    yield from _variants_broken(parameters, scenarios, profile)
     yield from _size_broken(spec)
     yield from _objective_broken(spec.objective)
     yield from _sections_broken(spec)
@@ -47,10 +62,14 @@ def broken_rules(spec: Any) -> Iterator[Problem]:
 
 def _traffic_broken(spec: Any) -> Iterator[Problem]:
     traffic = spec.traffic
-    if isinstance(traffic.trace, str) == isinstance(traffic.generator, str) and not _invalid(
-        traffic.trace, traffic.generator
-    ):
-        yield Problem(("traffic",), "needs either trace or generator", "both" if traffic.trace else "neither")
+    sources = {name: getattr(traffic, name) for name in ("trace", "generator", "prometheus")}
+    given = [name for name, value in sources.items() if value is not None]
+    if len(given) != 1 and not _invalid(*sources.values()):
+        yield Problem(("traffic",), "needs one of trace, generator and prometheus", " and ".join(given) or "none")
+    if traffic.prometheus is not None and traffic.last is None:
+        yield Problem(("traffic", "last"), "required by prometheus: how much of the past to ask for", None)
+    if traffic.date is not None and traffic.last is None:
+        yield Problem(("traffic", "date"), "needs last, which looks back from it", str(traffic.date))
     if isinstance(traffic.trace, str) and not Path(traffic.trace).is_file():
         yield Problem(("traffic", "trace"), "no such file", traffic.trace)
     if isinstance(traffic.generator, str):
@@ -65,11 +84,11 @@ def _traffic_broken(spec: Any) -> Iterator[Problem]:
     duration_s = _number(spec.duration)
     if train and duration_s > train[1] - train[0]:
         yield Problem(("duration",), f"must be at most traffic.train.duration {train[1] - train[0]:g} s", spec.duration)
-    if isinstance(traffic.generator, str) and train is None and spec.duration is None:
+    if isinstance(traffic.generator, str) and traffic.last is None and train is None and spec.duration is None:
         yield Problem(("duration",), "required with a generator and no traffic.train", None)
 
 
-def _policies_broken(policies: Any, profile: Profile | None, parameters: Any) -> Iterator[Problem]:
+def _policies_broken(policies: Any, profile: Profile | None, overrides: dict[str, Any]) -> Iterator[Problem]:
     for index, entry in enumerate(policies if isinstance(policies, list | tuple) else ()):
         if not isinstance(entry, dict):
             continue
@@ -80,14 +99,14 @@ def _policies_broken(policies: Any, profile: Profile | None, parameters: Any) ->
             continue
         check = _static_broken if policy == "static" else _hpa_broken
         seen: set[Problem] = set()
-        for problem in check(entry, profile, parameters):
+        for problem in check(entry, profile, overrides):
             shown_as = problem._replace(at=("policies", index, *problem.at), value=shown(problem.value))
             if shown_as not in seen:
                 seen.add(shown_as)
                 yield problem._replace(at=shown_as.at)
 
 
-def _static_broken(entry: dict[str, Any], profile: Profile | None, parameters: Any) -> Iterator[Problem]:
+def _static_broken(entry: dict[str, Any], profile: Profile | None, overrides: dict[str, Any]) -> Iterator[Problem]:
     for name in entry:
         if name not in ("policy", "replicas"):
             yield Problem((name,), f"unknown setting of static{nearest(str(name), ['replicas'])}", entry[name])
@@ -100,7 +119,7 @@ def _static_broken(entry: dict[str, Any], profile: Profile | None, parameters: A
         yield Problem(("replicas",), str(error), entry["replicas"])
         return
     # More than the profile allows would be the same point under two names. A sweep over the limit may raise it.
-    swept = isinstance(parameters, dict) and any("replicas" in str(path) for path in parameters)
+    swept = any("replicas" in str(path) for path in overrides)
     most = max(service.replicas.max for service in profile.services) if profile and not swept else math.inf
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -109,7 +128,7 @@ def _static_broken(entry: dict[str, Any], profile: Profile | None, parameters: A
             yield Problem(("replicas",), f"must be at most replicas.max {most:g} of the profile", value)
 
 
-def _hpa_broken(entry: dict[str, Any], profile: Profile | None, parameters: Any) -> Iterator[Problem]:
+def _hpa_broken(entry: dict[str, Any], profile: Profile | None, overrides: dict[str, Any]) -> Iterator[Problem]:
     sound = True
     for name, raw in entry.items():
         for problem in _hpa_setting_broken(name, raw) if name != "policy" else ():
@@ -145,37 +164,85 @@ def _written(settings: Settings) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings) or "no settings"
 
 
-def _parameters_broken(parameters: Any, profile: Profile | None) -> Iterator[Problem]:
-    if not isinstance(parameters, dict):
-        return
-    sound = True
-    for path, raw in parameters.items():
+def _values_broken(section: str, values: Any) -> Generator[Problem, None, dict[str, Any] | None]:
+    """Broken rules of the values of a section; returns the section, or None where the rest cannot be checked."""
+    if not isinstance(values, dict):
+        return None
+    sound = all(isinstance(path, str) for path in values)  # the schema says of others that they must be text
+    for path, raw in values.items():
         try:
             values_of(raw)
         except ValueError as error:
             sound = False
-            yield Problem(("parameters", path), str(error), raw)
-    if not sound or profile is None:
+            yield Problem((section, path), str(error), raw)
+    return values if sound else None
+
+
+def _variants_broken(
+    parameters: dict[str, Any] | None, scenarios: dict[str, Any] | None, profile: Profile | None
+) -> Iterator[Problem]:
+    """Whether every combination of parameters gives a profile, and in every scenario too; scenarios must differ."""
+    twice = [path for path in scenarios or () if path in (parameters or ())]
+    for path in twice:
+        rule = "stands under parameters too; a value is either chosen (parameters) or suffered (scenarios)"
+        yield Problem(("scenarios", path), rule, (scenarios or {})[path])
+    if parameters is None or profile is None or _count(parameters) * _count(scenarios or {}) > MAX_POINTS:
         return
+    decisions = combinations(parameters)
+    broken = list(_profiles_broken("parameters", profile, decisions))
+    yield from broken
+    if broken or twice or not scenarios:
+        return
+    played = (decision + scenario for scenario in combinations(scenarios) for decision in decisions)
+    broken = list(_profiles_broken("scenarios", profile, played))
+    yield from broken or _scenarios_alike(profile, decisions[0], combinations(scenarios))
+
+
+def _profiles_broken(section: str, profile: Profile, variants: Iterable[Settings]) -> Iterator[Problem]:
     seen: set[str] = set()
-    for overrides in combinations(parameters)[:MAX_POINTS]:
+    for overrides in variants:
         try:
             profile.with_overrides(dict(overrides))
         except ProfileError as error:
             for line in error.problems:
                 if line not in seen and len(seen) < MAX_PROBLEMS_OF_PARAMETERS:
                     seen.add(line)
-                    yield Problem(("parameters",), line, _written(overrides))
+                    yield Problem((section,), line, _written(overrides))
+
+
+def _scenarios_alike(profile: Profile, chosen: Settings, scenarios: list[Settings]) -> Iterator[Problem]:
+    first: dict[str, Settings] = {}
+    for scenario in scenarios:
+        before = first.setdefault(profile.with_overrides(dict(chosen + scenario)).digest, scenario)
+        if before is not scenario:
+            yield Problem(("scenarios",), f"must differ; the same as {_written(before)}", _written(scenario))
+
+
+def suffered(path: str) -> bool:
+    """Whether a path of a profile is known to be no decision: a start-up time is not chosen, it happens to a team."""
+    steps = path.split(".")
+    patterns = (pattern.split(".") for pattern in SUFFERED)
+    return any(len(p) == len(steps) and all(a in ("*", b) for a, b in zip(p, steps, strict=True)) for p in patterns)
 
 
 def _size_broken(spec: Any) -> Iterator[Problem]:
     try:
-        configurations = sum(len(combinations(entry, without="policy")) for entry in spec.policies)
-        count = configurations * len(combinations(spec.parameters)) * int(spec.seeds.count)
-    except (TypeError, ValueError, AttributeError):
+        configurations = sum(_count(entry, without="policy") for entry in spec.policies)
+        count = configurations * _count(spec.parameters) * _count(spec.scenarios) * int(spec.seeds.count)
+    except (TypeError, ValueError, AttributeError, LookupError):
         return  # reported where it is wrong
     if count > MAX_POINTS:
-        yield Problem(("policies",), f"policies x parameters x seeds must be at most {MAX_POINTS} points", count)
+        factors = f"policies x parameters x {'scenarios x ' if spec.scenarios else ''}seeds"
+        yield Problem(("policies",), f"{factors} must be at most {MAX_POINTS} points", count)
+
+
+def _count(raw: dict[str, Any], without: str = "") -> int:
+    """How many `combinations` there are, without making them: a few long ranges fill the memory."""
+    return math.prod(len(values_of(values)) for name, values in raw.items() if name != without)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _objective_broken(objective: Any) -> Iterator[Problem]:

@@ -16,7 +16,9 @@ FOLDERS = ("artifacts", "results", "prefect", "ray", "reports", "checkpoints")
 
 @dataclass(frozen=True)
 class StateDir:
-    """Paths inside one state folder; `StateDir.open()` finds, creates and checks it.
+    """Paths inside one state folder; `open` creates and checks it, `existing` does neither and writes nothing.
+
+    Nothing in it depends on where it lies: it can be moved, or copied while nothing works in it.
 
     Only the owner can read it (mode 700): it holds the token of the Ray cluster.
     """
@@ -24,15 +26,36 @@ class StateDir:
     root: Path
 
     @classmethod
+    def at(cls, path: str | Path | None = None) -> StateDir:
+        """The state folder at `path`, else at $DEVOPS_SIM_HOME, else ./.devops-sim, whether it exists or not."""
+        return cls(Path(path or os.environ.get(HOME_VARIABLE) or DEFAULT_FOLDER).expanduser().absolute())
+
+    @classmethod
+    def existing(cls, path: str | Path | None = None) -> StateDir:
+        """The same state folder, for those who only read: it is not created.
+
+        Raises:
+            InputError: there is no such folder; says where it was looked for.
+        """
+        state = cls.at(path)
+        if not state.root.is_dir():
+            raise InputError(
+                f"state folder {state.root}",
+                f"does not exist; name one with --state or the environment variable {HOME_VARIABLE}, or begin with "
+                "`devops-sim sweep`, which makes it",
+            )
+        return state
+
+    @classmethod
     def open(cls, path: str | Path | None = None) -> StateDir:
-        """The state folder at `path`, else at $DEVOPS_SIM_HOME, else ./.devops-sim; created when absent.
+        """The state folder `at(path)`, created when absent.
 
         Raises:
             InputError: the path is a file, or it cannot be created or written. Nothing is left half-made.
         """
-        root = Path(path or os.environ.get(HOME_VARIABLE) or DEFAULT_FOLDER).expanduser().absolute()
+        state = cls.at(path)
+        root = state.root
         _check_writable(root)
-        state = cls(root)
         created: list[Path] = []
         try:
             for folder in _missing_parents(root) + [root / name for name in FOLDERS]:
@@ -46,9 +69,14 @@ class StateDir:
         return state
 
     @property
+    def mlflow_database(self) -> Path:
+        """Database of MLflow: one SQLite file."""
+        return self.root / "mlflow.db"
+
+    @property
     def mlflow_uri(self) -> str:
-        """Tracking URI of MLflow: one SQLite file in this folder."""
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        """Tracking URI of MLflow: that file."""
+        return f"sqlite:///{self.mlflow_database}"
 
     @property
     def artifacts(self) -> Path:

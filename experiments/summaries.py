@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison import indicators_of, interval
+from experiments.comparison import indicators_of
+from experiments.ties import ties, without_effect
+from sim_core.accounting import bounds_of
+from sim_core.intervals import interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,9 +21,19 @@ def over_seeds(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Mean and 95 % interval over the rows of each indicator column."""
     result = {}
     for name in table.columns:
-        measured = interval(table[name])
+        measured = interval(table[name], *bounds_of(str(name)))
         result[str(name)] = {"mean": measured.mean, "ci95": [measured.low, measured.high]}
     return result
+
+
+def services_over_seeds(services: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean and 95 % interval over the lanes of each figure of each service, in call order.
+
+    Args:
+        services: rows of `Simulation.services`.
+    """
+    groups = services.drop(columns="lane").groupby("service", sort=False)
+    return {str(name): over_seeds(group.drop(columns="service")) for name, group in groups}
 
 
 def measured(row: dict[str, Any], name: str) -> dict[str, Any]:
@@ -28,15 +42,30 @@ def measured(row: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def configurations(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of `comparison.compare` as plain data: label, settings, indicators with intervals, and differences."""
+    """Rows of `comparison.compare` as plain data: label, settings, scenario, indicators with intervals, differences."""
     names = [name for name in indicators_of(table) if not name.endswith(_DERIVED) and name != "seeds"]
     result = []
     for row in table.to_dict("records"):
         plain = {str(column): value for column, value in row.items()}
         entry = {name: plain[name] for name in ("configuration_key", "label", "policy", "seeds")}
-        entry |= {name: json.loads(plain[name]) for name in ("settings", "parameters")}
+        entry |= {name: json.loads(plain[name]) for name in ("settings", "parameters", "scenario")}
         entry["indicators"] = {name: measured(plain, name) for name in names}
         if f"{names[0]}_diff" in plain:
             entry["differences"] = {name: measured(plain, f"{name}_diff") for name in names}
         result.append(entry)
     return result
+
+
+def sameness(table: pd.DataFrame, points: pd.DataFrame, indicators: Sequence[str]) -> dict[str, Any]:
+    """What cannot be told apart, as plain data: `ties` as lists of keys, and `without_effect` with its words.
+
+    Args:
+        table: rows of `comparison.compare`.
+        points: those that it was made from.
+        indicators: columns of `points`.
+    """
+    idle = [
+        {"name": found.name, "values": list(found.values), "text": str(found)}
+        for found in without_effect(points, indicators)
+    ]
+    return {"ties": ties(table), "without_effect": idle}

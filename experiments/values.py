@@ -1,7 +1,8 @@
-"""Values in a specification: scalars, lists, ranges and their products, and durations."""
+"""Values in a specification: scalars, lists, ranges and their products, durations, and limits."""
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Mapping
 from decimal import Decimal
@@ -30,6 +31,20 @@ def seconds_of(value: Any) -> Any:
         return parse_duration(value)
     except InputError as error:
         raise ValueError(error.problems[0]) from None
+
+
+def date_of(value: Any) -> Any:
+    """The day of text such as 2026-11-22; any other value as it is.
+
+    Raises:
+        ValueError: text that is no date.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return dt.date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("must be a date like 2026-11-22") from None
 
 
 def values_of(raw: Any) -> tuple[Scalar, ...]:
@@ -73,3 +88,13 @@ def combinations(raw: Mapping[str, Any], without: str = "") -> list[Settings]:
     """All combinations of the values of each key, in the order written; the last key varies fastest."""
     names = [name for name in raw if name != without]
     return [tuple(zip(names, chosen, strict=True)) for chosen in product(*(values_of(raw[name]) for name in names))]
+
+
+def limits_of(subject_to: Mapping[str, Any], objective: float) -> dict[str, float]:
+    """Constraints of a specification as numbers.
+
+    Args:
+        subject_to: limit of each indicator; `slo` stands for the objective of the profile.
+        objective: that objective [1].
+    """
+    return {name: objective if limit == "slo" else float(limit) for name, limit in subject_to.items()}

@@ -48,11 +48,16 @@ def run(
     scale_peak_to_replicas: options.ScalePeak = None,
     settings: options.Settings = None,
     engine: options.Engine = "fluid",
+    timeline: Annotated[
+        Path | None, typer.Option(help="Write the time series of every lane and service into this Parquet file.")
+    ] = None,
+    timeline_step: Annotated[str, typer.Option(help="Step of the timeline: 60s, 5m, seconds.")] = "60s",
+    no_track: options.NoTrack = False,
     state: options.State = None,
     as_json: options.Json = False,
 ) -> None:
     """Play traffic against a profile under one policy and print the indicators."""
-    from flows.commands.run import RunRequest, run_lanes
+    from flows.commands.run import RunRequest, run_lanes, track_run
     from flows.inputs import TrafficChoice
     from flows.terminal.tables import show_run
 
@@ -70,8 +75,12 @@ def run(
         start,
         duration,
         state,
+        timeline,
+        timeline_step,
     )
-    _present(lambda: run_lanes(request), show_run, as_json)
+    document = _present(lambda: run_lanes(request), show_run, as_json)
+    if not no_track:
+        _afterwards(lambda: track_run(request, document))
 
 
 @app.command()
@@ -82,11 +91,14 @@ def sweep(
         str | None, typer.Option(help="Play this bundled generator in place of the specification's traffic.")
     ] = None,
     scale_peak_to_replicas: options.ScalePeak = None,
+    last: options.Last = None,
+    date: options.Date = None,
     actors: Annotated[int | None, typer.Option(min=1, max=256, help="Simulation actors; default: one a CPU.")] = None,
     state: options.State = None,
     as_json: options.Json = False,
 ) -> None:
     """Run a sweep: simulate its points, and train, evaluate and report where the specification says so. Resumes."""
+    from flows.inputs import date_of
     from flows.requests import SweepRequest
     from flows.servers.platform import sweep_here
     from flows.terminal.tables import show_sweep
@@ -96,6 +108,8 @@ def sweep(
         trace=str(trace) if trace else None,
         traffic=traffic,
         scale_peak_to_replicas=scale_peak_to_replicas,
+        last=last,
+        date=date_of("--date", date) if date else None,
         actors=actors,
         state=str(state) if state else None,
     )
@@ -111,17 +125,39 @@ def train(
     scale_peak_to_replicas: options.ScalePeak = None,
     start: options.Start = "0d",
     duration: Annotated[
-        str | None, typer.Option(help="How much may be seen; default: the first half of a trace, 7d of a generator.")
+        str | None,
+        typer.Option(
+            help="How much may be seen; default: the first half of a trace, 7d of a generator, with --last all but "
+            "--held-out."
+        ),
     ] = None,
+    held_out: Annotated[
+        str, typer.Option(help="What follows, kept back for the comparison that decides on promotion.")
+    ] = "1d",
+    prometheus: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Train on a Prometheus server's data; a token: $DEVOPS_SIM_PROMETHEUS_TOKEN."),
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option(help="Of one series, as 'sum(rate(http_requests_total[1m]))'; with --prometheus.")
+    ] = None,
+    step: Annotated[str, typer.Option(help="Step of the query.")] = "30s",
+    last: options.Last = None,
+    date: options.Date = None,
     steps: Annotated[int, typer.Option(min=1, help="Env steps over all worlds.")] = 500_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the training; default: 1, with --last the date's: 20261122.")
+    ] = None,
     lanes: Annotated[int, typer.Option(min=1, max=4096, help="Worlds stepped at once.")] = 64,
     settings: options.Settings = None,
     state: options.State = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train an autoscaler with PPO and register it as autoscaler-PROFILE@challenger (@champion if it is the first)."""
-    from flows.inputs import overrides
+    """Train an autoscaler with PPO and register it: autoscaler-PROFILE@challenger, @champion where it wins.
+
+    It wins where it keeps the SLO on held-out traffic and is cheaper than the tuned HPA and the present champion.
+    """
+    from flows.inputs import date_of, overrides
     from flows.requests import TrainingRequest
     from flows.servers.platform import train_here
     from flows.terminal.tables import show_training
@@ -135,8 +171,14 @@ def train(
         scale_peak_to_replicas=scale_peak_to_replicas,
         start=start,
         duration=duration,
+        held_out=held_out,
+        prometheus=prometheus,
+        query=query,
+        step=step,
+        last=last,
+        date=date_of("--date", date) if date else None,
         steps=steps,
-        seed=seed,
+        seed=1 if seed is None and last is None else seed,
         lanes=lanes,
         state=str(state) if state else None,
     )
@@ -157,6 +199,7 @@ def evaluate(
     traffic_seed: options.TrafficSeed = 0,
     scale_peak_to_replicas: options.ScalePeak = None,
     settings: options.Settings = None,
+    no_track: options.NoTrack = False,
     state: options.State = None,
     as_json: options.Json = False,
 ) -> None:
@@ -166,7 +209,9 @@ def evaluate(
     from flows.terminal.tables import show_evaluation
 
     choice = TrafficChoice(trace, traffic, traffic_seed, scale_peak_to_replicas)
-    request = EvaluationRequest(profile, settings or [], choice, policies.split(","), seeds, start, duration, state)
+    request = EvaluationRequest(
+        profile, settings or [], choice, policies.split(","), seeds, start, duration, state, not no_track
+    )
     _present(lambda: evaluate_policies(request), show_evaluation, as_json)
 
 
@@ -234,7 +279,7 @@ def ui(
 
 def _present(
     work: Callable[[], dict[str, Any]], show: Callable[[dict[str, Any]], None], as_json: bool, resumable: bool = False
-) -> None:
+) -> dict[str, Any]:
     from flows.terminal.output import print_json, reserved_stdout, say
 
     try:
@@ -250,6 +295,16 @@ def _present(
         if text:
             print(text)
         show(document)
+    sys.stdout.flush()
+    return document
+
+
+def _afterwards(work: Callable[[], None]) -> None:
+    """What follows an answer that is printed already, and adds nothing to standard output."""
+    from flows.terminal.output import reserved_stdout
+
+    with reserved_stdout():
+        work()
 
 
 def main() -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,21 +26,43 @@ GENERATOR_REPLICAS = 20
 
 
 @dataclass(frozen=True)
+class Query:
+    """A query of a Prometheus server, as `sim_core.workload.prometheus` takes it; `step_s` [s]."""
+
+    url: str
+    query: str
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """The last `duration_s` [s] of the traffic: of a file by its own length, else until `date` begins (UTC)."""
+
+    duration_s: float
+    date: dt.date
+
+
+@dataclass(frozen=True)
 class TrafficChoice:
-    """Which traffic to play: a trace file, or `duration_s` of a bundled generator.
+    """Which traffic to play: a trace file, a query, or `duration_s` of a bundled generator.
 
     Attributes:
         trace: path of a trace file; None takes the generator.
         generator: name of a bundled generator.
         seed: seed of the generator.
         scale_peak_to_replicas: map the peak to what so many replicas serve at 70 % utilization; None leaves the rates of
-            a trace file, and scales a generator (whose rates are those of a stranger's system) to GENERATOR_REPLICAS.
+            a trace file or a query, and scales a generator (whose rates are those of a stranger's system) to
+            GENERATOR_REPLICAS.
+        prometheus: takes the place of file and generator; needs a window.
+        window: only the last part of it; None: all of it.
     """
 
     trace: Path | None
     generator: str
     seed: int
     scale_peak_to_replicas: int | None
+    prometheus: Query | None = None
+    window: Window | None = None
 
     def load(self, profile: Profile, start_s: float, duration_s: float) -> Trace:
         """The whole traffic, scaled; a generator makes as much as is played.
@@ -50,24 +73,18 @@ class TrafficChoice:
 
         Raises:
             TraceError: the file cannot be read or breaks the format.
-            InputError: unknown generator, or the trace ends too early.
+            InputError: unknown generator, or the traffic ends too early.
         """
-        from sim_core.workload import read_trace
         from sim_core.world import capacity_per_replica, scale_to_replicas
 
         end_s = start_s + duration_s
-        if self.trace is None:
-            from sim_core.workload import bundled_traffic
-
-            trace = bundled_traffic(self.generator).generate(max(end_s, _LEAST_GENERATED_S), self.seed)
-        else:
-            trace = read_trace(self.trace)
-            if end_s > trace.duration_s * (1 + 1e-9):
-                rule = f"lasts {trace.duration_s:g} s, but --start and --duration reach to {end_s:g} s"
-                raise InputError(str(self.trace), f"{rule}; choose an earlier start or a shorter duration")
+        trace = self._read(end_s)
+        if end_s > trace.duration_s * (1 + 1e-9):
+            rule = f"lasts {trace.duration_s:g} s, but --start and --duration reach to {end_s:g} s"
+            raise InputError(str(self.trace or trace.name), f"{rule}; choose an earlier start or a shorter duration")
         replicas = self.scale_peak_to_replicas
         most = min(service.replicas.max for service in profile.services)
-        if replicas is None and self.trace is None:
+        if replicas is None and self.trace is None and self.prometheus is None:
             replicas = min(GENERATOR_REPLICAS, most)
         if replicas is not None:
             return scale_to_replicas(trace, profile, replicas)
@@ -78,6 +95,30 @@ class TrafficChoice:
                 f"of '{profile.name}' serve; --scale-peak-to-replicas N fits it to N replicas"
             )
         return trace
+
+    def _read(self, end_s: float) -> Trace:
+        """The traffic as it is; of a generator without a window, at least until `end_s`."""
+        window = self.window
+        if self.prometheus is not None:
+            from sim_core.workload.prometheus import read_prometheus
+            from sim_core.workload.rolling import end_of_window_s
+
+            assert window is not None
+            asked, until_s = self.prometheus, end_of_window_s(window.date)
+            return read_prometheus(asked.url, asked.query, until_s, window.duration_s, asked.step_s)
+        if self.trace is not None:
+            from sim_core.workload import read_trace
+            from sim_core.workload.rolling import last_part
+
+            trace = read_trace(self.trace)
+            return last_part(trace, window.duration_s) if window else trace
+        from sim_core.workload import bundled_traffic
+        from sim_core.workload.rolling import generated_until
+
+        model = bundled_traffic(self.generator)
+        if window is not None:
+            return generated_until(model, window.date, window.duration_s, self.seed)
+        return model.generate(max(end_s, _LEAST_GENERATED_S), self.seed)
 
     def describe(self, trace: Trace) -> dict[str, Any]:
         """Name, origin and figures of the traffic as played."""
@@ -151,6 +192,18 @@ def duration_s(option: str, text: str) -> float:
     if seconds < 0.0 or (seconds == 0.0 and option != "--start"):
         raise InputError(option, f"must be {'0 or more' if option == '--start' else 'greater than 0'} (got {text!r})")
     return seconds
+
+
+def date_of(option: str, text: str) -> dt.date:
+    """The day of `2026-11-22`.
+
+    Raises:
+        InputError: no such date; names the option.
+    """
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise InputError(option, f"must be a date like 2026-11-22 (got {text!r})") from None
 
 
 def check_engine(name: str) -> str:

@@ -28,7 +28,6 @@ from prefect.artifacts import (
 from prefect.context import FlowRunContext
 from prefect.exceptions import MissingContextError, PrefectException
 
-from experiments.tracking import MlflowTracker
 from flows.terminal.output import plain
 
 P = ParamSpec("P")
@@ -137,14 +136,6 @@ def key_of(name: str, what: str) -> str:
     """The key of an artifact: lower-case letters, digits and dashes, as Prefect asks for."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return f"{slug}-{what}".lstrip("-")
-
-
-def mlflow_page(tracker: MlflowTracker, run_id: str | None) -> str | None:
-    """Address of a run's page: at the tracking server, else where `devops-sim ui` serves the database."""
-    if run_id is None:
-        return None
-    server = tracker.uri if tracker.uri.startswith("http") else "http://127.0.0.1:5000"
-    return f"{server}/#/experiments/{tracker.experiment_id()}/runs/{run_id}"
 
 
 def _of_sweep(document: Document) -> list[str]:

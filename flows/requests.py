@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from sim_core.errors import InputError, SpecError
 if TYPE_CHECKING:
     from experiments.spec import Spec
     from experiments.training.job import Job
+    from flows.inputs import TrafficChoice
 
 _GENERATED_S = 7 * 86_400.0
 _SHORTEST_S = 3600.0  # an episode has to fit in, and a policy has to see load come and go
@@ -30,12 +32,36 @@ class TrainingRequest(BaseModel):
     scale_peak_to_replicas: int | None = Field(
         default=None, ge=1, description="Map the traffic's peak to what so many replicas serve at 70 % utilization."
     )
+    prometheus: str | None = Field(
+        default=None,
+        description="Train on a query of this Prometheus server, http://HOST:9090; needs `query` and `last`. "
+        "A bearer token is taken from the environment variable DEVOPS_SIM_PROMETHEUS_TOKEN of the process that runs.",
+    )
+    query: str | None = Field(
+        default=None, description="PromQL of one series, requests per second: sum(rate(http_requests_total[1m]))."
+    )
+    step: str = Field(default="30s", description="Step of the query.")
+    last: str | None = Field(
+        default=None,
+        description="Roll: only the last so much of the traffic, as 8d; a trace file ends now, a query and a generator "
+        "at 00:00 UTC of `date`. `start` and `duration` count in it.",
+    )
+    date: dt.date | None = Field(default=None, description="The day that decides the window; default: today (UTC).")
     start: str = Field(default="0d", description="Where in the traffic training begins.")
     duration: str | None = Field(
-        default=None, description="How much of it may be seen; default: half of a trace, seven days of a generator."
+        default=None,
+        description="How much of it may be seen; default: half of a trace, seven days of a generator, and of a rolling "
+        "window all but `held_out`.",
+    )
+    held_out: str = Field(
+        default="1d",
+        description="How much of the traffic after that is kept back for the comparison before promotion, at most what "
+        "there is; with less than an hour of it nothing is promoted.",
     )
     steps: int = Field(default=500_000, ge=1, description="Env steps over all lanes.")
-    seed: int = Field(default=1, ge=0, description="Of the training.")
+    seed: int | None = Field(
+        default=1, ge=0, description="Of the training; null derives it from the date: 20261122 on 2026-11-22."
+    )
     lanes: int = Field(default=64, ge=1, le=4096, description="Worlds stepped at once.")
     state: str | None = Field(default=None, description="State folder; default: $DEVOPS_SIM_HOME, else ./.devops-sim.")
 
@@ -46,20 +72,49 @@ class TrainingRequest(BaseModel):
             InputError: any part of the request is wrong.
         """
         from experiments.training.job import Job
-        from flows.inputs import TrafficChoice, duration_s, load_profile
+        from flows.inputs import duration_s, load_profile
+        from sim_core.workload.rolling import seed_of, today
 
         profile = load_profile(self.profile, self.overrides)
-        trace_file = Path(self.trace) if self.trace else None
-        choice = TrafficChoice(trace_file, self.traffic, self.traffic_seed, self.scale_peak_to_replicas)
-        start_s = duration_s("--start", self.start)
+        date = self.date or today()
+        choice = self._traffic(date)
+        start_s, held_out_s = duration_s("--start", self.start), duration_s("--held-out", self.held_out)
         length_s = duration_s("--duration", self.duration) if self.duration else None
-        trace = choice.load(profile, start_s, length_s or (0.0 if trace_file else _GENERATED_S))
+        generated = self.trace is None and choice.window is None
+        if length_s is None and generated:
+            length_s = _GENERATED_S
+        trace = choice.load(profile, start_s, (length_s or 0.0) + (held_out_s if generated else 0.0))
         if length_s is None:
-            length_s = 0.5 * trace.duration_s - start_s if trace_file else _GENERATED_S
+            length_s = (trace.duration_s - held_out_s if choice.window else 0.5 * trace.duration_s) - start_s
         if length_s < _SHORTEST_S:
             rule = f"must leave at least {_SHORTEST_S:g} s to train on (got {length_s:g} s of {trace.duration_s:g} s)"
             raise InputError("--start and --duration", rule)
-        return Job(profile, trace, start_s, start_s + length_s, self.steps, self.seed, self.lanes)
+        end_s = start_s + length_s
+        left_s = min(held_out_s, trace.duration_s - end_s)
+        seed = seed_of(date) if self.seed is None else self.seed
+        return Job(
+            profile, trace, start_s, end_s, self.steps, seed, self.lanes, left_s if left_s >= _SHORTEST_S else 0.0
+        )
+
+    def _traffic(self, date: dt.date) -> TrafficChoice:
+        from flows.inputs import Query, TrafficChoice, Window, duration_s
+
+        problems = []
+        if self.prometheus and self.trace:
+            problems.append("--trace and --prometheus: give one of them")
+        if bool(self.prometheus) != bool(self.query):
+            problems.append("--prometheus and --query: need each other")
+        if self.prometheus and not self.last:
+            problems.append("--prometheus: needs --last, as --last 8d: how much of the past to ask for")
+        if problems:
+            raise InputError("traffic", problems)
+        window = Window(duration_s("--last", self.last), date) if self.last else None
+        query = None
+        if self.prometheus and self.query:
+            query = Query(self.prometheus, self.query, duration_s("--step", self.step))
+        trace = Path(self.trace) if self.trace else None
+        scale = self.scale_peak_to_replicas
+        return TrafficChoice(trace, self.traffic, self.traffic_seed, scale, query, window)
 
 
 class SweepRequest(BaseModel):
@@ -73,6 +128,12 @@ class SweepRequest(BaseModel):
     scale_peak_to_replicas: int | None = Field(
         default=None, ge=1, description="Map the traffic's peak to what so many replicas serve at 70 % utilization."
     )
+    last: str | None = Field(
+        default=None, description="Roll over the last so much of the traffic, in place of the specification's `last`."
+    )
+    date: dt.date | None = Field(
+        default=None, description="The day that decides rolling windows and the seed null; default: today (UTC)."
+    )
     actors: int | None = Field(default=None, ge=1, le=256, description="Simulation actors; default: one a CPU.")
     state: str | None = Field(default=None, description="State folder; default: $DEVOPS_SIM_HOME, else ./.devops-sim.")
 
@@ -83,17 +144,33 @@ class SweepRequest(BaseModel):
             SpecError: it breaks the schema, with or without the differences; every problem at once.
         """
         from experiments.spec import load_spec, shrink_windows, spec_from_dict
+        from flows.inputs import duration_s
         from sim_core.workload import read_trace
+        from sim_core.workload.rolling import seed_of, today
 
         if self.trace and self.traffic:
             raise SpecError("--trace and --traffic", "give one of them")
         spec = load_spec(self.spec)
         data = spec.to_dict()
+        traffic = data["traffic"]
         if self.trace:
-            data["traffic"] |= {"trace": str(Path(self.trace).absolute()), "generator": None}
-            data = shrink_windows(data, read_trace(self.trace).duration_s)
+            traffic |= {"trace": str(Path(self.trace).absolute()), "generator": None, "prometheus": None}
         if self.traffic:
-            data["traffic"] |= {"trace": None, "generator": self.traffic}
+            traffic |= {"trace": None, "generator": self.traffic, "prometheus": None}
+        if self.last:
+            traffic["last"] = duration_s("--last", self.last)
+        if self.trace:
+            available_s = read_trace(self.trace).duration_s
+            if traffic["last"] and not self.last:
+                traffic["last"] = min(traffic["last"], available_s)
+            data = shrink_windows(data, traffic["last"] or available_s)
+        elif self.last:
+            data = shrink_windows(data, traffic["last"])
         if self.scale_peak_to_replicas:
             data["traffic"] |= {"scale_peak_to_replicas": self.scale_peak_to_replicas}
+        date = self.date or spec.traffic.date or today()
+        if traffic["last"]:
+            data["traffic"]["date"] = date.isoformat()
+        if data["train"] and data["train"]["seed"] is None:
+            data["train"]["seed"] = seed_of(date)
         return spec if data == spec.to_dict() else spec_from_dict(data, f"{self.spec} with the options given")

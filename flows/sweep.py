@@ -20,26 +20,27 @@ from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
-from agents.learning.evaluate import Evaluation
 from experiments.actors import SimulationPool, plan_pool
 from experiments.cluster import ray_cluster
-from experiments.comparison import best, compare
-from experiments.held_out import DEFAULT_STEPS, HeldOut, compare_policies, model_content, policies_document
+from experiments.comparison import best, best_by_scenario, compare, indicators_of
+from experiments.held_out import DEFAULT_STEPS, HeldOut, evaluation_file, model_content, policies_document
 from experiments.identity import sources_version
 from experiments.planning import Plan, Point, make_plan
 from experiments.report import comparison_text, keep_findings, report_data, write_report
 from experiments.results import ResultStore
 from experiments.spec_rules import MODEL_SCHEMES
 from experiments.state import StateDir
-from experiments.summaries import configurations
-from experiments.tracking import CHAMPION, FAILURES, MlflowTracker, registered_name
-from experiments.training.job import CurveLogger, Job, Trained, register
-from flows.pages import ShownProgress, log, mlflow_page, published, tag
+from experiments.summaries import configurations, sameness
+from experiments.tracking import FAILURES, MlflowTracker
+from experiments.training.gate import not_evaluated, promotion_gate, reigning_champion
+from experiments.training.job import CurveLogger, Job, Trained, describe, register
+from flows.pages import ShownProgress, log, published, tag
 from flows.requests import SweepRequest
 from flows.stopping import stoppable, task
 from flows.terminal.progress import Progress
-from flows.train import log_model_task, train_task, training_document
+from flows.train import evaluate_task, evaluation_document, log_model_task, train_task, training_document
 from sim_core.errors import InputError
+from sim_core.workload.rolling import seed_of, today
 
 _SHARDS_PER_ACTOR = 4  # enough that progress moves, retries are cheap and no actor waits long for the others
 _MOST_LANES = 64
@@ -70,27 +71,9 @@ def simulate(points: Sequence[Point], pool: SimulationPool, store: ResultStore) 
 
 
 @task(task_run_name="track", retries=1, cache_policy=NO_CACHE)
-def track_sweep(plan: Plan, store: ResultStore, tracker: MlflowTracker, summary: Mapping[str, float]) -> str | None:
+def track_sweep(plan: Plan, store: ResultStore, tracker: MlflowTracker) -> str | None:
     """Task: write the sweep to MLflow."""
-    return tracker.log_sweep(plan, store.load_keys(plan.keys), summary)
-
-
-@task(name="evaluate", task_run_name="evaluate", cache_policy=NO_CACHE)
-def evaluate_task(held_out: HeldOut, state: StateDir, tracker: MlflowTracker, progress: Progress) -> Evaluation:
-    """Task of `evaluate_visibly`."""
-    return evaluate_visibly(held_out, state, tracker, progress)
-
-
-def evaluate_visibly(held_out: HeldOut, state: StateDir, tracker: MlflowTracker, progress: Progress) -> Evaluation:
-    """Compare policies on held-out traffic, show it, and log it to MLflow."""
-
-    def on_progress(done: int, total: int, note: str) -> None:
-        progress.update("evaluate", done, total, note)
-
-    evaluation = compare_policies(held_out, state, on_progress)
-    gaps, name = evaluation.gap_closed, f"evaluation of {len(held_out.names)} policies"
-    tracker.log_evaluation(held_out.key, name, evaluation.table, evaluation.lanes, gaps, held_out.describe())
-    return evaluation
+    return tracker.log_sweep(plan, store.load(plan.sweep_id))
 
 
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE)
@@ -117,13 +100,15 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
     store = ResultStore(state.results)
     tracker = MlflowTracker.open(state, plan.profile.name)
     job, trained, model, held_out, evaluation = training_of(plan), None, None, None, None
+    evaluated_before = False
     with Progress() as progress, ray_cluster(state) as cluster:
+        for warning in plan.spec.warnings():
+            progress.say(f"Warning: {warning}")
         actors = min(request.actors or cluster.num_cpus, cluster.num_cpus)
         with ready_meanwhile(tracker):
             counts = simulate_missing(plan, store, actors, progress)
         clock.note("simulate")
-        summary = {"simulated_points": float(counts["simulated"]), "simulate_s": clock.seconds["simulate"]}
-        run_id = track_sweep(quote(plan), quote(store), quote(tracker), summary)
+        run_id = track_sweep(quote(plan), quote(store), quote(tracker))
         clock.note("track")
         if job is not None:
             curve = CurveLogger(job, tracker, plan.spec.to_dict())
@@ -132,17 +117,27 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
             clock.note("train")
         if plan.spec.evaluation is not None:
             held_out = held_out_of(plan, trained, tracker, state)
+            evaluated_before = evaluation_file(held_out, state).exists()
             evaluation = evaluate_task(quote(held_out), quote(state), quote(tracker), quote(progress))
             clock.note("evaluate")
     if job is not None and model is not None:
-        champion = evaluation is not None and earns_champion(evaluation)
-        model["registered"] = register(tracker, model["logged"], job, champion)
-    table = compare(store.load_keys(plan.keys))
-    chosen = best(table, plan.spec.objective.minimize, plan.spec.limits(plan.profile))
-    keep_findings(plan, state, evaluation, held_out, trained, provenance(plan, job, clock, model))
+        gate = (
+            promotion_gate(evaluation, plan.profile.slo.objective)
+            if evaluation is not None
+            else not_evaluated("the specification has no section evaluation")
+        )
+        model |= {"registered": register(tracker, model["logged"], job, gate), "gate": gate.to_dict()}
+        compared = policies_document(evaluation, held_out.duration_s) if evaluation and held_out else None
+        describe(tracker, model["registered"], job, trained, model["gate"], compared)
+    points = store.load(plan.sweep_id)
+    table = compare(points)
+    goal = (plan.spec.objective.minimize, plan.spec.limits(plan.profile))
+    spent = time_spent(clock, counts, trained, evaluated_before)
+    keep_findings(plan, state, evaluation, held_out, trained, provenance(plan, job, model), spent)
     report, text = report_task(plan.sweep_id, quote(state))
+    tracker.log_file(run_id, Path(report))
     clock.note("report")
-    compared = {**held_out.describe(), "policies": policies_document(evaluation)} if held_out and evaluation else None
+    compared = evaluation_document(held_out, evaluation) if held_out and evaluation else None
     return {
         "command": "sweep",
         "sweep_id": plan.sweep_id,
@@ -152,7 +147,10 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
         "points": counts,
         "actors": actors,
         "configurations": configurations(table),
-        "best": vars(chosen),
+        "best": vars(best(table, *goal)),
+        "best_by_scenario": best_by_scenario(table, *goal),
+        **sameness(table, points, indicators_of(points)),
+        "warnings": plan.spec.warnings(),
         **(training_document(job, trained) if job and trained else {"training": None}),
         "model": model,
         "evaluation": compared,
@@ -161,7 +159,7 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
             "uri": tracker.uri,
             "run_id": run_id,
             "warning": tracker.warning,
-            "page": mlflow_page(tracker, run_id),
+            "page": tracker.sweep_page(run_id and plan.sweep_id),
         },
         "state": str(state.root),
         "seconds": clock.seconds | {"total": clock.total_s},
@@ -210,7 +208,8 @@ def training_of(plan: Plan) -> Job | None:
     if section is None or window is None:
         return None
     end_s = window.start + window.duration
-    return Job(plan.profile, plan.trace, window.start, end_s, section.steps, section.seed, section.lanes)
+    seed = seed_of(plan.spec.traffic.date or today()) if section.seed is None else section.seed
+    return Job(plan.profile, plan.trace, window.start, end_s, section.steps, seed, section.lanes)
 
 
 def held_out_of(plan: Plan, trained: Trained | None, tracker: MlflowTracker, state: StateDir) -> HeldOut:
@@ -225,7 +224,7 @@ def held_out_of(plan: Plan, trained: Trained | None, tracker: MlflowTracker, sta
     models = {name: model_content(name, state) for name in names if name.startswith(MODEL_SCHEMES)}
     if trained is not None and "agent" in names:
         models["agent"] = (trained.model.read_bytes(), trained.facts)
-        models |= reigning_champion(plan, models["agent"][0], tracker, state)
+        models |= reigning_champion(plan.profile, models["agent"][0], tracker, state)
     return HeldOut(
         plan.profile,
         plan.trace,
@@ -234,35 +233,23 @@ def held_out_of(plan: Plan, trained: Trained | None, tracker: MlflowTracker, sta
         window.start,
         window.duration,
         section.seeds,
-        plan.spec.train.steps if plan.spec.train else DEFAULT_STEPS,
+        # A short training must not win against a badly tuned HPA.
+        max(plan.spec.train.steps if plan.spec.train else 0, DEFAULT_STEPS),
         [*names, *(name for name in models if name not in names)],
         models,
     )
 
 
-def reigning_champion(
-    plan: Plan, challenger: bytes, tracker: MlflowTracker, state: StateDir
-) -> dict[str, tuple[bytes, dict[str, Any]]]:
-    """The registered champion as a policy, unless it is the challenger itself or was trained on another profile."""
-    if tracker.alias_version(plan.profile.name, CHAMPION) is None:
-        return {}
-    name = f"models:/{registered_name(plan.profile.name)}@{CHAMPION}"
-    content, metadata = model_content(name, state)
-    same_profile = (metadata.get("training") or {}).get("profile_digest") == plan.profile.digest
-    return {name: (content, metadata)} if same_profile and content != challenger else {}
+def time_spent(
+    clock: Clock, counts: Mapping[str, int], trained: Trained | None, evaluated_before: bool
+) -> dict[str, float]:
+    """Wall time of the stages that did their work in this run [s]; of a training, what it took whenever that was."""
+    idle = {"simulate": not counts["simulated"], "track": not counts["simulated"], "evaluate": evaluated_before}
+    spent = {stage: seconds for stage, seconds in clock.seconds.items() if not idle.get(stage)}
+    return spent | ({"train": trained.wall_s} if trained is not None else {})
 
 
-def earns_champion(evaluation: Evaluation) -> bool:
-    """Whether the agent keeps the SLO and is cheaper than each rival that does: the tuned HPA, the present champion."""
-    rows = evaluation.table.set_index("policy")
-    if "agent" not in rows.index or not rows.loc["agent", "keeps_slo"]:
-        return False
-    rivals = [name for name in rows.index if name == "hpa-tuned" or name.endswith(f"@{CHAMPION}")]
-    cheaper = rows.loc["agent", "cost_usd"] < rows.loc[rivals, "cost_usd"]
-    return bool((cheaper | ~rows.loc[rivals, "keeps_slo"].astype(bool)).all())
-
-
-def provenance(plan: Plan, job: Job | None, clock: Clock, model: dict[str, Any] | None) -> dict[str, Any]:
+def provenance(plan: Plan, job: Job | None, model: dict[str, Any] | None) -> dict[str, Any]:
     """Where the figures come from, for the report."""
     return {
         "sweep": plan.sweep_id,
@@ -272,14 +259,15 @@ def provenance(plan: Plan, job: Job | None, clock: Clock, model: dict[str, Any] 
         "sweep_seeds": f"{plan.spec.seeds.first} to {plan.spec.seeds.first + plan.spec.seeds.count - 1}",
         "training_seed": job.seed if job else None,
         "model": (model or {}).get("registered"),
-        "wall_time_s": {stage: round(seconds, 1) for stage, seconds in clock.seconds.items()},
+        "promotion": (model or {}).get("gate", {}).get("reason"),
         "commands": ["devops-sim ui", f"devops-sim compare {plan.sweep_id}", f"devops-sim report {plan.sweep_id}"],
     }
 
 
 def simulate_missing(plan: Plan, store: ResultStore, actors: int, progress: Progress) -> dict[str, int]:
     """Simulate the points of the plan that have no result yet, a task a shard; how many there are of each kind."""
-    store.register(plan.sweep_id, plan.keys, plan.spec.to_dict())
+    identities = [point.identity() for point in plan.points]
+    store.register(plan.sweep_id, plan.keys, plan.spec.to_dict(), plan.basis(), identities)
     finished = store.finished_keys()
     missing = len(plan.pending(finished))
     total = len(plan.points)

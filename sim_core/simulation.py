@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sim_core.accounting import indicators, latency_percentiles
+from sim_core.accounting import (
+    costs,
+    indicators,
+    latency_percentiles,
+    service_figures,
+    service_indicators,
+    service_sums,
+)
 from sim_core.compiled import kernel
 from sim_core.controlplane.hpa import reconcile_hpa
 from sim_core.controlplane.pods import SAMPLE, advance_pods, collect_samples, set_replicas, start_warm
@@ -79,12 +86,13 @@ def tick(params, state, rates, schedules, samples):
     tick_s = params.tick_s
     now_s = state.tick * tick_s
     run_controllers(params, state, schedules, samples, now_s)
-    pods, usd = 0.0, params.fixed_usd_per_s
+    pods, pods_usd_per_s = 0.0, 0.0
     for i in range(params.n_services):
         service, state_i = params.services[i], state.services[i]
         advance_pods(service, state_i, state.window_start_s, now_s)
         pods += state_i.n_pods
-        usd += state_i.n_pods * service.usd_per_pod_s
+        pods_usd_per_s += state_i.n_pods * service.usd_per_pod_s
+        state.account.services[i].pod_s += state_i.n_pods * tick_s
     rate_per_s = rate_at(params.traffic, rates, now_s + 0.5 * tick_s)
     serve(params, state, draw_arrivals(params.key, rate_per_s, state.tick, tick_s), rate_per_s * tick_s)
     state.tick += 1
@@ -97,7 +105,7 @@ def tick(params, state, rates, schedules, samples):
         state.next_scrape_tick += params.scrape_ticks
         if params.publish_ticks == 0:
             publish(params, state)
-    state.account.cost_usd += usd * tick_s
+    state.account.pods_usd += pods_usd_per_s * tick_s
     state.account.pod_s += pods * tick_s
     state.account.seconds += tick_s
 
@@ -171,6 +179,12 @@ class Worlds:
         """Indicators so far, one row a lane."""
         return indicators(self.params, self.state)
 
+    def services(self) -> pd.DataFrame:
+        """Figures of each service so far, one row a lane and service; see `accounting.service_indicators`."""
+        return service_indicators(
+            self.params, self.state, [[service.name for service in lane.profile.services] for lane in self.lanes]
+        )
+
 
 @dataclass(frozen=True)
 class Simulation:
@@ -178,11 +192,16 @@ class Simulation:
 
     Attributes:
         indicators: one row a lane, columns `accounting.INDICATORS`.
-        timeline: by name, shape (n_lanes, n_steps), except `time_s` (n_steps,): means over a step, `cost_usd` summed up.
+        services: one row a lane and service, columns `lane`, `service` and `accounting.SERVICE_INDICATORS`.
+        timeline: by name, shape (n_lanes, n_steps), except `time_s` (n_steps,): means over a step; `cost_usd` and its
+            parts `cost_pods_usd`, `cost_fixed_usd` summed up since the start.
+        service_timeline: by name, shape (n_lanes, n_services, n_steps): means over a step, replicas at its end.
     """
 
     indicators: pd.DataFrame
+    services: pd.DataFrame
     timeline: dict[str, np.ndarray] | None = None
+    service_timeline: dict[str, np.ndarray] | None = None
 
 
 def simulate(lanes: Sequence[Lane], duration_s: float, timeline_step_s: float | None = None) -> Simulation:
@@ -196,13 +215,13 @@ def simulate(lanes: Sequence[Lane], duration_s: float, timeline_step_s: float | 
     n_ticks = round(duration_s / float(worlds.params["tick_s"][0]))
     if timeline_step_s is None:
         worlds.advance(n_ticks)
-        return Simulation(worlds.indicators())
+        return Simulation(worlds.indicators(), worlds.services())
     recorder = TimelineRecorder(worlds)
     step = max(1, round(timeline_step_s / float(worlds.params["tick_s"][0])))
     for begin in range(0, n_ticks, step):
         worlds.advance(min(step, n_ticks - begin))
         recorder.record()
-    return Simulation(worlds.indicators(), recorder.timeline())
+    return Simulation(worlds.indicators(), worlds.services(), recorder.timeline(), recorder.service_timeline())
 
 
 def check_duration(lanes: Sequence[Lane], duration_s: float) -> None:
@@ -237,7 +256,9 @@ class TimelineRecorder:
     def __init__(self, worlds: Worlds):
         self._worlds = worlds
         self._steps: list[dict[str, np.ndarray]] = []
+        self._service_steps: list[dict[str, np.ndarray]] = []
         self._before = self._sums()
+        self._services_before = service_sums(worlds.state)
 
     def _sums(self) -> dict[str, np.ndarray]:
         account = self._worlds.state["account"]
@@ -247,6 +268,7 @@ class TimelineRecorder:
         """Notes what happened since the last call."""
         now, before, state = self._sums(), self._before, self._worlds.state
         change = {name: now[name] - before[name] for name in now}
+        cost = costs(self._worlds.params, state["account"])
         services = state["services"]
         with np.errstate(invalid="ignore", divide="ignore"):
             self._steps.append(
@@ -260,10 +282,27 @@ class TimelineRecorder:
                     "slo_attainment": change["good"] / change["requests"],
                     "error_ratio": change["failed"] / change["requests"],
                     "utilization": change["cpu_core_s"] / change["request_core_s"],
-                    "cost_usd": state["account"]["cost_usd"].copy(),
+                    **{name: cost[name] for name in ("cost_usd", "cost_pods_usd", "cost_fixed_usd")},
                 }
             )
         self._before = now
+        self._record_services(change["seconds"])
+
+    def _record_services(self, seconds: np.ndarray) -> None:
+        now, n = service_sums(self._worlds.state), self._worlds.n_services
+        change = {name: (now[name] - self._services_before[name])[:, :n] for name in now}
+        services = self._worlds.state["services"][:, :n]
+        replicas = {name: services[name].astype(float) for name in ("n_ready", "desired_replicas")}
+        figures = service_figures(change, seconds)
+        self._service_steps.append(
+            {
+                "replicas_ready": replicas["n_ready"],
+                "replicas_desired": replicas["desired_replicas"],
+                "call_rate_per_s": change["calls"] / seconds[:, None],
+                **{name: figures[name] for name in ("utilization", "latency_mean_s", "error_ratio", "queue_len")},
+            }
+        )
+        self._services_before = now
 
     def timeline(self) -> dict[str, np.ndarray]:
         """All steps so far; see `Simulation.timeline`."""
@@ -271,3 +310,7 @@ class TimelineRecorder:
         timeline = {name: np.stack([step[name] for step in self._steps], axis=1) for name in names}
         timeline["time_s"] = timeline["time_s"][0]
         return timeline
+
+    def service_timeline(self) -> dict[str, np.ndarray]:
+        """All steps so far by service; see `Simulation.service_timeline`."""
+        return {name: np.stack([step[name] for step in self._service_steps], axis=2) for name in self._service_steps[0]}

@@ -13,7 +13,7 @@ _Z95 = 1.6448536269514722
 
 @kernel
 def scrape(params, state, now_s):
-    """Closes the window that ends at `now_s` and stages what it says."""
+    """Closes the window that ends at `now_s`, books it for each service and stages what it says."""
     window, staged = state.window, state.staged
     window_s = params.scrape_ticks * params.tick_s
     requests = max(window.requests, 1e-12)
@@ -49,6 +49,13 @@ def scrape(params, state, now_s):
         staged_i.replicas_ready = state_i.n_ready
         staged_i.replicas_starting = state_i.n_active - state_i.n_ready
         staged_i.replicas_desired = state_i.desired_replicas
+        account_i = state.account.services[i]
+        account_i.calls += window_i.calls
+        account_i.failed += window_i.failed
+        account_i.cpu_core_s += window_i.cpu_core_s
+        account_i.request_core_s += window_i.request_core_s
+        account_i.queue_s += window_i.queue_s
+        account_i.latency_s += window_i.latency_s
         window_i.calls = 0.0
         window_i.failed = 0.0
         window_i.cpu_core_s = 0.0

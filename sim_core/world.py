@@ -138,7 +138,9 @@ PARAMS = np.dtype(
         ("scrape_ticks", np.int64),
         ("publish_ticks", np.int64),  # from the end of a window until readers see it
         ("sync_ticks", np.int64),
-        ("fixed_usd_per_s", np.float64),  # database, cache, load balancer
+        ("database_usd_per_s", np.float64),
+        ("cache_usd_per_s", np.float64),
+        ("load_balancer_usd_per_s", np.float64),
     ],
     align=True,
 )
@@ -228,6 +230,20 @@ SERVICE_STATE = np.dtype(
     align=True,
 )
 
+# What each service did since the start, up to the last scrape; the open window holds the rest.
+SERVICE_ACCOUNT = np.dtype(
+    [
+        ("calls", np.float64),  # offered, with retries
+        ("failed", np.float64),
+        ("cpu_core_s", np.float64),
+        ("request_core_s", np.float64),
+        ("queue_s", np.float64),
+        ("latency_s", np.float64),
+        ("pod_s", np.float64),  # up to now
+    ],
+    align=True,
+)
+
 ACCOUNT = np.dtype(
     [
         ("requests", np.float64),
@@ -235,7 +251,7 @@ ACCOUNT = np.dtype(
         ("failed", np.float64),
         ("latency_weight", np.float64),
         ("latency_s", np.float64),
-        ("cost_usd", np.float64),
+        ("pods_usd", np.float64),
         ("pod_s", np.float64),
         ("scale_events", np.float64),
         ("cpu_core_s", np.float64),
@@ -244,6 +260,7 @@ ACCOUNT = np.dtype(
         ("hits", np.float64),
         ("seconds", np.float64),
         ("latency", np.float64, (LATENCY_BUCKETS,)),  # requests by latency
+        ("services", SERVICE_ACCOUNT, (MAX_SERVICES,)),
     ],
     align=True,
 )
@@ -470,12 +487,11 @@ def _profile_params(profile: Profile) -> np.ndarray:
     record["n_services"] = len(profile.services)
     for i, service in enumerate(profile.services):
         _write_service(record["services"][i], profile, service, i)
-    fixed_usd_per_h = profile.prices.load_balancer_usd_per_hour
+    record["load_balancer_usd_per_s"] = profile.prices.load_balancer_usd_per_hour / 3600.0
     if profile.database is not None:
-        fixed_usd_per_h += _write_database(record["database"], profile)
+        record["database_usd_per_s"] = _write_database(record["database"], profile) / 3600.0
     if profile.cache is not None:
-        fixed_usd_per_h += _write_cache(record["cache"], profile)
-    record["fixed_usd_per_s"] = fixed_usd_per_h / 3600.0
+        record["cache_usd_per_s"] = _write_cache(record["cache"], profile) / 3600.0
     record["scrape_ticks"] = round(profile.telemetry.scrape_interval_seconds / tick_s)
     record["publish_ticks"] = round(profile.telemetry.delay_seconds / tick_s)
     record["sync_ticks"] = round(profile.controller.sync_period_seconds / tick_s)

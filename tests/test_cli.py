@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,9 +15,11 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from flows.terminal.output import plain
 from tests.waiting import all_end, guard_s, start, until
@@ -197,6 +200,96 @@ def test_run_refuses_to_play_beyond_the_trace(sim, trace):
     refused(sim("run", "production", "--trace", trace, "--start", "1h", "--duration", "2h"), "wave.csv.gz", "7200")
 
 
+def test_run_writes_the_time_series_of_every_lane_and_is_tracked(sim, trace, tmp_path):
+    """The file holds what the document says; the same figures are a run in MLflow, with the file as an artifact."""
+    path = tmp_path / "series.parquet"
+    args = ["run", "production", "--trace", trace, "--lanes", "2", "--duration", "30m", "--json"]
+    done = sim(*args, "--timeline", path, "--timeline-step", "5m")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    table = pd.read_parquet(path)
+    assert list(table["seed"]) == [0] * 6 + [1] * 6
+    assert list(table["time_s"][:6]) == [300.0 * k for k in range(1, 7)]
+    last = table[table["time_s"] == 1800.0]
+    assert last["cost_usd"].mean() == pytest.approx(document["indicators"]["cost_usd"]["mean"])
+    api = document["services"]["api"]
+    rates = table["services.api.call_rate_per_s"]
+    assert rates.mean() * 1800.0 == pytest.approx(api["calls"]["mean"])
+    assert api["replica_hours"]["mean"] == pytest.approx(document["indicators"]["replica_hours"]["mean"])
+    (page,) = re.findall(r"MLflow: (\S+)", done.stderr)
+    client = MlflowClient(f"sqlite:///{tmp_path}/state/mlflow.db")
+    run = client.get_run(re.search("runs/([0-9a-f]{32})", page)[1])
+    assert run.data.tags["kind"] == "run"
+    assert run.data.metrics["services/api/utilization"] == pytest.approx(api["utilization"]["mean"])
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "lanes.parquet",
+        "profile.yaml",
+        "series.parquet",
+    }
+
+
+def test_run_with_no_track_leaves_nothing_and_without_mlflow_the_answer_stands(sim, trace, tmp_path):
+    """A state folder that cannot be made, or a database that is none, costs a line on standard error and no more."""
+    args = ["run", "production", "--trace", trace, "--duration", "30m"]
+    assert sim(*args, "--no-track").returncode == 0
+    assert not (tmp_path / "state").exists()
+    (tmp_path / "file").write_text("")
+    done = sim(*args, "--state", tmp_path / "file")
+    assert done.returncode == 0 and "slo_attainment" in done.stdout
+    assert "Not tracked" in done.stderr and "--no-track" in done.stderr
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/mlflow.db").write_text(
+        "this is no database, but long enough to be taken for the head of one" * 9
+    )
+    done = sim(*args, "--state", tmp_path / "broken", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["services"]
+    assert "not a database" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--timeline", "no/such/series.parquet"], ["--timeline", "there is no folder"]),
+        (["--timeline", "series.csv"], ["--timeline", "must end in .parquet"]),
+        (["--timeline", "series.parquet", "--timeline-step", "20s"], ["--timeline-step", "sync period, 15 s"]),
+    ],
+)
+def test_a_timeline_that_cannot_be_written_is_refused_before_anything_is_simulated(sim, tmp_path, options, words):
+    """4,096 lanes for a month would take minutes and gigabytes: the answer comes at once."""
+    refused(sim("run", "production", "--lanes", "4096", "--duration", "30d", *options, timeout_s=60), *words)
+    assert not (tmp_path / "state").exists()
+
+
+# --- evaluate
+
+
+def test_evaluate_leaves_a_report_and_its_runs(sim, tmp_path):
+    """The page of the comparison, with timelines, and in MLflow a parent with it and a child run a policy."""
+    args = ["evaluate", "production", "--policies", "hpa,clairvoyant", "--start", "2h", "--duration", "1h"]
+    done = sim(*args, "--seeds", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    report = Path(document["report"]).read_text()
+    assert "Policies on held-out traffic" in report and 'id="figure-timeline"' in report
+    client = MlflowClient(f"sqlite:///{tmp_path}/state/mlflow.db")
+    run_id = document["mlflow"]["run_id"]
+    assert document["mlflow"]["page"].endswith(f"/runs/{run_id}?workflowType=machine_learning")
+    artifacts = {file.path for file in client.list_artifacts(run_id)}
+    assert artifacts == {"lanes.parquet", "policies.parquet", Path(document["report"]).name}
+    children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    assert {child.data.params["policy"] for child in children} == {"hpa", "clairvoyant"}
+    again = sim(*args, "--seeds", "3", "--no-track", "--json")
+    assert json.loads(again.stdout)["mlflow"] is None
+    assert len(client.search_runs(["1"])) == 3
+
+
+def test_evaluate_makes_no_folder_for_a_model_that_is_not_there(sim, tmp_path):
+    refused(
+        sim("evaluate", "production", "--policies", "models:/autoscaler-production@champion"), "no model is registered"
+    )
+    assert not (tmp_path / "state").exists()
+
+
 # --- ui
 
 
@@ -214,6 +307,8 @@ def test_ui_serves_both_pages_and_ends_with_ctrl_c(tmp_path):
     try:
         lines = [process.stdout.readline(), process.stdout.readline()]  # printed once both answer
         assert [line.split()[0] for line in lines] == ["MLflow", "Prefect"]
+        runs = process.stdout.readline().split()
+        assert runs == ["Runs", f"{lines[0].split()[1]}/#/experiments?workflowType=machine_learning"]
         assert process.stdout.readline() == f"export PREFECT_API_URL=http://127.0.0.1:{ports[1]}/api\n"
         started = psutil.Process(process.pid).children(recursive=True)
         for line, path in zip(lines, ("/health", "/api/health"), strict=True):

@@ -3,13 +3,13 @@
 import json
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.comparison import best, compare, indicators_of, interval, paired_difference, pareto_front
+from experiments.comparison import best, compare, indicators_of, paired_difference, pareto_front
+from sim_core.intervals import interval
 
 
 def rows(
@@ -28,31 +28,6 @@ def rows(
             "compute_s": 0.1,
         }
     )
-
-
-def test_interval_matches_the_t_table():
-    """1, 2, 3, 4, 5: mean 3, s = sqrt(2.5), t(0.975, 4) = 2.7764 (Student's table), half width 1.9632."""
-    found = interval([1, 2, 3, 4, 5])
-    assert found.mean == 3.0
-    assert found.n == 5
-    assert found.high - found.mean == pytest.approx(1.9632, abs=1e-4)
-    assert found.mean - found.low == pytest.approx(1.9632, abs=1e-4)
-
-
-def test_interval_of_one_value_has_no_width_to_show():
-    found = interval([2.0])
-    assert found.mean == 2.0
-    assert math.isnan(found.low) and math.isnan(found.high)
-    assert math.isnan(interval([]).mean)
-    assert interval([1.0, math.nan, 3.0]).n == 2
-
-
-def test_interval_covers_the_mean_in_95_of_100_samples():
-    """4000 samples of 5 normal values: coverage has a standard error of 0.0034; 4 of them are allowed."""
-    samples = np.random.default_rng(1).normal(10.0, 2.0, size=(4000, 5))
-    intervals = [interval(sample) for sample in samples]
-    coverage = np.mean([found.low <= 10.0 <= found.high for found in intervals])
-    assert abs(coverage - 0.95) <= 4 * math.sqrt(0.95 * 0.05 / 4000)
 
 
 def test_pairing_removes_what_the_seeds_share():
@@ -75,17 +50,36 @@ def test_pairs_are_the_seeds_that_both_have():
 
 def test_compare_has_one_row_a_configuration_with_intervals_and_differences():
     points = pd.concat(
-        [rows("hpa", [1.0, 3.0], [0.9, 0.8], target=60), rows("static", [4.0, 6.0], [1.0, 1.0], replicas=8)]
+        [
+            rows("hpa", [1.0, 2.0, 3.0], [0.9, 0.8, 0.7], target=60),
+            rows("static", [4.0, 5.0, 6.0], [1.0, 1.0, 1.0], replicas=8),
+        ]
     )
     table = compare(points, baseline="hpa{'target': 60}")
     assert table["label"].tolist() == ["hpa target=60", "static replicas=8"]
-    assert table["seeds"].tolist() == [2, 2]
+    assert table["seeds"].tolist() == [3, 3]
     assert table["cost_usd"].tolist() == [2.0, 5.0]
     assert table["cost_usd_diff"].tolist() == [0.0, 3.0]
-    assert table["cost_usd_ci95_high"][0] == pytest.approx(2.0 + 12.7062, abs=1e-3)  # t(0.975, 1) = 12.7062
+    half = 4.30265 / math.sqrt(3)  # t(0.975, 2) times a deviation of 1
+    assert table["cost_usd_ci95_high"][0] == pytest.approx(
+        2.0 * math.exp(half / 2.0), rel=1e-4
+    )  # above 0: on the log scale
+    assert table["cost_usd_diff_ci95_high"][1] == table["cost_usd_diff_ci95_low"][1] == 3.0  # the same with every seed
     assert indicators_of(points) == ["cost_usd", "slo_attainment"]
     with pytest.raises(KeyError, match="baseline 'x' is not one of the 2"):
         compare(points, baseline="x")
+
+
+def test_no_interval_of_a_comparison_leaves_what_is_possible():
+    """Three seeds of which one fails half of its requests: Student's interval would promise an attainment of 120 %."""
+    points = rows("hpa", [0.1, 0.2, 9.0], [1.0, 0.999, 0.5]).assign(
+        scale_events=[0, 0, 90], error_ratio=[0.0, 0.0, 0.5]
+    )
+    row = compare(points).iloc[0]
+    for name in ("cost_usd", "scale_events", "error_ratio", "slo_attainment"):
+        assert 0.0 <= row[f"{name}_ci95_low"] < row[name] < row[f"{name}_ci95_high"]
+    assert row["slo_attainment_ci95_high"] <= 1.0 and row["error_ratio_ci95_high"] <= 1.0
+    assert math.isnan(compare(points.iloc[:2])["cost_usd_ci95_low"][0])  # and two seeds have none
 
 
 def test_pareto_front_of_a_hand_made_set():

@@ -364,6 +364,40 @@ def test_the_season_shows_what_the_same_time_did_on_earlier_days(production):
         assert said(days * 86_400.0 + noon_s - 1000.0)["season_peak_300s"] == pytest.approx(0.0, abs=1e-4)
 
 
+@pytest.mark.parametrize(("delay_s", "seen_s"), [(0, 7.5), (5, 22.5), (10, 22.5), (15, 22.5)])
+def test_the_season_counts_from_the_middle_of_the_newest_scrape(production, delay_s, seen_s):
+    """At a decision the newest scrape's middle is `seen_s` old, as its own time stamp says; the rate of that moment a day
+    ago is what the look ahead is compared with. A scrape is published some seconds after its end, and decisions fall on
+    the ends of scrapes: the middle is half an interval older than the whole syncs that the publication takes.
+    """
+    profile = production.with_overrides({"telemetry.delay_seconds": delay_s})
+    rising = Trace("rising", 5.0, np.geomspace(20.0, 2000.0, 2 * 17_280))
+    middles = (np.arange(2 * 17_280) + 0.5) * 5.0
+    start_s, position = 100_000.0, feature_names(1).index("season_peak_30s")
+    worlds = Worlds([Lane(profile, rising, 1, start_s, Scaler.static(20))])
+    for ticks in (60, 15, 15, 7, 3, 5):  # at decisions, and between them around a publication
+        worlds.advance(ticks)
+        now_s = float(worlds.time_s[0])
+        state = worlds.state[0]
+        newest = state["history"][(int(state["n_published"]) - 1) % len(state["history"])]
+        age_s = now_s - (newest["time_s"] - 7.5)
+        if now_s % 15.0 == 0.0:
+            assert age_s == seen_s
+        then, ahead = np.interp(start_s + now_s - 86_400.0 + np.array([-age_s, 30.0]), middles, rising.rates_per_s)
+        said = Observations(worlds).vectors[0][position]
+        assert said == pytest.approx(np.log(ahead / then), abs=1e-6)
+
+
+def test_a_trace_in_steps_of_most_of_a_day_shows_no_season(production):
+    """A rate between two daily means is interpolated from the second, which is not known before that day has ended."""
+    for step_s, days in ((43_200.0, 1.0), (86_400.0, 0.0)):  # as shares of the three that are looked at
+        trace = Trace("coarse", step_s, np.arange(1.0, 11.0) * 50.0)
+        worlds = run_worlds([Lane(production, trace, 1, 4 * 86_400.0)], 60.0)
+        said = dict(zip(feature_names(1), Observations(worlds).vectors[0], strict=True))
+        assert said["season_days"] == days
+        assert (said["season_peak_300s"] != 0.0) == bool(days)
+
+
 @pytest.mark.parametrize(
     "rates", [np.zeros(4000), np.tile([0.0, 4000.0], 2000), np.r_[np.zeros(1440), np.full(2560, 9000.0)]]
 )

@@ -12,16 +12,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import psutil
 import pytest
 import yaml
+from mlflow import MlflowClient
 
-from agents.learning.evaluate import Evaluation
 from experiments.planning import make_plan
+from experiments.report import keep_findings
 from experiments.results import ResultStore
 from experiments.spec import load_spec
-from flows.sweep import earns_champion
+from experiments.state import StateDir
+from experiments.training.job import Trained
+from flows.sweep import Clock, time_spent
 from flows.terminal.progress import Progress
 from tests.waiting import all_end, guard_s, start, until
 
@@ -97,11 +99,26 @@ def test_a_sweep_goes_from_points_to_a_registered_model_and_a_report(swept, home
     assert swept["training"]["outcome"]["steps"] >= 4096
     model = swept["model"]["registered"]
     assert (model["name"], model["version"]) == ("autoscaler-production", "1")
-    assert "challenger" in model["aliases"]
+    gate = swept["model"]["gate"]
+    assert model["aliases"] == (["challenger", "champion"] if gate["passed"] else ["challenger"])
+    assert gate["seeds"] == 3 and gate["slo_attainment"] > 0.0
+    assert gate["reason"] and gate["passed"] == (not gate["failures"])
     policies = swept["evaluation"]["policies"]
     assert list(policies) == ["static", "hpa-tuned", "clairvoyant", "agent"]
-    for entry in policies.values():
-        assert entry["indicators"]["slo_attainment"]["mean"] > 0
+    for name, entry in policies.items():
+        means = {indicator: value["mean"] for indicator, value in entry["indicators"].items()}
+        assert means["slo_attainment"] > 0
+        assert means["cost_pods_usd"] + means["cost_fixed_usd"] == pytest.approx(means["cost_usd"], rel=1e-12)
+        assert (entry["savings"] is None) == (name == "hpa-tuned")
+    client = MlflowClient(StateDir.open(home).mlflow_uri)
+    experiment = client.get_experiment_by_name("production").experiment_id
+    runs = {
+        run.data.params["policy"]: run.data.metrics for run in client.search_runs([experiment], "tags.kind = 'policy'")
+    }
+    for name in ("static", "clairvoyant", "agent"):
+        share = policies[name]["savings"]["replica_hours_share"]
+        assert runs[name]["saved_replica_hours_share"] == pytest.approx(share)
+        assert runs[name]["cost_database_usd"] == pytest.approx(runs["hpa-tuned"]["cost_database_usd"]) and share != 0.0
     assert swept["mlflow"]["warning"] is None
     page = Path(swept["report"]).read_text()
     assert "plotly" in page and "https://" not in page.split("<body", 1)[0].split("Content-Security-Policy", 1)[0]
@@ -136,8 +153,14 @@ def test_the_same_sweep_again_only_reads_what_is_finished(swept, home, spec):
     assert "version 1" in done.stdout
     assert Path(swept["report"]).name in done.stdout
     assert "devops-sim ui" in done.stdout
+    findings = json.loads((home / "reports" / f"{swept['sweep_id']}.json").read_text())
+    spent_s = findings["provenance"]["wall_time_s"]  # of the run that did the work
+    assert spent_s["train"] == pytest.approx(swept["training"]["outcome"]["wall_s"], abs=0.1) and spent_s["train"] > 1.0
+    assert spent_s["simulate"] == pytest.approx(swept["seconds"]["simulate"], abs=0.1)
     again = json.loads(run(home, "compare", "whole", "--json").stdout)
-    assert again["configurations"] == swept["configurations"]
+    placed = {"group": 1, "sweeps": [swept["sweep_id"]]}
+    assert again["configurations"] == [row | placed for row in swept["configurations"]]
+    assert again["best"] == swept["best"]
 
 
 def test_the_registered_model_runs_and_is_evaluated(swept, home):
@@ -169,6 +192,62 @@ def test_compare_gives_paired_differences(swept, home):
     assert rows["static replicas=4"]["differences"]["cost_usd"]["mean"] < 0
     unknown = run(home, "compare", "--baseline", "static replicas=9")
     assert unknown.returncode == 2 and "did you mean 'static replicas=8'?" in unknown.stderr
+
+
+def test_a_sweep_over_scenarios_says_what_it_chose_in_each_and_what_has_no_effect(tmp_path):
+    """What is suffered is warned of under parameters; scenarios reach the document, the report and the terminal."""
+    startup, cold = "services.api.lifecycle.startup_seconds", "services.api.lifecycle.cold_seconds"
+    policies = [{"policy": "static", "replicas": [4, 8]}]
+    spec = write_spec(
+        tmp_path / "trial.yaml", policies=policies, parameters={cold: [10, 20]}, scenarios={startup: [10, 60]}
+    )
+    done = run(tmp_path / "state", "sweep", spec, "--json")
+    assert done.returncode == 0, done.stderr
+    swept = json.loads(done.stdout)
+    assert swept["points"]["total"] == 2 * 2 * 2 * 2
+    assert f"Warning: parameters.{cold} is suffered rather than chosen; put it under scenarios" in done.stderr
+    assert len(swept["warnings"]) == 1
+    assert [row["scenario"][startup] for row in swept["configurations"]] == [10, 60] * 4
+    assert [entry["scenario"] for entry in swept["best_by_scenario"]] == [{startup: 10}, {startup: 60}]
+    assert [found["name"] for found in swept["without_effect"]] == [cold, startup]  # a static fleet starts nothing
+    assert f"In the scenario {startup}=60 alone: " in Path(swept["report"]).read_text()
+    again = run(tmp_path / "state", "sweep", spec)
+    assert f"best if {startup}=60: static replicas=" in again.stdout
+    assert f"Note: {cold}: no effect between 10 and 20" in again.stdout
+
+
+# --- a training that rolls with the date
+
+
+def test_a_training_is_evaluated_before_it_may_be_champion_and_resumes_on_its_date(tmp_path):
+    """On a quiet night the tuned HPA sits at `minReplicas`: no agent is cheaper, so the first model stays challenger.
+
+    The same date again reads training and evaluation from disk.
+    """
+    quiet = ["--set", "services.api.replicas.min=12", "--scale-peak-to-replicas", "6"]
+    window = ["--last", "5h", "--held-out", "2h", "--steps", "2048", "--lanes", "16", "--json"]
+    home = tmp_path / "state"
+    done = run(home, "train", "production", *quiet, *window, "--date", "2026-11-22")
+    assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout)
+    assert first["training"]["seed"] == 20261122
+    assert list(first["evaluation"]["policies"]) == ["hpa-tuned", "agent"]
+    assert (first["evaluation"]["start_s"], first["evaluation"]["duration_s"]) == (3 * 3600.0, 2 * 3600.0)
+    gate = first["model"]["gate"]
+    assert not gate["passed"]
+    assert "than hpa-tuned; the interval must lie below 0" in gate["reason"]
+    assert first["model"]["registered"]["aliases"] == ["challenger"]
+
+    again = run(home, "train", "production", *quiet, *window[:-1], "--date", "2026-11-22")
+    assert again.returncode == 0, again.stderr
+    assert "Not promoted, cost: " in again.stdout
+    assert "version 1 (challenger)" in again.stdout
+    assert "from an earlier run" in again.stderr
+    champion = ["--policies", "models:/autoscaler-production@champion"]
+    asked = run(home, "evaluate", "production", *quiet, *champion)
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert "no model of 'autoscaler-production' has been promoted yet" in asked.stderr
+    assert "models:/autoscaler-production@challenger" in asked.stderr
 
 
 # --- interruptions
@@ -259,24 +338,34 @@ def test_a_state_folder_that_is_a_file_is_refused(tmp_path):
 # --- rules
 
 
-def evaluation_of(**policies: tuple[float, float]) -> Evaluation:
-    """An evaluation with only (cost, attainment) of each policy under an SLO of 99 %."""
-    rows = [
-        {"policy": name.replace("_", "-"), "cost_usd": cost, "slo_attainment": attained, "keeps_slo": attained >= 0.99}
-        for name, (cost, attained) in policies.items()
-    ]
-    return Evaluation(pd.DataFrame(rows), pd.DataFrame(), {}, {})
+def trained_in(*clocks: float, wall_s: float) -> Trained:
+    rows = [{"step": 100 * k, "time/wall_s": clock} for k, clock in enumerate(clocks, start=1)]
+    return Trained("key", Path("policy.onnx"), {"wall_s": wall_s}, rows, resumed=True)
 
 
-def test_a_champion_keeps_the_slo_and_is_cheaper_than_its_rivals():
-    assert earns_champion(evaluation_of(agent=(9.0, 0.995), hpa_tuned=(10.0, 0.995)))
-    assert earns_champion(evaluation_of(agent=(11.0, 0.995), hpa_tuned=(10.0, 0.98)))  # a cheap HPA that breaks the SLO
-    assert not earns_champion(evaluation_of(agent=(11.0, 0.995), hpa_tuned=(10.0, 0.995)))
-    assert not earns_champion(evaluation_of(agent=(9.0, 0.98), hpa_tuned=(10.0, 0.995)))
-    assert not earns_champion(evaluation_of(hpa_tuned=(10.0, 0.995)))
-    reigning = evaluation_of(agent=(9.0, 0.995), hpa_tuned=(10.0, 0.995), champion=(8.0, 0.995))
-    reigning.table.loc[2, "policy"] = "models:/autoscaler-production@champion"
-    assert not earns_champion(reigning)
+def test_a_training_took_the_time_of_all_its_attempts():
+    """Interrupted 30 s and 20 s after a begin, finished after 50 s: each attempt's clock starts at 0."""
+    assert trained_in(10.0, 20.0, wall_s=50.0).wall_s == 50.0
+    assert trained_in(10.0, 30.0, 5.0, 20.0, 1.0, 40.0, wall_s=50.0).wall_s == 100.0
+
+
+def test_resuming_does_not_overwrite_the_time_that_the_work_took(tmp_path):
+    """A second run reads everything from disk in no time: the report keeps what the first one spent on it."""
+    plan, state = make_plan(load_spec(write_spec(tmp_path / "spec.yaml"))), StateDir.open(tmp_path / "state")
+    trained = trained_in(10.0, 20.0, wall_s=50.0)
+
+    def kept(counts: dict[str, int], evaluated_before: bool, **seconds: float) -> dict[str, float]:
+        clock = Clock()
+        clock.seconds = seconds
+        spent = time_spent(clock, counts, trained, evaluated_before)
+        return json.loads(keep_findings(plan, state, None, None, trained, {}, spent).read_text())["provenance"][
+            "wall_time_s"
+        ]
+
+    first = kept({"simulated": 8}, False, simulate=40.0, track=1.5, train=52.0, evaluate=13.0)
+    assert first == {"simulate": 40.0, "track": 1.5, "train": 50.0, "evaluate": 13.0}
+    assert kept({"simulated": 0}, True, simulate=0.0, track=0.0, train=0.0, evaluate=0.0) == first
+    assert kept({"simulated": 2}, True, simulate=7.0, track=0.2, train=0.0, evaluate=0.0)["simulate"] == 7.0
 
 
 def test_progress_without_a_terminal_is_plain_lines(capsys):

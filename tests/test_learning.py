@@ -12,7 +12,7 @@ import pytest
 
 from agents.actions import N_ACTIONS, replicas_for
 from agents.learning import tuning
-from agents.learning.evaluate import EvaluateRequest, evaluate, gap_closed, mean_and_interval
+from agents.learning.evaluate import EvaluateRequest, evaluate, gap_closed, no_room
 from agents.learning.train import N_STEPS, TrainRequest, TrainResult, train
 from agents.learning.tuning import (
     HEADROOMS,
@@ -28,10 +28,16 @@ from agents.policies.contract import play
 from agents.policies.hpa import HpaPolicy
 from agents.policies.learned import LearnedPolicy
 from agents.policies.static import StaticPolicy
-from sim_core.accounting import INDICATORS
+from experiments import bench
+from experiments.held_out import policies_document
+from experiments.report import ReportData, write_report
+from flows.terminal.tables import show_evaluation
+from sim_core.accounting import INDICATORS, bounds_of
 from sim_core.errors import InputError, PolicyError
+from sim_core.intervals import interval
 from sim_core.profile import load_profile
 from sim_core.simulation import simulate
+from sim_core.workload import Trace
 from sim_core.world import Lane, Scaler, scale_to_replicas
 from tests.conftest import flat, spiky_day
 
@@ -248,16 +254,6 @@ def lanes_table(costs: dict[str, list[float]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["policy", "seed", "cost_usd"])
 
 
-def test_mean_and_interval_by_hand():
-    """1, 2, 3: mean 2, deviation 1, t(0.975; 2) = 4.30265: half a width of 4.30265 / sqrt(3) = 2.48414."""
-    mean, low, high = mean_and_interval(np.array([1.0, 2.0, 3.0]))
-    assert (mean, low, high) == pytest.approx((2.0, 2.0 - 2.484138, 2.0 + 2.484138), abs=1e-5)
-    mean, low, high = mean_and_interval(np.array([7.0]))
-    assert mean == 7.0
-    assert math.isnan(low)
-    assert math.isnan(high)
-
-
 def test_gap_closed_by_hand():
     """Seed by seed (10 - 9) / (10 - 8) = 0.5, (12 - 9) / (12 - 8) = 0.75, (11 - 8) / (11 - 7) = 0.75; mean 2/3."""
     table = lanes_table({"hpa-tuned": [10, 12, 11], "clairvoyant": [8, 8, 7], "agent": [9, 9, 8]})
@@ -276,7 +272,72 @@ def test_there_is_no_gap_to_close_where_one_side_of_it_is_missing():
     assert gap_closed(lanes_table(both), "clairvoyant") is None
     for missing in ("hpa-tuned", "clairvoyant"):
         assert gap_closed(lanes_table({k: v for k, v in both.items() if k != missing}), "agent") is None
-    assert gap_closed(lanes_table({**both, "clairvoyant": [10.0, 9.0]}), "agent") is None
+
+
+def test_seeds_without_room_are_left_out_and_said():
+    """Where HPA and clairvoyant cost the same the share is 0 / 0: (11 - 10) / (11 - 9) of the other seed alone counts."""
+    part = lanes_table({"hpa-tuned": [10.0, 11.0], "clairvoyant": [10.0, 9.0], "agent": [10.0, 10.0]})
+    gap = gap_closed(part, "agent")
+    assert (gap["mean"], gap["seeds"]) == (0.5, 1)
+    assert no_room(part) == "no room in 1 of 2 seeds: HPA and clairvoyant cost the same there"
+    none = lanes_table({"hpa-tuned": [10.0, 11.0], "clairvoyant": [10.0, 11.0], "agent": [10.0, 12.0]})
+    assert gap_closed(none, "agent") is None
+    assert no_room(none) == "no room: HPA and clairvoyant cost the same"
+    dearer = lanes_table({"hpa-tuned": [10.0, 11.0], "clairvoyant": [10.5, 11.0], "agent": [10.0, 12.0]})
+    assert gap_closed(dearer, "agent") is None
+    assert no_room(dearer) == "no room: clairvoyant costs no less than the HPA"
+    whole = lanes_table({"hpa-tuned": [10.0, 11.0], "clairvoyant": [8.0, 9.0], "agent": [9.0, 9.0]})
+    assert no_room(whole) is None
+    assert no_room(lanes_table({"hpa-tuned": [10.0, 11.0], "agent": [9.0, 9.0]})) is None
+
+
+@pytest.fixture(scope="module")
+def quiet_day():
+    """An evaluation of two quiet hours, which HPA and clairvoyant both spend at `minReplicas`."""
+    hpa, night = HpaPolicy(), flat(20.0, 2 * HOUR_S)
+    hpa.name = "hpa-tuned"
+    policies = [hpa, ClairvoyantPolicy(), StaticPolicy(3)]
+    return evaluate(EvaluateRequest(PRODUCTION, night, policies, 0.0, 2 * HOUR_S, seeds=3))
+
+
+def test_a_day_at_min_replicas_has_no_gap_to_close(quiet_day):
+    """Every consumer of an evaluation takes such a day: the table, the document, the terminal, MLflow's metrics."""
+    cost = quiet_day.lanes.groupby("policy")["cost_usd"].mean()
+    assert cost["hpa-tuned"] == cost["clairvoyant"] < cost["static"]
+    assert quiet_day.gap_closed == {}
+    assert quiet_day.no_room == "no room: HPA and clairvoyant cost the same"
+    assert quiet_day.table["gap_closed"].isna().all()
+    assert [entry["gap_closed"] for entry in policies_document(quiet_day).values()] == [None, None, None]
+
+
+def test_the_terminal_says_that_there_was_no_room(quiet_day, capsys):
+    document = {"profile": "production", "seeds": 3, "slo": {"objective": 0.99}}
+    show_evaluation(document | {"policies": policies_document(quiet_day), "no_room": quiet_day.no_room})
+    assert "Gap closed: no room: HPA and clairvoyant cost the same" in capsys.readouterr().out
+
+
+def test_the_report_says_that_there_was_no_room(quiet_day, tmp_path):
+    table = quiet_day.table.replace({"policy": {"static": "agent"}})
+    slo = PRODUCTION.slo
+    profile = {
+        "name": "production",
+        "slo": {"objective": slo.objective, "latency_threshold_seconds": slo.latency_threshold_seconds},
+    }
+    data = ReportData("Quiet", profile, None, {"name": "night"}, pd.DataFrame(), table, evaluation_duration_s=7200.0)
+    assert (
+        "Gap closed: no room: HPA and clairvoyant cost the same." in write_report(data, tmp_path / "r.html").read_text()
+    )
+
+
+def test_the_benchmark_takes_a_day_without_room(monkeypatch):
+    """A busy first half and a quiet second one, which HPA, clairvoyant and agent spend at `minReplicas`."""
+    steps = np.r_[np.full(100, 1000.0), np.full(140, 10.0)]  # the halves meet in quiet traffic
+    short = lambda request: train(replace(request, steps=2048, n_envs=16))  # noqa: E731
+    monkeypatch.setattr("agents.learning.train.train", short)
+    figures = bench.agent(quick=True, trace=Trace("quiet", 60.0, steps))
+    assert math.isnan(figures[0]["value"])
+    assert "no room: HPA and clairvoyant cost the same" in figures[0]["note"]
+    assert math.isfinite(figures[1]["value"])
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +361,8 @@ def test_an_evaluation_is_that_of_its_lanes(comparison):
         assert list(rows["seed"]) == [1000, 1001, 1002, 1003]
         for name in INDICATORS:
             found = row[name], row[f"{name}_ci95_low"], row[f"{name}_ci95_high"]
-            assert found == pytest.approx(mean_and_interval(rows[name].to_numpy()), nan_ok=True)
+            expected = interval(rows[name], *bounds_of(name))
+            assert found == pytest.approx((expected.mean, expected.low, expected.high), nan_ok=True)
         assert row["keeps_slo"] == (rows["slo_attainment"].mean() >= 0.99)
         assert row["attainment_not_worse"] == (rows["slo_attainment"].mean() >= tuned)
     static = evaluation.table.set_index("policy").loc["static"]
@@ -339,8 +401,8 @@ def test_gaps_and_timelines_of_an_evaluation(comparison):
     assert "bad_request_price" in evaluation.settings["clairvoyant"]
 
 
-def test_one_seed_has_no_interval_and_names_must_differ():
-    request = EvaluateRequest(PRODUCTION, TRACE, [StaticPolicy(9)], 0.0, 600.0, seeds=1)
+def test_two_seeds_have_no_interval_and_names_must_differ():
+    request = EvaluateRequest(PRODUCTION, TRACE, [StaticPolicy(9)], 0.0, 600.0, seeds=2)
     table = evaluate(request).table
     assert math.isnan(table["cost_usd_ci95_low"][0])
     assert math.isnan(table["gap_closed"][0])

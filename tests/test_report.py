@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.comparison import Best
 from experiments.report import ReportData, comparison_text, write_pictures, write_report
+from experiments.report.figures import timeline_figure
 from experiments.report.series import thin_extremes
 from sim_core.errors import InputError
 
@@ -40,17 +42,33 @@ PROVENANCE = {
 }
 
 
+FIXED_PARTS_USD = {
+    "cost_fixed_usd": 15.0,
+    "cost_database_usd": 12.0,
+    "cost_cache_usd": 2.4,
+    "cost_load_balancer_usd": 0.6,
+}
+FIXED_USD = FIXED_PARTS_USD["cost_fixed_usd"]
+
+
 def with_interval(name: str, mean: float, half: float) -> dict[str, float]:
     return {name: mean, f"{name}_ci95_low": mean - half, f"{name}_ci95_high": mean + half}
 
 
-def indicators(cost_usd: float, attainment: float, p95_s: float, spread: float = 0.004) -> dict[str, float]:
+def indicators(
+    cost_usd: float, attainment: float, p95_s: float, spread: float = 0.004, events: float = 69.0
+) -> dict[str, float]:
     row: dict[str, float] = {}
+    pods_usd = cost_usd - FIXED_USD
     row |= with_interval("cost_usd", cost_usd, spread * cost_usd)
+    row |= with_interval("cost_pods_usd", pods_usd, spread * cost_usd)
+    for name, usd in FIXED_PARTS_USD.items():
+        row |= with_interval(name, usd, 0.0)
+    row |= with_interval("scale_events", events, 0.1 * events)
     row |= with_interval("slo_attainment", attainment, 0.12 * (1.0 - attainment))
     row |= with_interval("latency_p95_s", p95_s, 0.03 * p95_s)
     row |= with_interval("error_ratio", 0.3 * (1.0 - attainment), 0.03 * (1.0 - attainment))
-    row |= with_interval("replica_hours", cost_usd / 0.096, spread * cost_usd / 0.096)
+    row |= with_interval("replica_hours", pods_usd / 0.048, spread * cost_usd / 0.048)
     row |= with_interval("utilization_mean", 0.55 * 40.0 / cost_usd, 0.004)
     return row
 
@@ -79,7 +97,7 @@ def evaluation(**changes: dict[str, float]) -> pd.DataFrame:
         "static": {**indicators(50.1, 0.99993, 0.142), **with_interval("gap_closed", -0.41, 0.05)},
         "hpa-tuned": {**indicators(45.6, 0.99941, 0.188), **with_interval("gap_closed", 0.0, 0.0)},
         "clairvoyant": {**indicators(34.6, 0.99952, 0.201), **with_interval("gap_closed", 1.0, 0.0)},
-        "agent": {**indicators(38.2, 0.99946, 0.196), **with_interval("gap_closed", 0.67, 0.04)},
+        "agent": {**indicators(38.2, 0.99946, 0.196, events=348.0), **with_interval("gap_closed", 0.67, 0.04)},
     }
     return pd.DataFrame([{"policy": policy, **row, **changes.get(policy, {})} for policy, row in rows.items()])
 
@@ -148,6 +166,17 @@ def page(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(data, tmp_path_factory.mktemp("report") / "report.html")
 
 
+def visible(page: Path) -> str:
+    """The page without scripts and styles."""
+    return re.sub(r"<(script|style).*?</\1>", "", page.read_text(), flags=re.S)
+
+
+def columns(html: str, heading: str) -> list[str]:
+    """Column titles of the first table under a heading."""
+    head = html.split(f"<h2>{heading}</h2>", 1)[1].split("<thead>", 1)[1].split("</thead>", 1)[0]
+    return re.findall(r"<th[^>]*>(.*?)</th>", head)
+
+
 class _References(HTMLParser):
     """Everything that a browser would fetch."""
 
@@ -179,11 +208,127 @@ def test_the_words_say_who_wins(data: ReportData):
     assert "67 % of the way from the tuned HPA" in text
 
 
+def test_savings_are_stated_in_pods_first_then_in_all_then_a_month(data: ReportData, page: Path):
+    """Of 30.60 USD a day for pods 7.40 are saved, 24 %; in all 7.40 of 45.60, 16 %; in 30 days 222 of 1,368."""
+    amounts = "$7.40 of $30.60 a day for pods, $222.0 of $1,368 a month of 30 days in all"
+    saved = "24 % fewer pod-hours than the tuned HPA and 16 % less in all"
+    text, html = comparison_text(data), visible(page)
+    for words in (text, html):
+        assert f"at the least cost, $38.20 a day: {saved}." in words
+        assert f"The trained agent needs {saved} ({amounts}): $38.20 against $45.60 a day." in words
+    assert re.search(
+        r"Pod-hours against the tuned HPA</span><strong>24 % less</strong><small>" + re.escape(amounts), html
+    )
+    assert "A month of 30 days: Static $1,503, Tuned HPA $1,368, Clairvoyant $1,038, Trained agent $1,146" in text
+    more = evaluation(agent={**indicators(47.9, 0.9995, 0.19), **with_interval("gap_closed", -0.21, 0.03)})
+    lost = comparison_text(report_data(evaluation=more))
+    assert (
+        "7.5 % more pod-hours than the tuned HPA and 5.0 % more in all ($2.30 on top of $30.60 a day for pods" in lost
+    )
+
+
+def test_pods_and_fixed_cost_stand_apart(data: ReportData, page: Path):
+    text, html = comparison_text(data), visible(page)
+    fixed = "Fixed cost: $15.00 a day whatever the policy does (database $12.00, cache $2.40, load balancer $0.600)"
+    assert fixed in text and fixed in html
+    assert "pods [$/day]" in text.splitlines()[3] and "scale events/day" in text.splitlines()[3]
+    titles = columns(html, "Comparison on held-out traffic")
+    assert titles[:5] == ["policy", "pods [$/day]", "pod-hours against HPA", "fixed cost [$/day]", "whole cost [$/day]"]
+    assert "pods $23.20, fixed $15.00; $1,146 in 30 days; SLO attainment 99.946 %" in html
+    assert columns(html, "All swept configurations")[:3] == ["configuration", "pods [$/day]", "whole cost [$/day]"]
+
+
+def test_scale_events_and_the_cost_of_pods_are_in_the_summary_of_a_sweep():
+    """What flaps is as cheap as what does not: the number of scale events a day stands beside the cost."""
+    alone = report_data(evaluation=None, timelines={}, learning_curve=None)
+    assert "scale events/day" in comparison_text(alone).splitlines()[3]
+    assert "at the least cost in the sweep: $43.10 a day, $28.10 of it for pods." in comparison_text(alone)
+    assert "348" in comparison_text(report_data()) and "scale events/day" in comparison_text(report_data())
+
+
+def test_the_recommended_configuration_is_the_first_row_and_always_there():
+    """Of a front of twenty the cheapest that keeps the SLO is the first; its neighbours follow, cheapest first."""
+    missed = [0.5 * 10.0 ** (-k / 7.0) for k in range(20)]
+    table = pd.DataFrame(
+        [
+            {
+                "configuration": f"static {k}",
+                "policy": "static",
+                "replicas": k,
+                **indicators(20.0 + k, 1.0 - share, 0.2),
+            }
+            for k, share in enumerate(missed)
+        ]
+    )
+    profile = {**PROFILE, "slo": {"objective": 0.6, "latency_threshold_seconds": 0.3}}
+    data = report_data(sweep=table, evaluation=None, timelines={}, learning_curve=None, profile=profile)
+    labels = [line.split("  ")[0] for line in comparison_text(data).splitlines() if line.startswith("static ")]
+    assert labels[:2] == ["static 1", "static 0"]  # 1 keeps 60 %, at the least cost; 0 is cheaper and misses it
+    assert labels[2:12] == [f"static {k}" for k in range(2, 12)]
+    assert "(8 rows more of the Pareto front in the report)" in comparison_text(data)
+    chosen = Best("key", "static 17", True, "lowest latency_p95_s of the 20 configurations")
+    asked = dataclasses.replace(data, recommended=chosen)
+    labels = [line.split("  ")[0] for line in comparison_text(asked).splitlines() if line.startswith("static ")]
+    assert labels[0] == "static 17" and len(labels) >= 12
+    assert "Recommended by the sweep's own objective: static 17" in comparison_text(asked)
+
+
+def test_the_interval_of_the_gap_says_what_it_is_over(data: ReportData, page: Path):
+    scope = "over the evaluation seeds of one day and one training"
+    assert f"Gap closed: 0.67 (95 % interval 0.63 to 0.71 {scope})" in comparison_text(data)
+    assert visible(page).count(scope) >= 3  # in the answer, in its tile, and under the table
+    assert "one stretch of 6h and one training" in comparison_text(report_data(evaluation_duration_s=21_600.0))
+
+
+def test_durations_of_windows_read_as_people_write_them(tmp_path: Path):
+    windows = {"train": {"start": 0.0, "duration": 604_800.0}, "evaluate": {"start": 604_800.0, "duration": 86_400.0}}
+    spec = {"name": "demo", "duration": 86_400.0, "traffic": windows, "parameters": {"a.b": [604_800.0]}}
+    data = report_data(spec=spec, traffic={**TRAFFIC, "duration_s": 691_200.0, **windows})
+    html = visible(write_report(data, tmp_path / "report.html"))
+    for name, text in (
+        ("duration", "8d"),
+        ("train: duration", "7d"),
+        ("evaluate: start", "7d"),
+        ("train: start", "0s"),
+    ):
+        assert f"<dt>{name}</dt><dd>{text}</dd>" in html
+    yaml = html.split("Sweep specification</summary><pre>")[1].split("</pre>")[0]
+    assert "duration: 7d" in yaml and "start: 7d" in yaml and "duration: 1d" in yaml
+    assert yaml.count("604800") == 1  # a value of the sweep, which is no duration of a window
+
+
+def test_wall_times_have_their_unit(page: Path):
+    assert "<dt>wall: training</dt><dd>2 min 18 s</dd>" in visible(page)
+
+
+def test_the_slo_is_said_plainly(data: ReportData, page: Path):
+    assert "99.9 % of requests answered without error within 300 ms" in comparison_text(data)
+    assert "well within" not in visible(page)
+
+
+def test_attainment_is_rounded_down_in_text_and_page(tmp_path: Path):
+    """99.8996 % under an SLO of 99.9 % is 99.899 %, and an availability of 99.9996 % is not 100 %."""
+    table = evaluation(agent={**indicators(38.2, 0.998999, 0.19), "availability": 0.9999996})
+    data = report_data(evaluation=table)
+    assert "99.899" in comparison_text(data) and "99.900" not in comparison_text(data)
+    html = visible(write_report(data, tmp_path / "report.html"))
+    assert "99.899 %" in html and "99.900 %" not in html
+    assert "99.999 %" in html
+
+
+def test_the_name_of_the_threshold_lies_above_the_curves(data: ReportData):
+    """On the line it would cover the p95 that it is there to judge."""
+    (name,) = (note for note in timeline_figure(data).layout.annotations if "SLO threshold" in note.text)
+    assert (name.y, name.yref, name.yanchor) == (1.0, "y3 domain", "bottom")
+    panels = timeline_figure(data).layout
+    assert panels.yaxis2.domain[0] - panels.yaxis3.domain[1] > 0.045  # room for it
+
+
 def test_the_words_say_when_the_agent_loses():
     worse = evaluation(agent={**indicators(47.9, 0.9995, 0.19), **with_interval("gap_closed", -0.21, 0.03)})
     text = comparison_text(report_data(evaluation=worse))
     assert "tuned HPA keeps the 99.9 % SLO at the least cost, $45.60 a day" in text
-    assert "more than the tuned HPA" in text
+    assert "more pod-hours than the tuned HPA" in text
 
 
 def test_the_words_say_when_the_slo_is_missed():
@@ -211,14 +356,18 @@ def test_a_page_without_an_agent_an_evaluation_or_points_is_still_a_page(tmp_pat
         assert "NaN" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
 
 
-def test_one_seed_has_no_interval_and_nan_is_no_number(tmp_path: Path):
-    """An interval that is NaN (one seed) leaves the mean alone; the page says nothing of plus or minus NaN."""
+def test_too_few_seeds_have_no_interval_and_nan_is_no_number(tmp_path: Path):
+    """An interval that is NaN (fewer than three seeds) leaves the mean alone, and the words say why there is none."""
     table = evaluation()
     for column in [name for name in table if name.endswith(("_low", "_high"))]:
         table[column] = np.nan
     data = report_data(evaluation=table)
     assert "nan" not in comparison_text(data).lower()
-    page = re.sub(r"<(script|style).*?</\1>", "", write_report(data, tmp_path / "r.html").read_text(), flags=re.S)
+    assert "Below each mean: its 95 % interval" not in comparison_text(data)
+    assert "Below each mean: its 95 % interval" in comparison_text(report_data())
+    assert "Gap closed: 0.67 (fewer than three seeds, no interval)" in comparison_text(data)
+    assert "Where no interval is shown there were fewer than three seeds" in comparison_text(data)
+    page = visible(write_report(data, tmp_path / "r.html"))
     assert re.search(r"\bnan\b", page, flags=re.I) is None
 
 

@@ -170,7 +170,7 @@ except PlatformError as error:
 
 def test_store_that_cannot_be_written_says_so(tmp_path):
     store = ResultStore(tmp_path)
-    store.points.rmdir()
+    store.points.write_text("a file where the folder should be")
     with pytest.raises(PlatformError, match="cannot store 1 finished points"):
         store.append(batch("a"))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim_core.accounting import INDICATORS
+from sim_core.accounting import COST_PARTS, FIXED_COST_PARTS, INDICATORS
 from sim_core.dataplane.queueing import queue_after, wait_moments
 from sim_core.errors import InputError, PolicyError
 from sim_core.limits import RETRY_SLOTS
@@ -412,8 +412,34 @@ def test_cost_is_pods_times_price_times_time_and_what_is_fixed(name):
     assert table["cost_usd"][0] == pytest.approx(usd, rel=1e-9)
     assert table["replica_hours"][0] == pytest.approx(pod_s / 3600.0, rel=1e-9)
     assert table["scale_events"][0] == changes
-    requests = worlds.state["account"]["requests"][0]
-    assert table["cost_usd_per_million_requests"][0] == pytest.approx(usd / requests * 1e6, rel=1e-9)
+    assert table["cost_usd_per_month"][0] == pytest.approx(usd / 1800 * 30 * 86_400, rel=1e-9)
+    assert table["cost_load_balancer_usd"][0] == pytest.approx(prices.load_balancer_usd_per_hour / 2, rel=1e-9)
+    assert table["cost_cache_usd"][0] == pytest.approx(profile.cache.usd_per_hour / 2, rel=1e-9)
+    assert table["cost_fixed_usd"][0] == pytest.approx(fixed / 2, rel=1e-9)
+
+
+def test_the_parts_of_the_cost_add_up_exactly(production):
+    """To the last bit, at the end and at every step of a timeline, for lanes with and without a database and a cache."""
+    without = production.with_overrides({"cache": None, f"{API}.queries.cacheable_share": 0.0})
+    lanes = [Lane(profile, flat(180.0), seed) for seed in range(3) for profile in (production, without)]
+    played = simulate(lanes, 1800.0, timeline_step_s=60.0)
+    table, timeline = played.indicators, played.timeline
+    assert sum(table[name] for name in COST_PARTS).tolist() == table["cost_usd"].tolist()
+    assert sum(table[name] for name in FIXED_COST_PARTS).tolist() == table["cost_fixed_usd"].tolist()
+    assert (table[["cost_pods_usd", "cost_database_usd", "cost_load_balancer_usd"]] > 0.0).all(axis=None)
+    assert (table["cost_cache_usd"] > 0.0).tolist() == [True, False] * 3
+    np.testing.assert_array_equal(sum(timeline[name] for name in COST_PARTS), timeline["cost_usd"])
+    for name in ("cost_usd", *COST_PARTS):
+        np.testing.assert_array_equal(timeline[name][:, -1], table[name])
+
+
+def test_requests_that_fail_do_not_make_a_policy_cheap(production):
+    """Two pods under three times their load: the price is per request that was answered well, not per request sent."""
+    lanes = [Lane(production, flat(rate), 1, scaler=Scaler.static(2)) for rate in (40.0, 360.0)]
+    worlds = run_worlds(lanes, 1800.0)
+    table, good = worlds.indicators(), worlds.state["account"]["good"]
+    assert table["slo_attainment"][1] < 0.5 < 0.99 < table["slo_attainment"][0]
+    np.testing.assert_allclose(table["cost_usd_per_million_requests"], table["cost_usd"] / good * 1e6, rtol=1e-12)
 
 
 def test_work_done_is_the_work_of_the_calls_answered(steady):

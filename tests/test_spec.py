@@ -148,8 +148,8 @@ def test_all_problems_at_once_with_place_rule_value_and_nearest():
         ("duration", "3d", "duration: must be at most traffic.train.duration 172800 s"),
         ("duration", "a day", "duration: "),
         ("duration", -5, "duration: must be greater than 0 (got -5"),
-        ("traffic.trace", "nowhere.csv", "traffic: needs either trace or generator"),
-        ("traffic.generator", None, "traffic: needs either trace or generator (got 'neither')"),
+        ("traffic.trace", "nowhere.csv", "traffic: needs one of trace, generator and prometheus"),
+        ("traffic.generator", None, "traffic: needs one of trace, generator and prometheus (got 'none')"),
         ("traffic.generator", "diurnall", "did you mean 'diurnal'"),
         ("traffic.scale_peak_to_replicas", 0, "traffic.scale_peak_to_replicas: must be at least 1 (got 0)"),
         ("policies", [], "policies: must have at least 1 items"),
@@ -170,6 +170,13 @@ def test_all_problems_at_once_with_place_rule_value_and_nearest():
         ("parameters", {"services.apy.replicas.max": 5}, "did you mean 'api'?"),
         ("parameters", {"services.api.replicas.max": [50, 1]}, "services.api.replicas.max=1"),
         ("parameters", {"slo.objective": {"from": 0}}, "parameters.slo.objective: a range needs the keys"),
+        ("scenarios", {"services.api.replica.max": 5}, "unknown key; did you mean 'replicas'?"),
+        ("scenarios", {"services.api.replicas.max": [50, 1]}, "services.api.replicas.max=1"),
+        ("scenarios", {"slo.objective": {"from": 0}}, "scenarios.slo.objective: a range needs the keys"),
+        ("scenarios", {"cache.keys": []}, "scenarios.cache.keys: a list must have 1 to 1000 values"),
+        ("scenarios", [], "scenarios: must be a mapping of keys (got a list of 0)"),
+        ("scenarios", {None: [1]}, "scenarios"),
+        ("scenarios", {"tick_seconds": [1, 1.0]}, "scenarios: must differ; the same as tick_seconds=1"),
         ("seeds.count", 10_000, "policies: policies x parameters x seeds must be at most 100000 points"),
         ("objective.minimize", "slo_attainment", "must be an indicator of which less is better"),
         ("objective.subject_to", {"slo_attainmen": 0.9}, "unknown indicator; did you mean 'slo_attainment'?"),
@@ -186,6 +193,26 @@ def test_one_wrong_thing_is_named(path, value, expected):
     if path == "seeds.count":
         data["parameters"] = {"services.api.replicas.max": {"from": 90, "to": 100, "step": 1}}
     assert expected in "\n".join(problems(data))
+
+
+def test_a_path_is_either_chosen_or_suffered():
+    """The same path in both sections, in either spelling, or a part of it, has no one value."""
+    startup = "services.api.lifecycle.startup_seconds"
+    data = changed("parameters", {startup: [10, 20]}) | {"scenarios": {startup: [20, 60]}}
+    (found,) = problems(data)
+    assert found.startswith(f"scenarios.{startup}: stands under parameters too; a value is either chosen")
+    for other in ("services.0.lifecycle.startup_seconds", "services.api.lifecycle"):
+        found = problems(data | {"scenarios": {other: 20}})
+        assert "overlaps with the override" in "\n".join(found)
+
+
+def test_scenarios_multiply_the_points_and_stay_within_the_limit():
+    """No combination is made to count them: three long ranges would fill the memory."""
+    paths = ("max_connections", "read_seconds", "write_seconds")
+    numbers = {f"database.{path}": {"from": 501, "to": 1500, "step": 1} for path in paths}
+    (found,) = problems(changed("scenarios", numbers))
+    assert found.startswith("policies: policies x parameters x scenarios x seeds must be at most 100000 points")
+    assert "(got 10000000000)" in found
 
 
 def test_sections_need_their_part_of_the_traffic():

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -18,10 +19,12 @@ import yaml
 from mlflow import MlflowClient
 from onnx import TensorProto, helper
 
+from experiments.links import first_page, runs_page
 from experiments.planning import Plan, make_plan
 from experiments.spec import spec_from_dict
 from experiments.state import StateDir
 from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker, resolve_model
+from experiments.training.job import Job, describe
 from sim_core.errors import ModelError
 
 SMALL = {
@@ -61,7 +64,15 @@ def points_of(plan: Plan) -> pd.DataFrame:
     """Rows as the result store gives them, with numbers that differ from point to point."""
     numbers = np.random.default_rng(0).uniform(1.0, 2.0, len(plan.points))
     rows = [
-        point.row() | {"cost_usd": cost, "mttr_s": math.nan} for point, cost in zip(plan.points, numbers, strict=True)
+        point.row()
+        | {
+            "cost_usd": cost,
+            "cost_pods_usd": cost - 0.5,
+            "cost_fixed_usd": 0.5,
+            "slo_attainment": 0.995,
+            "mttr_s": math.nan,
+        }
+        for point, cost in zip(plan.points, numbers, strict=True)
     ]
     return pd.DataFrame(rows)
 
@@ -94,24 +105,24 @@ def save_network(path: Path, n_observations: int = 3, n_actions: int = 2) -> Pat
 
 def test_a_sweep_is_a_parent_run_and_a_child_run_a_configuration(state, plan):
     points = points_of(plan)
-    parent_id = MlflowTracker.open(state, "production").log_sweep(plan, points, {"wall_s": 12.5})
+    parent_id = MlflowTracker.open(state, "production").log_sweep(plan, points)
     (parent,) = runs_of(state, "sweep")
     assert parent.info.run_id == parent_id
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics == {"points": 18.0, "configurations": 6.0, "wall_s": 12.5}
     assert parent.data.tags["sweep_id"] == plan.sweep_id
 
     children = runs_of(state, "configuration")
     assert len(children) == 6
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent_id}
-    child = next(run for run in children if run.info.run_name == "static replicas=12 database.max_connections=450")
+    child = next(run for run in children if run.info.run_name == "static 12 replicas / max_connections 450")
     assert child.data.params == {"policy": "static", "seeds": "3", "replicas": "12", "database.max_connections": "450"}
     costs = points[points["configuration_key"] == child.data.tags["configuration_key"]]["cost_usd"]
-    half = 4.302653 * costs.std(ddof=1) / math.sqrt(3)  # t(0.975, 2)
+    spread = math.exp(4.302653 * costs.std(ddof=1) / math.sqrt(3) / costs.mean())  # t(0.975, 2); a cost is positive
     assert child.data.metrics["cost_usd"] == pytest.approx(costs.mean())
-    assert child.data.metrics["cost_usd/ci95_low"] == pytest.approx(costs.mean() - half, rel=1e-5)
-    assert child.data.metrics["cost_usd/ci95_high"] == pytest.approx(costs.mean() + half, rel=1e-5)
+    assert child.data.metrics["cost_usd/ci95_low"] == pytest.approx(costs.mean() / spread, rel=1e-5)
+    assert child.data.metrics["cost_usd/ci95_high"] == pytest.approx(costs.mean() * spread, rel=1e-5)
     assert "mttr_s" not in child.data.metrics  # NaN: did not occur
+    assert child.data.metrics["cost_pods_usd"] + child.data.metrics["cost_fixed_usd"] == pytest.approx(costs.mean())
 
     folder = Path(parent.info.artifact_uri.removeprefix("file://"))
     assert folder.is_relative_to(state.artifacts)
@@ -119,6 +130,60 @@ def test_a_sweep_is_a_parent_run_and_a_child_run_a_configuration(state, plan):
     assert spec_from_dict(yaml.safe_load((folder / "spec.yaml").read_text())) == plan.spec
     assert yaml.safe_load((folder / "profile.yaml").read_text()) == plan.profile.to_dict()
     assert not Path("mlruns").exists()
+
+
+def test_a_configuration_has_a_child_run_in_each_scenario(state):
+    """Seeds of different scenarios are never averaged; the runs of one decision share its key and differ in the scenario."""
+    path = "services.api.lifecycle.startup_seconds"
+    plan = make_plan(spec_from_dict({**SMALL, "scenarios": {path: [10, 60]}}))
+    points = points_of(plan)
+    tracker = MlflowTracker.open(state, "production")
+    tracker.log_sweep(plan, points.iloc[:4])  # one scenario is complete, of the next one there is a seed
+    assert len(runs_of(state, "configuration")) == 1
+    for _ in range(2):
+        MlflowTracker.open(state, "production").log_sweep(plan, points)
+    children = runs_of(state, "configuration")
+    assert len(children) == 12
+    assert runs_of(state, "sweep")[0].data.params["configurations"] == "6"
+    keys = [child.data.tags["configuration_key"] for child in children]
+    assert sorted(set(map(keys.count, keys))) == [2]
+    slow = [child for child in children if child.data.params[path] == "60"]
+    assert len(slow) == 6 and {child.data.tags["scenario"] for child in slow} == {json.dumps({path: 60})}
+    assert all(child.info.run_name.endswith(f" · {path}=60") for child in slow)
+    of = (points["configuration_key"] == keys[0]) & (points["scenario"] == children[0].data.tags["scenario"])
+    assert of.sum() == 3
+    assert children[0].data.metrics["cost_usd"] == pytest.approx(points[of]["cost_usd"].mean())
+
+
+def test_the_parent_of_a_sweep_shows_what_it_found_and_no_bookkeeping(state, plan):
+    """The best configuration's settings and indicators, which pages show at once, and why it is the best."""
+    points = points_of(plan)
+    MlflowTracker.open(state, "production").log_sweep(plan, points)
+    (parent,) = runs_of(state, "sweep")
+    key = points.groupby("configuration_key")["cost_usd"].mean().idxmin()
+    best = next(run for run in runs_of(state, "configuration") if run.data.tags["configuration_key"] == key)
+    assert parent.data.metrics == best.data.metrics
+    assert (
+        parent.data.params.items() >= (best.data.params | {"best": best.info.run_name, "configurations": "6"}).items()
+    )
+    note = parent.data.tags["mlflow.note.content"]
+    assert best.info.run_name in note and "lowest cost_usd of the 6 of 6 configurations" in note
+
+
+def test_an_experiment_is_one_of_machine_learning(state):
+    """MLflow opens an experiment without a kind on its page of GenAI traces."""
+    MlflowTracker.open(state, "production").experiment_id()
+    tags = MlflowClient(state.mlflow_uri).get_experiment_by_name("production").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_the_first_page_is_that_of_the_newest_sweep(state, plan):
+    assert first_page("http://x", state) == "http://x/#/experiments?workflowType=machine_learning"
+    tracker = MlflowTracker.open(state, "production")
+    tracker.log_sweep(plan, points_of(plan))
+    tracker.start("training", "later", "ppo", {})
+    assert tracker.sweep_page(plan.sweep_id).endswith(f"&viewStateShareKey={plan.sweep_id}")
+    assert first_page("http://x", state) == runs_page("http://x", tracker.experiment_id(), plan.sweep_id)
 
 
 def test_what_is_written_while_results_come_in_is_not_written_again(state, plan):
@@ -224,6 +289,38 @@ def test_an_evaluation_has_a_child_run_a_policy_and_the_gap_that_it_closed(state
     assert len(children) == 2
 
 
+def played(attained: float = 0.999) -> dict:
+    figures = {"slo_attainment": {"mean": attained, "ci95": [0.998, math.nan]}}
+    return {
+        "policy": "hpa",
+        "settings": {"target_cpu_utilization_pct": 60},
+        "indicators": figures,
+        "services": {"api": {"utilization": {"mean": 0.6, "ci95": [0.5, 0.7]}}},
+        "lanes": [{"seed": 0, "slo_attainment": attained}],
+    }
+
+
+def test_a_play_is_one_run_with_its_figures_by_service(state, tmp_path):
+    """The same play is written once; a timeline that comes later is added to it."""
+    tracker = MlflowTracker.open(state, "production")
+    run = tracker.log_play("key", {"seeds": [0]}, played(), {"name": "production"})
+    (tmp_path / "series.parquet").write_text("")
+    assert tracker.log_play("key", {"seeds": [0]}, played(), {}, [tmp_path / "series.parquet"]) == run
+    assert tracker.log_play("other", {"seeds": [1]}, played(), {}) != run
+    found = next(found for found in runs_of(state, "run") if found.info.run_id == run)
+    assert (found.info.run_name, found.info.status) == ("hpa 60 %", "FINISHED")
+    assert found.data.metrics == {
+        "slo_attainment": 0.999,
+        "slo_attainment/ci95_low": 0.998,
+        "services/api/utilization": 0.6,
+        "services/api/utilization/ci95_low": 0.5,
+        "services/api/utilization/ci95_high": 0.7,
+    }
+    folder = Path(found.info.artifact_uri.removeprefix("file://"))
+    assert {file.name for file in folder.iterdir()} == {"lanes.parquet", "profile.yaml", "series.parquet"}
+    assert tracker.page(run) == f"http://127.0.0.1:5000/#/experiments/1/runs/{run}?workflowType=machine_learning"
+
+
 # --- models
 
 
@@ -268,10 +365,11 @@ print(resolve_model("models:/autoscaler-production@champion", StateDir.open({str
     assert list(here.iterdir()) == []
 
 
-def test_a_model_loads_as_an_mlflow_model_with_signature_and_fixed_requirements(registered):
+def test_a_model_loads_as_an_mlflow_model_with_signature_and_fixed_requirements(registered, monkeypatch):
     import mlflow.pyfunc
 
     state, _, _, uri = registered
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", state.mlflow_uri)
     model = mlflow.pyfunc.load_model(uri)
     assert "-1, 3" in str(model.metadata.signature.inputs)
     observations = np.ones((4, 3), dtype=np.float32)
@@ -291,6 +389,39 @@ def test_aliases_move_and_a_model_is_registered_once(registered, tmp_path):
     assert tracker.alias_version("production", CHALLENGER) == "2"
     assert tracker.alias_version("development", CHAMPION) is None
     assert tracker.warning is None
+
+
+def test_a_version_shows_what_it_is_how_it_compared_and_whether_it_was_promoted(registered, plan):
+    """On the version: text and tags; on the model behind it: the figures of the evaluation."""
+    state, tracker, _, _ = registered
+    job = Job(plan.profile, plan.trace, 0.0, 86_400.0, steps=5000, seed=1, lanes=4)
+    indicators = {
+        "cost_usd": {"mean": 38.5, "ci95": [38, 39]},
+        "slo_attainment": {"mean": 0.995, "ci95": [0.99, 0.999]},
+    }
+    agent = {"indicators": indicators, "gap_closed": {"mean": 0.6, "ci95": [0.5, 0.7]}, "keeps_slo": True}
+    rival = {"indicators": indicators, "gap_closed": None, "keeps_slo": True}
+    version = {"version": "1", "uri": "models:/autoscaler-production@champion"}
+    gate = {"passed": False, "reason": "cost: 0.1 USD more than hpa-tuned"}
+    describe(tracker, version, job, None, gate, {"agent": agent, "hpa-tuned": rival})
+    assert tracker.warning is None
+    client = MlflowClient(state.mlflow_uri)
+    found = client.get_model_version("autoscaler-production", "1")
+    assert found.tags.items() >= {"gate": "failed", "gate_reason": gate["reason"], "keeps_slo": "yes"}.items()
+    assert found.tags["gap_closed"] == "0.6"  # what it was registered with stays
+    assert "**Promotion: not passed.** cost: 0.1 USD more than hpa-tuned" in found.description
+    assert "| **agent** | 38.50 | 99.500% | - | - | 0.60 | yes |" in found.description
+    model = client.get_logged_model(found.source.removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in model.metrics} == {
+        "eval/cost_usd": 38.5,
+        "eval/slo_attainment": 0.995,
+        "eval/gap_closed": 0.6,
+    }
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "autoscaler-production", "version": "1"}]
+    describe(tracker, version, job, None, gate, {"agent": agent, "hpa-tuned": rival})
+    assert len(client.get_metric_history(found.run_id, "eval/cost_usd")) == 1  # the same figure is written once
+    describe(tracker, version, job, None)  # a training alone: no comparison, and nobody asked the gate
+    assert "has not been compared" in client.get_model_version("autoscaler-production", "1").description
 
 
 @pytest.mark.parametrize(
@@ -338,3 +469,12 @@ def test_only_onnx_is_accepted_since_a_pickle_can_run_code(registered):
 def test_nothing_is_registered_in_a_new_folder(state):
     with pytest.raises(ModelError, match="none is registered yet: train one first"):
         resolve_model("models:/autoscaler-production@champion", state)
+
+
+def test_a_tracker_opened_later_still_belongs_to_its_folder(registered, tmp_path):
+    """MLflow notes an address in the environment; there it must not pass for the user's, who named none."""
+    state, _, _, uri = registered
+    resolve_model(uri, state)
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    other = StateDir.open(tmp_path / "other")
+    assert MlflowTracker.open(other, "production").uri == other.mlflow_uri

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from agents.policies.contract import Policy, play
-from sim_core.accounting import INDICATORS
+from sim_core.accounting import INDICATORS, bounds_of
 from sim_core.errors import PolicyError
+from sim_core.intervals import interval
 from sim_core.profile import Profile
 from sim_core.workload import Trace
 from sim_core.world import Lane
@@ -21,6 +21,7 @@ from sim_core.world import Lane
 FIRST_SEED = 1000  # of evaluations; searches and training use other seeds
 TIMELINE_STEP_S = 60.0
 BASELINE, OPTIMUM = "hpa-tuned", "clairvoyant"
+_SAME_COST = 1e-9  # relative; what sums of floats may differ by
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,11 @@ class Evaluation:
 
     Attributes:
         table: one row a policy: `policy`, and for every indicator `NAME`, `NAME_ci95_low`, `NAME_ci95_high` (mean over
-            seeds, 95 % t-interval), `gap_closed` with its interval, `keeps_slo`, and `attainment_not_worse` than the
-            tuned HPA's (NaN or None where there is no tuned HPA or clairvoyant policy to compare with).
+            seeds and its 95 % interval, see `sim_core/intervals.py`), `gap_closed` with its interval, `keeps_slo`, and
+            `attainment_not_worse` than the tuned HPA's (NaN or None where there is no tuned HPA or clairvoyant policy to
+            compare with).
         lanes: one row a policy and seed, with every indicator.
-        gap_closed: by policy, {"mean", "ci95": [low, high]}.
+        gap_closed: by policy, see `gap_closed`; only policies that have one.
         timelines: by policy, of the first seed; see `sim_core.simulation.Simulation`.
         settings: by policy, what it was set to.
     """
@@ -62,6 +64,11 @@ class Evaluation:
     gap_closed: dict[str, dict[str, Any]]
     timelines: dict[str, dict[str, np.ndarray]]
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def no_room(self) -> str | None:
+        """Why some or all seeds have no gap to close; see `no_room`."""
+        return no_room(self.lanes)
 
 
 def evaluate(request: EvaluateRequest, on_policy: Callable[[str], None] = lambda name: None) -> Evaluation:
@@ -94,16 +101,6 @@ def evaluate(request: EvaluateRequest, on_policy: Callable[[str], None] = lambda
     return Evaluation(_summary(table, names, gaps, request.profile), table, gaps, timelines, settings)
 
 
-def mean_and_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval of values over seeds; the interval is NaN for fewer than two."""
-    values = np.asarray(values, dtype=float)
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
-
-
 def gap_closed(lanes: pd.DataFrame, policy: str) -> dict[str, Any] | None:
     """(cost of tuned HPA - cost of policy) / (cost of tuned HPA - clairvoyant cost), seed by seed.
 
@@ -111,16 +108,43 @@ def gap_closed(lanes: pd.DataFrame, policy: str) -> dict[str, Any] | None:
         lanes: `Evaluation.lanes`.
 
     Returns:
-        {"mean", "ci95"}; None where there is no tuned HPA, no clairvoyant policy, or no gap between them.
+        {"mean", "ci95", "seeds"} over the seeds that have room, as many as `seeds` says; the interval is over evaluation
+        seeds of this traffic and these policies: another day or another training may differ by more. None where no seed
+        has room (`no_room` says so), and where there is no tuned HPA or no clairvoyant policy.
     """
-    cost = {name: group.sort_values("seed")["cost_usd"].to_numpy() for name, group in lanes.groupby("policy")}
+    cost = _cost_by_policy(lanes)
     if policy in (BASELINE, OPTIMUM) or BASELINE not in cost or OPTIMUM not in cost:
         return None
-    gap = cost[BASELINE] - cost[OPTIMUM]
-    if np.any(gap <= 1e-9 * cost[BASELINE]):
+    room = _has_room(cost)
+    if not room.any():
         return None
-    mean, low, high = mean_and_interval((cost[BASELINE] - cost[policy]) / gap)
-    return {"mean": mean, "ci95": [low, high]}
+    saved, possible = cost[BASELINE] - cost[policy], cost[BASELINE] - cost[OPTIMUM]
+    closed = interval(saved[room] / possible[room])
+    return {"mean": closed.mean, "ci95": [closed.low, closed.high], "seeds": int(room.sum())}
+
+
+def no_room(lanes: pd.DataFrame) -> str | None:
+    """Why no gap can be closed in some or all of the seeds, as on days that both spend at `minReplicas`; else None.
+
+    Args:
+        lanes: `Evaluation.lanes`.
+    """
+    cost = _cost_by_policy(lanes)
+    if BASELINE not in cost or OPTIMUM not in cost or (room := _has_room(cost)).all():
+        return None
+    dearer = np.any(cost[OPTIMUM][~room] > cost[BASELINE][~room] * (1.0 + _SAME_COST))
+    why = "clairvoyant costs no less than the HPA" if dearer else "HPA and clairvoyant cost the same"
+    return f"no room in {(~room).sum()} of {len(room)} seeds: {why} there" if room.any() else f"no room: {why}"
+
+
+def _cost_by_policy(lanes: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Costs of each policy in the order of its seeds, shape (n_seeds,) [USD]."""
+    return {str(name): group.sort_values("seed")["cost_usd"].to_numpy() for name, group in lanes.groupby("policy")}
+
+
+def _has_room(cost: dict[str, np.ndarray]) -> np.ndarray:
+    """Seeds in which the clairvoyant policy is cheaper than the tuned HPA, shape (n_seeds,)."""
+    return np.asarray(cost[BASELINE] - cost[OPTIMUM] > _SAME_COST * cost[BASELINE])
 
 
 def _summary(
@@ -132,8 +156,8 @@ def _summary(
     for name in names:
         row: dict[str, Any] = {"policy": name}
         for indicator in INDICATORS:
-            mean, low, high = mean_and_interval(by_policy[name][indicator].to_numpy())
-            row |= {indicator: mean, f"{indicator}_ci95_low": low, f"{indicator}_ci95_high": high}
+            value = interval(by_policy[name][indicator], *bounds_of(indicator))
+            row |= {indicator: value.mean, f"{indicator}_ci95_low": value.low, f"{indicator}_ci95_high": value.high}
         gap = gaps.get(name, {"mean": math.nan, "ci95": [math.nan, math.nan]})
         row |= {
             "gap_closed": gap["mean"],

@@ -72,4 +72,6 @@ def play(
         done = begin + sync_ticks
         if recorder is not None and (done % record_ticks == 0 or done >= n_ticks):
             recorder.record()
-    return Simulation(worlds.indicators(), recorder.timeline() if recorder is not None else None)
+    if recorder is None:
+        return Simulation(worlds.indicators(), worlds.services())
+    return Simulation(worlds.indicators(), worlds.services(), recorder.timeline(), recorder.service_timeline())

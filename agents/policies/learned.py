@@ -40,9 +40,13 @@ class LearnedPolicy:
         self.metadata = metadata or {}
         self._input, self._size, self._n_services = inputs[0].name, inputs[0].shape[1], outputs[0].shape[1]
 
+    def fits(self, n_services: int) -> bool:
+        """Whether it reads the observations of so many services, as this version makes them."""
+        return bool(self._size == observation_size(n_services))
+
     def reset(self, lanes: Sequence[Lane], duration_s: float) -> None:
         n_services = max(len(lane.profile.services) for lane in lanes)
-        if self._size != observation_size(n_services):
+        if not self.fits(n_services):
             raise ModelError(
                 self.name,
                 f"reads observations of {self._size} entries; profile '{lanes[0].profile.name}' gives "

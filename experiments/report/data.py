@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from experiments.comparison import HIGHER_IS_BETTER, Best
+from sim_core.accounting import COST_PARTS, FIXED_COST_PARTS
+
 SECONDS_PER_DAY = 86_400.0
 INTERVAL_SUFFIXES = ("_ci95_low", "_ci95_high")
 # Sums over a run, shown per day; every other indicator is a mean, a share or a percentile.
-PER_DAY = ("cost_usd", "replica_hours", "node_hours", "scale_events")
+PER_DAY = ("cost_usd", *COST_PARTS, *FIXED_COST_PARTS, "replica_hours", "node_hours", "scale_events")
 INDICATOR_TITLES = {
-    "cost_usd": "cost [$/day]",
+    "cost_pods_usd": "pods [$/day]",
+    "cost_fixed_usd": "fixed cost [$/day]",
+    "cost_database_usd": "database [$/day]",
+    "cost_cache_usd": "cache [$/day]",
+    "cost_load_balancer_usd": "load balancer [$/day]",
+    "cost_usd": "whole cost [$/day]",
+    "cost_usd_per_month": "whole cost [$/30 days]",
     "slo_attainment": "SLO attainment",
     "availability": "availability",
     "error_ratio": "errors",
@@ -25,7 +34,7 @@ INDICATOR_TITLES = {
     "latency_p99_s": "p99 latency",
     "throughput_per_s": "throughput [1/s]",
     "error_budget_left": "error budget left",
-    "cost_usd_per_million_requests": "cost of a million requests [$]",
+    "cost_usd_per_million_requests": "whole cost of a million good requests [$]",
     "replica_hours": "replica-hours [h/day]",
     "node_hours": "node-hours [h/day]",
     "scale_events": "scale events [1/day]",
@@ -53,7 +62,8 @@ class ReportData:
         spec: the sweep specification as plain data, or None.
         traffic: `name`, `source`, `mean_per_s`, `peak_per_s`, scale, windows: shown as given.
         sweep: one row a configuration: `configuration`, `policy`, columns of settings, and for each indicator
-            `<name>`, `<name>_ci95_low`, `<name>_ci95_high` over seeds. May be empty.
+            `<name>`, `<name>_ci95_low`, `<name>_ci95_high` over seeds; with scenarios a row in each, named in the
+            column `scenario`. May be empty.
         evaluation: one row a `policy` on held-out traffic with the same indicator columns and `gap_closed` with its
             interval [1]; a text column `settings`, if any, is shown under the policy. None: nothing was held out.
         timelines: policy -> arrays of equal length: `time_s` [s], `load_per_s` [1/s], `replicas_ready`,
@@ -61,6 +71,9 @@ class ReportData:
         learning_curve: `step` [env steps] and the mean episode return (`episode_return` or `rollout/ep_rew_mean`);
             columns ending in `cost_usd` or `slo_attainment` and `wall_s` [s] are shown when present.
         provenance: version, commit, seeds, digests, wall times, commands: shown as given, nested one level or more.
+        recommended: what the objective of the sweep chooses, by the name in the column `configuration`; None leaves the
+            choice to the SLO: the cheapest that keeps it.
+        remarks: sentences about the sweep beside its table: ties, parameters without effect, the best in each scenario.
         sweep_duration_s: simulated time of one row of the sweep [s]; turns its sums into figures per day.
         evaluation_duration_s: the same for the evaluation [s].
 
@@ -77,8 +90,10 @@ class ReportData:
     timelines: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     learning_curve: pd.DataFrame | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     sweep_duration_s: float = SECONDS_PER_DAY
     evaluation_duration_s: float = SECONDS_PER_DAY
+    recommended: Best | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -167,7 +182,7 @@ def styles_of(policies: Iterable[str]) -> dict[str, Style]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over seeds and its 95 % interval; NaN where there is none (one seed has no interval)."""
+    """Mean over seeds and its 95 % interval; NaN where there is none (fewer than three seeds have no interval)."""
 
     mean: float
     low: float = math.nan
@@ -176,10 +191,6 @@ class Estimate:
     @property
     def has_interval(self) -> bool:
         return math.isfinite(self.low) and math.isfinite(self.high)
-
-    @property
-    def half_width(self) -> float:
-        return (self.high - self.low) / 2.0
 
     def scaled(self, factor: float) -> Estimate:
         return Estimate(self.mean * factor, self.low * factor, self.high * factor)
@@ -243,6 +254,32 @@ def swept(data: ReportData) -> list[Outcome]:
     outcomes = _outcomes(data.sweep, data.sweep_duration_s, styles)
     labels = [str(label) for label in data.sweep["configuration"]]
     return [replace(o, label=label, phrase=label) for o, label in zip(outcomes, labels, strict=True)]
+
+
+def at_worst(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """One outcome a configuration: each indicator as it is in the scenario where it is worst, NaN where one is missing.
+
+    Args:
+        outcomes: of `swept`; without scenarios they come back as they are.
+    """
+    if not any("scenario" in outcome.settings for outcome in outcomes):
+        return list(outcomes)
+    by_label: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_label.setdefault(outcome.label, []).append(outcome)
+    scenarios = len({outcome.settings.get("scenario") for outcome in outcomes})
+    return [_at_worst(group, scenarios) for group in by_label.values()]
+
+
+def _at_worst(group: Sequence[Outcome], scenarios: int) -> Outcome:
+    def worst(name: str) -> Estimate:
+        estimates = [outcome.indicator(name) for outcome in group]
+        known = len(group) == scenarios and all(math.isfinite(estimate.mean) for estimate in estimates)
+        order = min if name in HIGHER_IS_BETTER else max
+        return order(estimates, key=lambda estimate: estimate.mean) if known else Estimate(math.nan)
+
+    settings = {**group[0].settings, "scenario": f"worst of {scenarios}"}
+    return replace(group[0], settings=settings, indicators={name: worst(name) for name in group[0].indicators})
 
 
 def baseline_of(outcomes: Iterable[Outcome]) -> Outcome | None:

@@ -11,29 +11,21 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from experiments.amounts import attained, number, objective_text, seconds, usd
 from experiments.report.data import (
     STYLES,
     Estimate,
     Outcome,
     ReportData,
     Style,
+    at_worst,
     baseline_of,
     evaluated,
     styles_of,
     swept,
 )
 from experiments.report.series import NinesAxis, nines_axis, pareto_front, thin_extremes, thin_mean, thin_steps
-from experiments.report.words import (
-    attained,
-    cheapest_that_keeps,
-    interval_words,
-    number,
-    objective_text,
-    seconds,
-    slo_status,
-    usd,
-    worded,
-)
+from experiments.report.words import cheapest_that_keeps, interval_words, slo_status, worded
 
 INK, MUTED, GRID, FRONT, LOAD, LIMIT = "#20252c", "#5d6672", "#e4e7eb", "#49515c", "#98a1ad", "#b3261e"
 _DARK_INK = {INK: "#e6e9ee", MUTED: "#a2abb8", GRID: "#2e353f", FRONT: "#c3cad4", LOAD: "#76808d", LIMIT: "#ff8a80"}
@@ -74,7 +66,7 @@ def comparison_figure(data: ReportData) -> go.Figure | None:
 
 def sweep_figure(data: ReportData) -> go.Figure | None:
     """Cost against SLO attainment of all swept configurations with the Pareto front, or None for an empty sweep."""
-    outcomes = [outcome for outcome in swept(data) if outcome.measured]
+    outcomes = [outcome for outcome in at_worst(swept(data)) if outcome.measured]
     if not outcomes:
         return None
     axis = nines_axis([outcome.attainment.mean for outcome in outcomes], data.objective)
@@ -289,23 +281,20 @@ def _timeline_axes(
     )
     if wide:
         figure.update_yaxes(dtick="D2", tickformat="~r", selector={"type": "log"})
-    _threshold_line(figure, "y3", 1000.0 * threshold_s, f"SLO threshold {seconds(threshold_s)}", wide)
+    _threshold_line(figure, "y3", 1000.0 * threshold_s)
+    # Above the panel: on the line it would lie on the curve, which mostly runs near the threshold when it matters.
+    _threshold_name(figure, f"- - SLO threshold {seconds(threshold_s)}", y=1.0, yref="y3 domain")
 
 
-def _threshold_line(figure: go.Figure, axis: str, value: float, text: str, log: bool = False) -> None:
-    place = {"xref": "x domain" if axis == "y3" else "paper", "yref": axis}
-    figure.add_shape(
-        type="line", x0=0, x1=1, y0=value, y1=value, line={"color": LIMIT, "width": 1.3, "dash": "dash"}, **place
-    )
+def _threshold_line(figure: go.Figure, axis: str, value: float) -> None:
+    line = {"color": LIMIT, "width": 1.3, "dash": "dash"}
+    figure.add_shape(type="line", x0=0, x1=1, y0=value, y1=value, line=line, xref="x domain", yref=axis)
+
+
+def _threshold_name(figure: go.Figure, text: str, y: float, yref: str) -> None:
+    font = {"color": LIMIT, "size": 12}
     figure.add_annotation(
-        x=1,
-        y=math.log10(value) if log else value,
-        text=text,
-        showarrow=False,
-        xanchor="right",
-        yanchor="bottom",
-        font={"color": LIMIT, "size": 12},
-        **place,
+        x=1, y=y, text=text, showarrow=False, xanchor="right", yanchor="bottom", font=font, xref="x domain", yref=yref
     )
 
 
@@ -318,7 +307,7 @@ def _cost_figure(axis: NinesAxis, data: ReportData) -> go.Figure:
     figure.update_layout(
         height=430,
         hovermode="closest",
-        xaxis={**_axis("cost [$/day]"), "tickprefix": "$"},
+        xaxis={**_axis("whole cost [$/day]"), "tickprefix": "$"},
         yaxis={
             **_axis("SLO attainment [% of requests, scale of nines]"),
             "tickvals": axis.ticks,
@@ -327,7 +316,8 @@ def _cost_figure(axis: NinesAxis, data: ReportData) -> go.Figure:
         },
     )
     goal = float(axis.position(data.objective))
-    _threshold_line(figure, "y", goal, f"SLO {objective_text(data.objective)}")
+    _threshold_line(figure, "y", goal)
+    _threshold_name(figure, f"SLO {objective_text(data.objective)}", y=goal, yref="y")
     return figure
 
 
@@ -380,6 +370,8 @@ def _hover(outcome: Outcome, objective: float) -> str:
     lines = [f"<b>{safe(outcome.label)}</b>"]
     lines += [f"{safe(name)}: {safe(setting_words(value))}" for name, value in outcome.settings.items()]
     lines.append(f"cost {usd(outcome.cost.mean)} a day{_bracket('cost_usd', outcome.cost, objective)}")
+    if math.isfinite(outcome.indicator("cost_pods_usd").mean):
+        lines.append(f"of that {usd(outcome.indicator('cost_pods_usd').mean)} for pods")
     reached = f"SLO attainment {attained(outcome.attainment.mean, objective)}"
     lines.append(
         f"{reached}{_bracket('slo_attainment', outcome.attainment, objective)}: {slo_status(outcome, objective)[1]}"

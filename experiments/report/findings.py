@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.comparison import compare
+from experiments.comparison import best, best_by_scenario, compare, indicators_of, scenario_words
 from experiments.files import write_atomically
 from experiments.report.data import ReportData
 from experiments.results import ResultStore
-from experiments.spec import spec_from_dict
+from experiments.spec import Spec, spec_from_dict
 from experiments.state import StateDir
+from experiments.ties import ties, without_effect
 from sim_core.errors import InputError
 from sim_core.profile import load_profile
 
@@ -25,14 +27,22 @@ if TYPE_CHECKING:
     from experiments.training.job import Trained
 
 # Names under which the report knows the columns of a learning curve.
+_TIES_SHOWN = 5
 _CURVE = {"slo/attainment": "slo_attainment", "time/wall_s": "wall_s"}
 
 
 def keep_findings(
     plan: Plan, state: StateDir, evaluation: Evaluation | None, held_out: HeldOut | None, trained: Trained | None,
-    provenance: dict[str, Any],
+    provenance: dict[str, Any], spent_s: Mapping[str, float],
 ) -> Path:  # fmt: skip
-    """Write down what a sweep found beside its points, for `report_data`; the file."""
+    """Write down what a sweep found beside its points, for `report_data`; the file.
+
+    Args:
+        spent_s: wall time of the stages that did their work in this run [s]; of the others that of an earlier run stays.
+    """
+    file = state.reports / f"{plan.sweep_id}.json"
+    earlier = json.loads(file.read_text())["provenance"].get("wall_time_s", {}) if file.exists() else {}
+    wall_time_s = earlier | {stage: round(seconds, 1) for stage, seconds in spent_s.items()}
     findings: dict[str, Any] = {
         "traffic": {
             "name": plan.trace.name,
@@ -46,22 +56,54 @@ def keep_findings(
         "evaluation_duration_s": held_out.duration_s if held_out else None,
         "timelines": {},
         "curve": trained.rows if trained else None,
-        "provenance": provenance,
+        "provenance": provenance | {"wall_time_s": wall_time_s},
     }
     if evaluation is not None:
-        table = evaluation.table.assign(
-            settings=[_words(evaluation.settings.get(p, {})) for p in evaluation.table["policy"]]
-        )
-        findings["evaluation"] = table.drop(columns=["keeps_slo", "attainment_not_worse"]).to_dict(
-            orient="split", index=False
-        )
+        findings["evaluation"] = _policies(evaluation).to_dict(orient="split", index=False)
         findings["timelines"] = {
             policy: {name: np.asarray(values, dtype=float).tolist() for name, values in timeline.items()}
             for policy, timeline in evaluation.timelines.items()
         }
-    file = state.reports / f"{plan.sweep_id}.json"
     write_atomically(file, json.dumps(findings).encode(), "the findings of a sweep")
     return file
+
+
+def evaluation_data(held_out: HeldOut, evaluation: Evaluation, commands: Sequence[str]) -> ReportData:
+    """All that the report of a comparison without a sweep shows.
+
+    Args:
+        commands: to open and to repeat it.
+    """
+    described = held_out.describe()
+    trace = held_out.trace
+    return ReportData(
+        title="Policies on held-out traffic",
+        profile=held_out.profile.to_dict(),
+        spec=None,
+        traffic={
+            "name": trace.name,
+            "mean_per_s": trace.mean_per_s,
+            "peak_per_s": trace.peak_per_s,
+            "duration_s": trace.duration_s,
+            "digest": trace.digest,
+            **{name: described[name] for name in ("tuned_on_s", "start_s")},
+        },
+        sweep=pd.DataFrame(),
+        evaluation=_policies(evaluation),
+        timelines=evaluation.timelines,
+        provenance={
+            "version": described["version"],
+            "profile_digest": held_out.profile.digest,
+            "seeds": held_out.seeds,
+            "commands": list(commands),
+        },
+        evaluation_duration_s=held_out.duration_s,
+    )
+
+
+def _policies(evaluation: Evaluation) -> pd.DataFrame:
+    settings = [_words(evaluation.settings.get(policy, {})) for policy in evaluation.table["policy"]]
+    return evaluation.table.assign(settings=settings).drop(columns=["keeps_slo", "attainment_not_worse"])
 
 
 def report_data(sweep_id: str, state: StateDir) -> ReportData:
@@ -73,18 +115,20 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
     store = ResultStore(state.results)
     manifest = store.manifest(sweep_id)
     spec = spec_from_dict(manifest["spec"], sweep_id)
-    points = store.load_keys(manifest["keys"])
+    profile = load_profile(spec.profile)
+    points = store.load(sweep_id)
     if points.empty:
         raise InputError(f"sweep {sweep_id}", "no point is finished yet; run the sweep again, it resumes")
     file = state.reports / f"{sweep_id}.json"
     findings = json.loads(file.read_text()) if file.exists() else {}
+    table = compare(points)
     evaluation, curve = findings.get("evaluation"), findings.get("curve")
     return ReportData(
         title=f"Sweep {spec.name}",
-        profile=load_profile(spec.profile).to_dict(),
+        profile=profile.to_dict(),
         spec=manifest["spec"],
         traffic=findings.get("traffic", manifest["spec"]["traffic"]),
-        sweep=_configurations(compare(points)),
+        sweep=_configurations(table),
         evaluation=pd.DataFrame(**evaluation) if evaluation else None,
         timelines={
             policy: {name: np.array(values) for name, values in timeline.items()}
@@ -92,16 +136,43 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
         },
         learning_curve=pd.DataFrame(curve).rename(columns=_CURVE) if curve else None,
         provenance=findings.get("provenance", {"sweep": sweep_id}),
+        remarks=_remarks(spec, table, points, spec.limits(profile)),
         sweep_duration_s=float(points["duration_s"].iloc[0]),
         evaluation_duration_s=findings.get("evaluation_duration_s") or 86_400.0,
+        recommended=best(table, spec.objective.minimize, spec.limits(profile)),
     )
 
 
 def _configurations(table: pd.DataFrame) -> pd.DataFrame:
     settings = pd.DataFrame([json.loads(row) for row in table["settings"]], index=table.index)
     parameters = pd.DataFrame([json.loads(row) for row in table["parameters"]], index=table.index)
-    plain = table.rename(columns={"label": "configuration"}).drop(columns=["settings", "parameters"])
-    return pd.concat([plain, settings, parameters], axis=1)
+    played = [scenario_words(json.loads(row)) for row in table["scenario"]]
+    scenario = pd.DataFrame({"scenario": played} if any(played) else {}, index=table.index)
+    chosen = ["settings", "parameters", "scenario", "same_as"]
+    plain = table.rename(columns={"label": "configuration"}).drop(columns=chosen)
+    return pd.concat([plain, scenario, settings, parameters], axis=1)
+
+
+def _remarks(spec: Spec, table: pd.DataFrame, points: pd.DataFrame, limits: dict[str, float]) -> tuple[str, ...]:
+    """What a reader of the sweep's table must know: the choice, its ties, scenarios, what has no effect, warnings."""
+    goal = (spec.objective.minimize, limits)
+    chosen = best(table, *goal)
+    remarks = [f"The objective chooses {chosen.label}: {chosen.reason}."]
+    if spec.scenarios:
+        worst = "each of its figures as it is in the scenario where it is worst"
+        remarks.append(
+            f"Answer, figure and Pareto front show a configuration by {worst}; the table shows every scenario."
+        )
+    if chosen.ties:
+        remarks.append(f"Its results are those of {'; '.join(chosen.ties)}, in every seed.")
+    for entry in best_by_scenario(table, *goal):
+        kept = "" if entry["feasible"] else ", which misses the constraints"
+        remarks.append(f"In the scenario {scenario_words(entry['scenario'])} alone: {entry['label']}{kept}.")
+    labels = dict(zip(table["configuration_key"], table["label"], strict=True))
+    others = [keys for keys in ties(table) if chosen.configuration_key not in keys]
+    remarks += [f"A tie: {' = '.join(labels[key] for key in keys)}." for keys in others[:_TIES_SHOWN]]
+    remarks += [f"{found}." for found in without_effect(points, indicators_of(points))]
+    return (*remarks, *(f"{warning}." for warning in spec.warnings()))
 
 
 def _words(settings: dict[str, Any]) -> str:

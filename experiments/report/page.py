@@ -19,33 +19,48 @@ import numpy as np
 import plotly.graph_objects as go
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from experiments.amounts import NOTHING, number, objective_text, percent, seconds, usd
 from experiments.files import write_atomically
 from experiments.report import figures
-from experiments.report.data import INDICATOR_TITLES, Estimate, Outcome, ReportData, baseline_of, evaluated, swept
+from experiments.report.data import (
+    INDICATOR_TITLES,
+    Estimate,
+    Outcome,
+    ReportData,
+    at_worst,
+    baseline_of,
+    evaluated,
+    swept,
+)
 from experiments.report.series import pareto_front
 from experiments.report.words import (
-    NOTHING,
     cheapest_that_keeps,
+    fixed_cost_words,
+    gap_scope,
     interval_words,
     keeps_slo,
-    number,
-    objective_text,
-    percent,
-    seconds,
+    recommended_of,
+    saved_against,
     slo_status,
     slo_words,
-    usd,
     verdict,
+    within_slo,
     worded,
 )
+from experiments.savings import MONTH_DAYS
 from sim_core.errors import InputError, PlatformError
+from sim_core.units import format_duration
 
 MAX_SWEEP_ROWS = 1_000
+_DURATIONS = ("start", "duration", "duration_s")  # of traffic and its windows: 7d; wall times read 2 min 18 s
+_AGAINST = "pod-hours against HPA"
 _TEMPLATES = Path(__file__).parent / "templates"
 _MAIN_INDICATORS = (
+    "cost_pods_usd",
+    "cost_fixed_usd",
     "cost_usd",
     "slo_attainment",
     "latency_p95_s",
@@ -55,7 +70,15 @@ _MAIN_INDICATORS = (
     "scale_events",
     "gap_closed",
 )
-_SWEEP_INDICATORS = ("cost_usd", "slo_attainment", "latency_p95_s", "replica_hours", "utilization_mean")
+_SWEEP_INDICATORS = (
+    "cost_pods_usd",
+    "cost_usd",
+    "slo_attainment",
+    "latency_p95_s",
+    "replica_hours",
+    "utilization_mean",
+    "scale_events",
+)
 
 
 def write_report(data: ReportData, path: str | Path) -> Path:
@@ -107,29 +130,38 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    outcomes, configurations = evaluated(data), swept(data)
+    environment.filters["breakable"] = _breakable
+    outcomes, played = evaluated(data), swept(data)
+    configurations = at_worst(played)
     return environment.get_template("report.html.j2").render(
         data=data,
         answer=verdict(data),
         tiles=_tiles(outcomes, configurations, data),
         slo=slo_words(data),
+        fixed_cost=fixed_cost_words(outcomes or configurations),
+        gap_scope=gap_scope(data),
         comparison=_comparison_table(outcomes, data.objective),
         all_indicators=_indicator_table(outcomes, data.objective),
-        sweep=_sweep_table(configurations, data.objective),
-        sweep_total=len(configurations),
+        sweep=_sweep_table(played, data),
+        sweep_total=len(played),
         figures=set(present),
         figure_data=_json_for_page({"figures": _plain_figures(present), "dark": figures.dark_colors(data)}),
         traffic=_facts(data.traffic),
         provenance=_facts({k: v for k, v in data.provenance.items() if k != "commands"}),
         commands=_commands(data.provenance.get("commands")),
         profile_yaml=_yaml(data.profile),
-        spec_yaml=_yaml(data.spec) if data.spec else None,
+        spec_yaml=_yaml(_with_durations(data.spec)) if data.spec else None,
         style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         plotly_js=plotly_js.body if plotly_js else None,
         page_js=page_js.body,
         script_hashes=Markup(" ".join(f"'{script.digest}'" for script in scripts)),
         has_clairvoyant=any(outcome.role == "clairvoyant" for outcome in outcomes),
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line after each of its underscores."""
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 @dataclass(frozen=True)
@@ -168,26 +200,40 @@ class Tile:
 
 
 def _tiles(outcomes: list[Outcome], configurations: list[Outcome], data: ReportData) -> list[Tile]:
-    tiles = [Tile("Objective", objective_text(data.objective), f"of requests well within {seconds(data.threshold_s)}")]
+    tiles = [Tile("Objective", objective_text(data.objective), within_slo(data))]
     baseline = baseline_of(outcomes)
     agents = [o for o in outcomes if o.role == "agent" and o.measured][:2]
     best = cheapest_that_keeps([o for o in outcomes if o.role != "clairvoyant"], data.objective)
     shown = [*agents, *([baseline] if baseline else [])]
     shown += [best] if best is not None and best not in shown else []
     for outcome in shown[:3]:
-        reached = f"{worded('slo_attainment', outcome.attainment.mean, data.objective)} SLO attainment"
-        tiles.append(Tile(outcome.label, f"{usd(outcome.cost.mean)}/day", reached, outcome.style.color))
+        tiles.append(
+            Tile(outcome.label, f"{usd(outcome.cost.mean)}/day", _tile_note(outcome, data), outcome.style.color)
+        )
+    if agents and baseline is not None and (saved := saved_against(agents[0], baseline)) is not None:
+        share = f"{percent(abs(saved.replica_hours_share))} {'less' if saved.replica_hours_share >= 0 else 'more'}"
+        tiles.append(Tile(f"Pod-hours against {baseline.phrase}", share, saved.amounts(), agents[0].style.color))
     gaps = [(agent, agent.indicator("gap_closed")) for agent in agents]
     for agent, gap in [(agent, gap) for agent, gap in gaps if math.isfinite(gap.mean)][:1]:
-        interval = f"95 % interval {gap.low:.2f} to {gap.high:.2f}" if gap.has_interval else "one seed, no interval"
+        scope = f"95 % interval {gap.low:.2f} to {gap.high:.2f} {gap_scope(data)}"
+        interval = scope if gap.has_interval else "fewer than three seeds, no interval"
         tiles.append(Tile("Gap closed to foresight", f"{gap.mean:.2f}", interval, agent.style.color))
     if not outcomes and configurations:
         kept = sum(keeps_slo(o, data.objective) for o in configurations)
         tiles.append(Tile("Configurations swept", f"{len(configurations)}", f"{kept} keep the SLO"))
         found = cheapest_that_keeps(configurations, data.objective)
         if found is not None:
-            tiles.append(Tile("Cheapest that keeps it", f"{usd(found.cost.mean)}/day", found.label, found.style.color))
+            note = f"{_tile_note(found, data)}: {found.label}"
+            tiles.append(Tile("Cheapest that keeps it", f"{usd(found.cost.mean)}/day", note, found.style.color))
     return tiles
+
+
+def _tile_note(outcome: Outcome, data: ReportData) -> str:
+    pods, fixed = (outcome.indicator(name).mean for name in ("cost_pods_usd", "cost_fixed_usd"))
+    parts = [f"pods {usd(pods)}, fixed {usd(fixed)}"] if math.isfinite(pods + fixed) else []
+    parts.append(f"{usd(MONTH_DAYS * outcome.cost.mean)} in 30 days")
+    parts.append(f"SLO attainment {worded('slo_attainment', outcome.attainment.mean, data.objective)}")
+    return "; ".join(parts)
 
 
 def _measured_anywhere(name: str, outcomes: Sequence[Outcome]) -> bool:
@@ -200,13 +246,13 @@ def _comparison_table(outcomes: list[Outcome], objective: float) -> Table | None
     names = [name for name in _MAIN_INDICATORS if _measured_anywhere(name, outcomes)]
     columns = [INDICATOR_TITLES[name] for name in names]
     baseline = baseline_of(outcomes)
-    columns[1:1] = ["against HPA"] if baseline is not None else []
+    columns[1:1] = [_AGAINST] if baseline is not None else []
     columns.insert(columns.index("SLO attainment") + 1 if "SLO attainment" in columns else len(columns), "SLO")
     winner = cheapest_that_keeps([o for o in outcomes if o.role != "clairvoyant"], objective)
     rows = []
     for outcome in outcomes:
         by_title = {INDICATOR_TITLES[name]: _cell(name, outcome.indicator(name), objective) for name in names}
-        by_title["against HPA"] = _relative_cost(outcome, baseline)
+        by_title[_AGAINST] = _relative_cost(outcome, baseline)
         tone, words = slo_status(outcome, objective)
         by_title["SLO"] = Cell(words, key=words, tone=tone)
         note = outcome.policy if outcome.policy.lower().replace("_", "-") not in ("agent", "hpa-tuned", "hpa") else ""
@@ -228,22 +274,28 @@ def _indicator_table(outcomes: list[Outcome], objective: float) -> Table | None:
     return Table([outcome.label for outcome in outcomes], rows)
 
 
-def _sweep_table(configurations: list[Outcome], objective: float) -> Table | None:
+def _sweep_table(configurations: list[Outcome], data: ReportData) -> Table | None:
     if not configurations:
         return None
+    objective = data.objective
     names = [name for name in _SWEEP_INDICATORS if _measured_anywhere(name, configurations)]
     settings = list(dict.fromkeys(name for outcome in configurations for name in outcome.settings))
-    front = pareto_front([o.cost.mean for o in configurations], [o.attainment.mean for o in configurations])
-    best = cheapest_that_keeps(configurations, objective)
+    decisions = at_worst(configurations)
+    front = pareto_front([o.cost.mean for o in decisions], [o.attainment.mean for o in decisions])
+    on_front = {decisions[i].label for i in front}
+    best, chosen = cheapest_that_keeps(decisions, objective), recommended_of(data, decisions)
     rows = []
-    for i in _best_first(configurations, objective)[:MAX_SWEEP_ROWS]:
-        outcome = configurations[i]
+    ranked = sorted(_best_first(decisions, objective), key=lambda i: decisions[i] is not chosen)
+    place = {decisions[i].label: n for n, i in enumerate(ranked)}
+    for outcome in sorted(configurations, key=lambda outcome: place[outcome.label])[:MAX_SWEEP_ROWS]:
         tone, words = slo_status(outcome, objective)
         cells = [_cell(name, outcome.indicator(name), objective) for name in names]
         cells.append(Cell(words, key=words, tone=tone))
-        cells.append(Cell("yes" if i in front else "", key=0 if i in front else 1))
+        cells.append(Cell("yes" if outcome.label in on_front else "", key=0 if outcome.label in on_front else 1))
         cells += [_setting_cell(outcome.settings.get(name)) for name in settings]
-        rows.append(Row(outcome.label, "", outcome.style.color, cells, "best" if outcome is best else ""))
+        marks = {o.label: mark for o, mark in ((chosen, "recommended"), (best, "best")) if o is not None}
+        mark = marks.get(outcome.label, "")
+        rows.append(Row(outcome.label, "", outcome.style.color, cells, mark))
     titles = [name.replace("_", " ") for name in settings]
     return Table([*(INDICATOR_TITLES[name] for name in names), "SLO", "Pareto front", *titles], rows)
 
@@ -260,7 +312,9 @@ def _best_first(configurations: list[Outcome], objective: float) -> list[int]:
 
 def _cell(name: str, estimate: Estimate, objective: float) -> Cell:
     key = estimate.mean if math.isfinite(estimate.mean) else None
-    return Cell(worded(name, estimate.mean, objective), interval_words(name, estimate, objective), key)
+    limits = interval_words(name, estimate, objective).split(" to ")
+    note = " to ".join(limit.replace(" ", "\u00a0") for limit in limits)  # breaks between the limits only
+    return Cell(worded(name, estimate.mean, objective), note, key)
 
 
 def _relative_cost(outcome: Outcome, baseline: Outcome | None) -> Cell:
@@ -268,8 +322,15 @@ def _relative_cost(outcome: Outcome, baseline: Outcome | None) -> Cell:
         return Cell(NOTHING)
     if outcome is baseline:
         return Cell("baseline", key=0.0)
-    share = outcome.cost.mean / baseline.cost.mean - 1.0
-    return Cell(f"{'+' if share >= 0 else '−'}{percent(abs(share))}", key=share)
+    whole = outcome.cost.mean / baseline.cost.mean - 1.0
+    saved = saved_against(outcome, baseline)
+    if saved is None:
+        return Cell(f"{_signed(whole)} in all", key=whole)
+    return Cell(_signed(-saved.replica_hours_share), f"{_signed(whole)} in all", -saved.replica_hours_share)
+
+
+def _signed(share: float) -> str:
+    return f"{'+' if share >= 0 else '−'}{percent(abs(share))}"
 
 
 def _setting_cell(value: Any) -> Cell:
@@ -279,15 +340,15 @@ def _setting_cell(value: Any) -> Cell:
     return Cell(text, key=float(value) if isinstance(value, int | float | np.number) else text)
 
 
-def _facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested plain data as lines of (name, text): what is named `_s` is read as a time, lists are joined."""
+def _facts(values: Mapping[str, Any], prefix: str = "", unit: str = "") -> list[tuple[str, str]]:
+    """Nested plain data as lines of (name, text); what is named `_s`, or stands under such a name, is read as a time."""
     facts: list[tuple[str, str]] = []
     for name, value in values.items():
         title = f"{prefix}{str(name).removesuffix('_per_s').removesuffix('_s').replace('_', ' ')}"
         if isinstance(value, Mapping):
-            facts += _facts(value, f"{title}: ")
+            facts += _facts(value, f"{title}: ", "_s" if str(name).endswith("_s") else "")
         elif value is not None:
-            facts.append((title, _fact_words(str(name), value)))
+            facts.append((title, _fact_words(f"{name}{unit}", value)))
     return facts
 
 
@@ -298,9 +359,23 @@ def _fact_words(name: str, value: Any) -> str:
         return str(value)
     if name.endswith("_per_s"):
         return f"{number(float(value))} req/s"
+    if name in _DURATIONS:
+        return format_duration(float(value))
     if name.endswith("_s"):
         return seconds(float(value))
     return str(value) if isinstance(value, int | np.integer) else f"{value:.6g}"
+
+
+def _with_durations(spec: Any) -> Any:
+    """A specification as people write it: its durations as 7d, not as seconds."""
+    if isinstance(spec, Mapping):
+        return {
+            name: format_duration(float(value))
+            if name in _DURATIONS and isinstance(value, int | float)
+            else _with_durations(value)
+            for name, value in spec.items()
+        }
+    return [_with_durations(item) for item in spec] if isinstance(spec, list | tuple) else spec
 
 
 def _commands(commands: Any) -> list[tuple[str, str]]:

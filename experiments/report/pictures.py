@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from experiments.report.data import STYLES, Outcome, ReportData, evaluated, styles_of, swept
+from experiments.amounts import objective_text, seconds
+from experiments.report.data import STYLES, Outcome, ReportData, at_worst, evaluated, styles_of, swept
 from experiments.report.figures import (
     FRONT,
     GRID,
@@ -26,12 +27,14 @@ from experiments.report.figures import (
     timeline_load,
 )
 from experiments.report.series import NinesAxis, nines_axis, pareto_front, thin_extremes, thin_steps
-from experiments.report.words import objective_text, seconds
 
 
 def draw_pareto(data: ReportData) -> Figure | None:
     """Cost against SLO attainment: the sweep on the left, the held-out comparison on the right, as far as there are any."""
-    panels = [("Sweep on training traffic", swept(data), True), ("Held-out comparison", evaluated(data), False)]
+    panels = [
+        ("Sweep on training traffic", at_worst(swept(data)), True),
+        ("Held-out comparison", evaluated(data), False),
+    ]
     shown = [(title, [o for o in outcomes if o.measured], front) for title, outcomes, front in panels]
     shown = [panel for panel in shown if panel[1]]
     if not shown:
@@ -65,7 +68,7 @@ def draw_pareto(data: ReportData) -> Figure | None:
         axes.yaxis.set_major_locator(FixedLocator(list(scale.ticks)))
         axes.set_yticklabels(list(scale.labels))
         axes.set_ylim(scale.low, scale.top + 0.06 * (scale.top - scale.low))
-        axes.set_xlabel("cost [$/day]")
+        axes.set_xlabel("whole cost [$/day]")
         axes.set_ylabel("SLO attainment [% of requests]")
         axes.legend(frameon=False, fontsize=9, loc="lower right" if front else "center right")
     return figure
@@ -100,16 +103,8 @@ def draw_timeline(data: ReportData) -> Figure | None:
     else:
         latency.set_ylim(0.0, 1080.0 * max(peaks_s))
     latency.axhline(1000.0 * data.threshold_s, color=LIMIT, linewidth=1.1, linestyle="--")
-    latency.annotate(
-        f"SLO threshold {seconds(data.threshold_s)}",
-        (1.0, 1000.0 * data.threshold_s),
-        xycoords=("axes fraction", "data"),
-        xytext=(-3, 3),
-        textcoords="offset points",
-        ha="right",
-        color=LIMIT,
-        fontsize=9,
-    )
+    # Above the panel: on the line it would lie on the curve.
+    latency.set_title(f"- - SLO threshold {seconds(data.threshold_s)}", loc="right", color=LIMIT, fontsize=9, pad=3)
     for axes, title in ((load, "load\n[req/s]"), (replicas, "ready replicas\n[pods]"), (latency, "p95 latency\n[ms]")):
         _plain_axes(axes)
         axes.set_ylabel(title)

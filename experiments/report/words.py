@@ -6,76 +6,42 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.report.data import Estimate, Outcome, ReportData, baseline_of, evaluated, swept
+from experiments.amounts import (
+    NOTHING,
+    attained,
+    number,
+    objective_decimals,
+    objective_text,
+    percent,
+    percent_down,
+    rounded_down,
+    seconds,
+    usd,
+)
+from experiments.report.data import (
+    SECONDS_PER_DAY,
+    Estimate,
+    Outcome,
+    ReportData,
+    at_worst,
+    baseline_of,
+    evaluated,
+    swept,
+)
 from experiments.report.series import pareto_front
+from experiments.savings import MONTH_DAYS, Savings, savings
+from sim_core.units import format_duration
 
-NOTHING = "–"
-_SHARES = {"availability", "error_ratio", "error_budget_left", "utilization_mean", "change_failure_rate"}
-
-
-def usd(value: float) -> str:
-    """An amount with the digits that a reader uses: $0.482, $41.20, $182.4, $1,234."""
-    if not math.isfinite(value):
-        return NOTHING
-    size = abs(value)
-    decimals = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3
-    return f"{'-' if value < 0 else ''}${size:,.{decimals}f}"
-
-
-def percent(share: float, decimals: int | None = None) -> str:
-    """A share [1] as a percentage, by default with two significant digits below ten."""
-    if not math.isfinite(share):
-        return NOTHING
-    value = 100.0 * share
-    if decimals is None:
-        decimals = 0 if abs(value) >= 10 or value == 0 else min(4, 1 - math.floor(math.log10(abs(value))))
-    return f"{value:.{decimals}f} %"
-
-
-def attained(share: float, objective: float) -> str:
-    """An SLO attainment [1], two digits finer than its objective and rounded down: never better than it was."""
-    if not math.isfinite(share):
-        return NOTHING
-    decimals = _objective_decimals(objective) + 2
-    shift = 10.0**decimals
-    # The epsilon keeps 99.95 from becoming 99.949999 on its way through binary fractions.
-    return f"{math.floor(min(share, 1.0) * 100.0 * shift + 1e-6) / shift:.{decimals}f} %"
-
-
-def objective_text(objective: float) -> str:
-    return f"{100.0 * objective:.{_objective_decimals(objective)}f} %"
-
-
-def _objective_decimals(objective: float) -> int:
-    return next((d for d in range(6) if abs(round(100.0 * objective, d) - 100.0 * objective) < 1e-9), 6)
-
-
-def seconds(value: float) -> str:
-    """A latency or a duration in the unit that reads best: 85 ms, 1.35 s, 4 min 10 s, 2 h 05 min."""
-    if not math.isfinite(value):
-        return NOTHING
-    if abs(value) < 1.0:
-        return f"{1000.0 * value:.3g} ms"
-    if abs(value) < 60.0:
-        return f"{value:.3g} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def number(value: float) -> str:
-    """Three significant digits, thousands separated: 0.62, 4.17, 398, 12,400."""
-    if not math.isfinite(value):
-        return NOTHING
-    size = abs(value)
-    decimals = 0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2
-    return f"{value:,.{decimals}f}"
+_SHARES = {"utilization_mean", "change_failure_rate"}
 
 
 def worded(name: str, value: float, objective: float) -> str:
     """The value of an indicator in its own unit."""
-    if name == "slo_attainment":
+    if name in ("slo_attainment", "availability"):
         return attained(value, objective)
-    if name.startswith("cost_usd"):
+    if name == "error_budget_left":
+        return percent_down(value, 1)
+    if name.startswith("cost_"):
         return usd(value)
     if name in _SHARES or name.endswith("_ratio"):
         return percent(value)
@@ -85,14 +51,17 @@ def worded(name: str, value: float, objective: float) -> str:
 
 
 def interval_words(name: str, estimate: Estimate, objective: float) -> str:
-    """`low to high` of the 95 % interval, or an empty string when one seed gave none."""
-    if not estimate.has_interval:
-        return ""
-    return f"{worded(name, estimate.low, objective)} to {worded(name, estimate.high, objective)}"
+    """`low to high` of the 95 % interval; empty where too few seeds gave none, or it has no width in the digits shown."""
+    mean, low, high = (worded(name, value, objective) for value in (estimate.mean, estimate.low, estimate.high))
+    return f"{low} to {high}" if estimate.has_interval and not low == mean == high else ""
 
 
 def slo_words(data: ReportData) -> str:
-    return f"{objective_text(data.objective)} of requests answered well within {seconds(data.threshold_s)}"
+    return f"{objective_text(data.objective)} {within_slo(data)}"
+
+
+def within_slo(data: ReportData) -> str:
+    return f"of requests answered without error within {seconds(data.threshold_s)}"
 
 
 def keeps_slo(outcome: Outcome, objective: float) -> bool:
@@ -123,7 +92,7 @@ class Verdict:
 def verdict(data: ReportData) -> Verdict:
     """The answer that the data supports, and no more: held-out results if there are any, else the sweep's."""
     outcomes = [outcome for outcome in evaluated(data) if outcome.measured]
-    configurations = [outcome for outcome in swept(data) if outcome.measured]
+    configurations = [outcome for outcome in at_worst(swept(data)) if outcome.measured]
     if outcomes:
         return _verdict_of_evaluation(data, outcomes, configurations)
     if configurations:
@@ -133,6 +102,15 @@ def verdict(data: ReportData) -> Verdict:
 
 def cheapest_that_keeps(outcomes: Sequence[Outcome], objective: float) -> Outcome | None:
     return min((o for o in outcomes if keeps_slo(o, objective)), key=lambda o: o.cost.mean, default=None)
+
+
+def recommended_of(data: ReportData, configurations: Sequence[Outcome]) -> Outcome | None:
+    """What the sweep recommends: what its objective chose, else the cheapest that keeps the SLO, else the nearest to it."""
+    named = data.recommended.label if data.recommended is not None else None
+    measured = [outcome for outcome in configurations if outcome.measured]
+    found = next((outcome for outcome in measured if outcome.label == named), None)
+    found = found or cheapest_that_keeps(measured, data.objective)
+    return found or max(measured, key=lambda o: o.attainment.mean, default=None)
 
 
 def _verdict_of_sweep(data: ReportData, configurations: list[Outcome]) -> Verdict:
@@ -145,17 +123,26 @@ def _verdict_of_sweep(data: ReportData, configurations: list[Outcome]) -> Verdic
         reached = attained(nearest.attainment.mean, data.objective)
         headline = (
             f"None of {_count(len(configurations), 'configuration')} keeps the SLO of {objective_text(data.objective)}; "
-            f"{nearest.label} comes nearest with {reached} at {usd(nearest.cost.mean)} a day."
+            f"{nearest.label} comes nearest with {reached} at {cost_words(nearest)}."
         )
-        return Verdict(headline, (nothing_held_out,), "bad")
+        return Verdict(headline, (*_objective_words(data, nearest), nothing_held_out), "bad")
     kept = sum(keeps_slo(o, data.objective) for o in configurations)
     headline = (
         f"{best.label} keeps the SLO of {objective_text(data.objective)} at the least cost in the sweep: "
-        f"{usd(best.cost.mean)} a day."
+        f"{cost_words(best)}."
     )
     details = [f"{kept} of {_count(len(configurations), 'configuration')} keep the SLO.", nothing_held_out]
+    details[:0] = _objective_words(data, best)
     details += _certainty_of_slo(best, data.objective)
     return Verdict(headline, tuple(details), "good" if slo_status(best, data.objective)[0] == "good" else "fair")
+
+
+def _objective_words(data: ReportData, named: Outcome) -> list[str]:
+    """What the sweep's own objective chose, where that is not the configuration named already."""
+    chosen = data.recommended
+    if chosen is None or chosen.label == named.label:
+        return []
+    return [f"Recommended by the sweep's own objective: {chosen.label}, {chosen.reason}."]
 
 
 def _verdict_of_evaluation(data: ReportData, outcomes: list[Outcome], configurations: list[Outcome]) -> Verdict:
@@ -167,16 +154,19 @@ def _verdict_of_evaluation(data: ReportData, outcomes: list[Outcome], configurat
     details: list[str] = []
     for agent in agents:
         details += _agent_against_baseline(agent, baseline, data.objective)
-        details += _gap_words(agent, baseline, data.objective)
+        details += _gap_words(agent, baseline, data)
+    details += _no_room_words(outcomes, agents)
     for outcome in dict.fromkeys(o for o in (winner, *agents) if o is not None):
         details += _certainty_of_slo(outcome, data.objective)
     if not agents:
         details.append("No trained agent was evaluated.")
     if not all(o.cost.has_interval for o in outcomes):
-        details.append("Where no interval is shown there was one seed: such a figure is a sample, not a finding.")
+        details.append(
+            "Where no interval is shown there were fewer than three seeds: such a figure is a sample, not a finding."
+        )
     best = cheapest_that_keeps(configurations, data.objective)
     if best is not None:
-        found = f"{best.label}, {usd(best.cost.mean)} a day"
+        found = f"{best.label}, {cost_words(best)}"
         details.append(
             f"Cheapest of {_count(len(configurations), 'configuration')} that keeps the SLO on training traffic: {found}."
         )
@@ -205,8 +195,9 @@ def _headline(
         return headline, "fair"
     headline = f"{_capital(winner.phrase)} keeps the {slo} SLO at the least cost, {usd(winner.cost.mean)} a day"
     if baseline is not None and winner is not baseline:
-        headline += f": {_share_words(winner, baseline)} {baseline.phrase}"
-        headline += "" if keeps_slo(baseline, objective) else ", which misses the SLO"
+        saved = saved_against(winner, baseline)
+        headline += f": {saved.brief(baseline.phrase) if saved else _share_words(winner, baseline)}"
+        headline += "" if keeps_slo(baseline, objective) else f"; {baseline.phrase} misses the SLO"
     lost = winner.role != "agent" and any(o.role == "agent" for o in outcomes)
     unsure = slo_status(winner, objective)[0] != "good" or not winner.cost.has_interval
     return f"{headline}.", "fair" if lost or unsure else "good"
@@ -229,23 +220,23 @@ def differs(one: Outcome, other: Outcome, baseline: Outcome | None) -> bool | No
 def _agent_against_baseline(agent: Outcome, baseline: Outcome | None, objective: float) -> list[str]:
     if baseline is None:
         return ["No HPA was evaluated beside the agent: its cost has nothing to be compared with."]
-    costs = f"{usd(agent.cost.mean)} against {usd(baseline.cost.mean)} a day, {_share_words(agent, baseline)}"
     who, hpa = _capital(agent.phrase), baseline.phrase
+    saved = saved_against(agent, baseline)
+    costs = f"needs {saved.words(hpa)}" if saved else f"costs {_share_words(agent, baseline)}"
+    costs += f": {usd(agent.cost.mean)} against {usd(baseline.cost.mean)} a day"
     clear = differs(agent, baseline, baseline)
     lines = []
     if not keeps_slo(agent, objective):
         reached = attained(agent.attainment.mean, objective)
-        text = f"{who} misses the SLO ({reached} against {objective_text(objective)}) at {costs} {hpa}"
         cheaper = agent.cost.mean < baseline.cost.mean
-        lines.append(
-            f"{text}: what it saves is paid for in bad requests." if cheaper else f"{text}: it is not an option."
-        )
+        end = "what it saves is paid for in bad requests" if cheaper else "it is not an option"
+        lines.append(f"{who} misses the SLO ({reached} against {objective_text(objective)}): {end}. It {costs}.")
     elif clear is False:
-        lines.append(f"{who} and {hpa} cannot be told apart on cost: {costs} {hpa}, within the noise of the seeds.")
+        lines.append(f"{who} and {hpa} cannot be told apart on cost, within the noise of the seeds: the agent {costs}.")
     elif agent.cost.mean < baseline.cost.mean:
-        lines.append(f"{who} costs {costs} {hpa}.")
+        lines.append(f"{who} {costs}.")
     else:
-        lines.append(f"{who} loses on cost: {costs} {hpa}.")
+        lines.append(f"{who} loses on cost: it {costs}.")
     if clear and agent.cost.has_interval and baseline.cost.has_interval and agent.cost.overlaps(baseline.cost):
         lines.append(
             "The two cost intervals overlap, but the seeds are paired: compared seed by seed the difference is clear."
@@ -253,12 +244,16 @@ def _agent_against_baseline(agent: Outcome, baseline: Outcome | None, objective:
     return lines
 
 
-def _gap_words(agent: Outcome, baseline: Outcome | None, objective: float) -> list[str]:
+def _gap_words(agent: Outcome, baseline: Outcome | None, data: ReportData) -> list[str]:
     gap = agent.indicator("gap_closed")
     if baseline is None or not math.isfinite(gap.mean):
         return []
-    interval = f" (95 % interval {gap.low:.2f} to {gap.high:.2f})" if gap.has_interval else " (one seed, no interval)"
-    text = f"Gap closed: {gap.mean:.2f}{interval}"
+    interval = (
+        f"95 % interval {gap.low:.2f} to {gap.high:.2f} {gap_scope(data)}"
+        if gap.has_interval
+        else "fewer than three seeds, no interval"
+    )
+    text = f"Gap closed: {gap.mean:.2f} ({interval})"
     if gap.mean > 0.0:
         text += (
             f", that is {percent(gap.mean, 0)} of the way from {baseline.phrase}'s cost to that of perfect foresight"
@@ -269,11 +264,34 @@ def _gap_words(agent: Outcome, baseline: Outcome | None, objective: float) -> li
         text += "; the interval holds zero, so no improvement is shown"
     lines = [f"{text}."]
     if agent.attainment.mean < baseline.attainment.mean:
-        own, theirs = (attained(o.attainment.mean, objective) for o in (agent, baseline))
+        own, theirs = (attained(o.attainment.mean, data.objective) for o in (agent, baseline))
         lines.append(
             f"That comparison is not at equal SLO attainment: {agent.phrase} reaches {own}, {baseline.phrase} {theirs}."
         )
     return lines
+
+
+def gap_scope(data: ReportData) -> str:
+    """What the interval of the gap closed is over, and thereby what it says nothing of."""
+    one_day = data.evaluation_duration_s == SECONDS_PER_DAY
+    stretch = "day" if one_day else f"stretch of {format_duration(data.evaluation_duration_s)}"
+    return f"over the evaluation seeds of one {stretch} and one training"
+
+
+def saved_against(one: Outcome, other: Outcome) -> Savings | None:
+    """What one saves against the other; None where the figures of their pods are not known."""
+    own, others = ({name: estimate.mean for name, estimate in o.indicators.items()} for o in (one, other))
+    return savings(own, others)  # outcomes are per day already
+
+
+def _no_room_words(outcomes: list[Outcome], agents: list[Outcome]) -> list[str]:
+    """That there is no gap to close, where both its ends were measured and no agent has one."""
+    ends = {o.policy: o.cost.mean for o in outcomes if o.policy in ("hpa-tuned", "clairvoyant") and o.measured}
+    if len(ends) < 2 or not agents or any(math.isfinite(a.indicator("gap_closed").mean) for a in agents):
+        return []
+    same = math.isclose(ends["hpa-tuned"], ends["clairvoyant"], rel_tol=1e-9)
+    why = "HPA and clairvoyant cost the same" if same else "clairvoyant costs no less than the HPA"
+    return [f"Gap closed: no room: {why}."]
 
 
 def _certainty_of_slo(outcome: Outcome, objective: float) -> list[str]:
@@ -289,9 +307,12 @@ def _certainty_of_slo(outcome: Outcome, objective: float) -> list[str]:
 
 def _share_words(one: Outcome, other: Outcome) -> str:
     if not other.cost.mean > 0.0:
-        return "compared with"
+        return f"compared with {other.phrase}"
     share = one.cost.mean / other.cost.mean - 1.0
-    return f"{percent(abs(share))} {'less' if share < 0 else 'more'} than" if round(abs(share), 4) else "the same as"
+    relation = (
+        f"{percent(abs(share))} {'less' if share < 0 else 'more'} than" if round(abs(share), 4) else "the same as"
+    )
+    return f"{relation} {other.phrase}"
 
 
 def _count(n: int, noun: str) -> str:
@@ -306,53 +327,103 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def comparison_text(data: ReportData) -> str:
+def comparison_text(data: ReportData, limit: int = 12) -> str:
     """The comparison as a table for a terminal: the SLO, one row a policy (or the sweep's best), and the answer.
 
-    Each figure is `mean ± half of its 95 % interval`; control characters in names are left out.
+    Each figure is a mean over seeds with its 95 % interval below it; control characters in names are left out.
+
+    Args:
+        limit: rows of a sweep at the most; what it recommends is the first of them.
     """
-    outcomes = evaluated(data)
-    scope = "held-out traffic"
+    outcomes, scope, hidden = evaluated(data), "held-out traffic", 0
     if not outcomes:
-        outcomes, scope = _best_of_sweep(data), "training traffic, Pareto front of the sweep"
+        outcomes, hidden = _best_of_sweep(data, limit)
+        scope = "training traffic, the recommended configuration and the Pareto front of the sweep"
+        scope += ", each in its worst scenario" if "scenario" in data.sweep else ""
     answer = verdict(data)
     lines = [
         _printable(f"{data.title} · profile {data.profile.get('name', NOTHING)} · {scope}"),
         f"SLO: {slo_words(data)}",
     ]
     if outcomes:
-        lines += ["", *_table(_text_rows(outcomes, data.objective))]
+        rows = _text_rows(outcomes, data.objective)
+        lines += ["", *_table(rows)]
+        lines += ["Below each mean: its 95 % interval over seeds."] if len(rows) > 1 + len(outcomes) else []
+        lines += [f"({_count(hidden, 'row')} more of the Pareto front in the report)"] if hidden else []
+        lines += [f"Fixed cost: {fixed}" for fixed in [fixed_cost_words(outcomes)] if fixed]
+        lines += [f"A month of 30 days: {', '.join(_month_words(o) for o in outcomes)}"] if evaluated(data) else []
     lines += ["", _printable(answer.headline), *(_printable(f"  - {detail}") for detail in answer.details)]
     return "\n".join(lines)
 
 
-def _best_of_sweep(data: ReportData, limit: int = 12) -> list[Outcome]:
-    configurations = swept(data)
+def _best_of_sweep(data: ReportData, limit: int) -> tuple[list[Outcome], int]:
+    """What the sweep recommends, then its neighbours on the Pareto front, cheapest first; how many do not fit."""
+    configurations = at_worst(swept(data))
+    chosen = recommended_of(data, configurations)
+    if chosen is None:
+        return [], 0
     front = pareto_front([o.cost.mean for o in configurations], [o.attainment.mean for o in configurations])
-    return [configurations[i] for i in front][-limit:]
+    others = [configurations[i] for i in front if configurations[i] is not chosen]
+    near = sorted(others, key=lambda o: abs(o.cost.mean - chosen.cost.mean))[: limit - 1]
+    return [chosen, *sorted(near, key=lambda o: o.cost.mean)], len(others) - len(near)
+
+
+def cost_words(outcome: Outcome) -> str:
+    """`$39.10 a day, $7.78 of it for pods`; the whole alone where the part of the pods is not known."""
+    pods_usd = outcome.indicator("cost_pods_usd").mean
+    return f"{usd(outcome.cost.mean)} a day" + (f", {usd(pods_usd)} of it for pods" if math.isfinite(pods_usd) else "")
+
+
+def fixed_cost_words(outcomes: Sequence[Outcome]) -> str:
+    """What database, cache and load balancer cost a day whatever the policy does; empty where it is not known."""
+    known = [o for o in outcomes if math.isfinite(o.indicator("cost_fixed_usd").mean)]
+    if not known:
+        return ""
+    parts = {"database": "cost_database_usd", "cache": "cost_cache_usd", "load balancer": "cost_load_balancer_usd"}
+    words = ", ".join(f"{title} {_from_to(known, name)}" for title, name in parts.items())
+    return f"{_from_to(known, 'cost_fixed_usd')} a day whatever the policy does ({words})"
+
+
+def _from_to(outcomes: Sequence[Outcome], name: str) -> str:
+    means = [outcome.indicator(name).mean for outcome in outcomes]
+    least, most = usd(min(means)), usd(max(means))
+    return least if least == most else f"{least} to {most}"
+
+
+def _month_words(outcome: Outcome) -> str:
+    return f"{_printable(outcome.label)} {usd(MONTH_DAYS * outcome.cost.mean)}"
 
 
 def _text_rows(outcomes: list[Outcome], objective: float) -> list[list[str]]:
     columns = {
-        "cost [$/day]": ("cost_usd", 1.0, 2),
-        "SLO attainment [%]": ("slo_attainment", 100.0, _objective_decimals(objective) + 2),
+        "pods [$/day]": ("cost_pods_usd", 1.0, 2),
+        "in all [$/day]": ("cost_usd", 1.0, 2),
+        "SLO attainment [%]": ("slo_attainment", 100.0, objective_decimals(objective) + 2),
         "p95 [ms]": ("latency_p95_s", 1000.0, 0),
         "replica-hours/day": ("replica_hours", 1.0, 1),
+        "scale events/day": ("scale_events", 1.0, 0),
         "gap closed": ("gap_closed", 1.0, 2),
     }
     shown = {t: c for t, c in columns.items() if any(math.isfinite(o.indicator(c[0]).mean) for o in outcomes)}
     rows = [["policy", *shown, "SLO"]]
     for outcome in outcomes:
-        cells = [_plus_minus(outcome.indicator(name).scaled(factor), digits) for name, factor, digits in shown.values()]
-        rows.append([_printable(outcome.label), *cells, slo_status(outcome, objective)[1]])
+        estimates = [(name, outcome.indicator(name).scaled(factor), digits) for name, factor, digits in shown.values()]
+        means = [_figure(name, estimate.mean, digits) for name, estimate, digits in estimates]
+        rows.append([_printable(outcome.label), *means, slo_status(outcome, objective)[1]])
+        limits = [_limits(name, estimate, digits) for name, estimate, digits in estimates]
+        rows += [["", *limits, ""]] if any(limits) else []
     return rows
 
 
-def _plus_minus(estimate: Estimate, decimals: int) -> str:
-    if not math.isfinite(estimate.mean):
+def _figure(name: str, value: float, decimals: int) -> str:
+    if not math.isfinite(value):
         return NOTHING
-    mean = f"{estimate.mean:.{decimals}f}"
-    return f"{mean} ± {estimate.half_width:.{decimals}f}" if estimate.has_interval else mean
+    return f"{rounded_down(value, decimals) if name == 'slo_attainment' else value:.{decimals}f}"
+
+
+def _limits(name: str, estimate: Estimate, decimals: int) -> str:
+    mean, low, high = (_figure(name, value, decimals) for value in (estimate.mean, estimate.low, estimate.high))
+    return f"{low} to {high}" if estimate.has_interval and not low == mean == high else ""
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -11,8 +11,8 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-from experiments.tracking.models import MODEL_NAME, ResolvedModel, registered_name, resolve_model
-from experiments.tracking.runs import CHALLENGER, CHAMPION, MlflowTracker
+from experiments.tracking.models import CHALLENGER, CHAMPION, MODEL_NAME, ResolvedModel, registered_name, resolve_model
+from experiments.tracking.runs import MlflowTracker
 from experiments.tracking.values import FAILURES
 
 __all__ = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from experiments.relocation import follow_folder
 from experiments.state import StateDir
-from experiments.tracking.values import FAILURES, reason_of
+from experiments.tracking.values import FAILURES, pointed_at, reason_of
 from sim_core.errors import ModelError, nearest
 
 MODEL_NAME = "policy"
+CHALLENGER, CHAMPION = "challenger", "champion"
 
 _REGISTERED = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 _LOGGED = re.compile(r"^models:/(?P<model_id>m-[0-9a-f]{32})$")
@@ -50,18 +53,22 @@ def resolve_model(uri: str, state: StateDir) -> ResolvedModel:
         ModelError: malformed URI, no such model, alias, version or run (with the known and the nearest), a model of
             another flavor, or MLflow cannot be read.
     """
-    tracking = os.environ.get("MLFLOW_TRACKING_URI") or state.mlflow_uri
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    tracking = given or state.mlflow_uri
+    if not given and not state.mlflow_database.exists():
+        remedy = "train one first, or name another folder with --state"
+        raise ModelError(uri, f"no model is registered in state folder {state.root}; {remedy}")
     try:
+        if not given:
+            follow_folder(state)
         return _resolve(uri, MlflowClient(tracking, tracking), tracking)
     except FAILURES as error:
         raise ModelError(uri, f"MLflow at {tracking} cannot be read: {reason_of(error)}") from error
 
 
 def _resolve(uri: str, client: MlflowClient, tracking: str) -> ResolvedModel:
-    import mlflow
     from mlflow.artifacts import download_artifacts
 
-    mlflow.set_tracking_uri(tracking)  # a models:/ source is looked up there, whatever address is passed along
     if registered := _REGISTERED.match(uri):
         found = _registered_version(uri, registered["name"], registered["alias"], registered["version"], client)
         source, run_id, version = str(found.source), found.run_id, str(found.version)
@@ -73,7 +80,8 @@ def _resolve(uri: str, client: MlflowClient, tracking: str) -> ResolvedModel:
         source = _model_of_run(uri, run_id, of_run["name"] or MODEL_NAME, client)
     else:
         raise ModelError(uri, "must be models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID")
-    folder = Path(download_artifacts(artifact_uri=source, tracking_uri=tracking, registry_uri=tracking))
+    with pointed_at(tracking):  # a models:/ source is looked up there, whatever address is passed along
+        folder = Path(download_artifacts(artifact_uri=source, tracking_uri=tracking, registry_uri=tracking))
     description = yaml.safe_load((folder / "MLmodel").read_text())
     flavors = description.get("flavors", {})
     if "onnx" not in flavors:
@@ -94,13 +102,30 @@ def _registered_version(uri: str, name: str, alias: str | None, version: str | N
     if alias is not None:
         if alias not in aliases:
             known = ", ".join(sorted(aliases)) or "none"
-            raise ModelError(uri, f"'{name}' has no alias '{alias}' (it has: {known}){nearest(alias, aliases)}")
+            raise ModelError(
+                uri,
+                _nothing_promoted(name, aliases, client)
+                if alias == CHAMPION
+                else f"'{name}' has no alias '{alias}' (it has: {known}){nearest(alias, aliases)}",
+            )
         version = str(aliases[alias])
     versions = {str(found.version): found for found in client.search_model_versions(f"name='{name}'")}
     if version not in versions:
         known = ", ".join(sorted(versions, key=int)) or "none"
         raise ModelError(uri, f"'{name}' has no version {version} (it has: {known})")
     return versions[version]
+
+
+def _nothing_promoted(name: str, aliases: Mapping[str, Any], client: MlflowClient) -> str:
+    """That a profile has no champion yet, why the newest model is none, and what to use meanwhile."""
+    text = f"no model of '{name}' has been promoted yet: a champion must have won a comparison on held-out traffic"
+    if CHALLENGER not in aliases:
+        return text
+    version = str(aliases[CHALLENGER])
+    reason = client.get_model_version(name, version).tags.get("gate_reason")
+    return f"{text}; the newest, models:/{name}@{CHALLENGER}, is version {version}" + (
+        f", which did not: {reason}" if reason else ""
+    )
 
 
 def _model_of_run(uri: str, run_id: str, name: str, client: MlflowClient) -> str:

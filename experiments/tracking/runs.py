@@ -15,21 +15,26 @@ import math
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, ViewType
+from mlflow.entities import LoggedModelStatus, Metric, Param, ViewType
 from mlflow.exceptions import MlflowException
 
-from experiments.comparison import compare, indicators_of
+from experiments.comparison import best, compare, indicators_of, scenario_words, worst
 from experiments.identity import simulator_version
+from experiments.links import address_of, run_page, runs_page, sweep_view
+from experiments.naming import short_names
 from experiments.planning import Plan
+from experiments.relocation import FOLDER_TAG, follow_folder
 from experiments.state import StateDir
+from experiments.ties import NO_SCENARIO, cells
 from experiments.tracking.models import MODEL_NAME, fixed_requirements, registered_name, signature_of
-from experiments.tracking.values import FAILURES, metrics_of, reason_of, texts_of, with_interval, yaml_of
+from experiments.tracking.values import FAILURES, metrics_of, pointed_at, reason_of, texts_of, with_interval, yaml_of
 
 log = logging.getLogger("devops_sim.tracking")
 # Their first lines are table creation and migration, and stack traces of errors that we report ourselves.
@@ -38,14 +43,37 @@ for _name, _level in (("alembic", logging.WARNING), ("mlflow.store", logging.CRI
 
 METRICS_PER_CALL = 1000  # MLflow's limit of log_batch
 PARAM_CHARACTERS = 6000  # and of one parameter
-CHALLENGER, CHAMPION = "challenger", "champion"
 PARENT = "mlflow.parentRunId"
+KIND_TAG, MACHINE_LEARNING = (
+    "mlflow.experimentKind",
+    "custom_model_development",
+)  # else its page is that of GenAI traces
+VERSIONS_TAG = "mlflow.modelVersions"
+NOTE_TAG = "mlflow.note.content"  # description, in Markdown
 CURVE_STEP = "curve/last_step"
+
+
+def child_key(configuration_key: str, scenario: str) -> str:
+    """What tells the child runs of a parent apart: the configuration and, if there is one, the scenario (JSON)."""
+    return configuration_key if scenario == NO_SCENARIO else f"{configuration_key} {scenario}"
 
 
 P = ParamSpec("P")
 R = TypeVar("R")
 First = TypeVar("First")
+
+
+def _names_of(plan: Plan) -> dict[str, str]:
+    """Short name of each configuration of a sweep, by its key."""
+    settings = {p.configuration_key: (p.policy, {**dict(p.settings), **dict(p.overrides)}) for p in plan.points}
+    return dict(zip(settings, short_names(list(settings.values())), strict=True))
+
+
+def _with_intervals(row: Mapping[Any, Any], names: Sequence[str]) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    for name in names:
+        metrics |= with_interval(name, row[name], row[f"{name}_ci95_low"], row[f"{name}_ci95_high"])
+    return metrics
 
 
 def _tolerant(
@@ -82,14 +110,14 @@ class MlflowTracker:
 
     Args:
         uri: tracking URI, `sqlite:///...` or `http://...`.
-        artifacts: artifact root of a new experiment; None leaves the choice to a server.
+        state: the folder of the database, where artifacts lie too; None leaves the choice to a server.
         experiment: name of the experiment.
     """
 
-    def __init__(self, uri: str, artifacts: Path | None, experiment: str):
+    def __init__(self, uri: str, state: StateDir | None, experiment: str):
         self.uri = uri
         self.warning: str | None = None
-        self._artifacts = artifacts
+        self._state = state
         self._experiment = experiment
         self._experiment_id: str | None = None
         self._made: MlflowClient | None = None
@@ -98,63 +126,77 @@ class MlflowTracker:
     def open(cls, state: StateDir, experiment: str) -> MlflowTracker:
         """The tracker of a state folder, or of MLFLOW_TRACKING_URI when that is set."""
         given = os.environ.get("MLFLOW_TRACKING_URI")
-        return cls(given, None, experiment) if given else cls(state.mlflow_uri, state.artifacts, experiment)
+        return cls(given, None, experiment) if given else cls(state.mlflow_uri, state, experiment)
 
     # --- sweeps
 
     @_tolerant
-    def log_sweep(self, plan: Plan, points: pd.DataFrame, summary: Mapping[str, float] | None = None) -> str | None:
+    def log_sweep(self, plan: Plan, points: pd.DataFrame) -> str | None:
         """Writes what MLflow does not have of a sweep yet: call it while results come in, and at the end.
 
-        A configuration is written once all its seeds are there. When all are, the parent gets its summary metrics and
-        its artifacts (points.parquet, spec.yaml, profile.yaml) and is finished; after that a call changes nothing.
+        A configuration is written once all its seeds are there. When all are, the parent gets the settings and the
+        indicators of the best one, and its artifacts (points.parquet, spec.yaml, profile.yaml), and is finished; after
+        that a call changes nothing.
 
         Args:
             plan: the sweep.
             points: its finished points, rows of the result store.
-            summary: metrics of the parent run, beside the counts of points and configurations.
 
         Returns:
             Id of the parent run, or None when MLflow failed.
         """
         tags = {"kind": "sweep", "sweep_id": plan.sweep_id}
         parent, status = self._find_or_create(tags, plan.sweep_id, {"profile": plan.profile.name})
+        self._client().set_experiment_tag(self.experiment_id(), *sweep_view(plan.sweep_id))
         if status == "FINISHED":
             return parent
         known = self._children(parent)
-        planned = pd.Series([point.configuration_key for point in plan.points]).value_counts()
-        ready = points["configuration_key"].value_counts() if len(points) else pd.Series(dtype=int)
-        complete = [key for key, seeds in planned.items() if ready.get(key, 0) == seeds]
-        missing = [key for key in complete if known.get(str(key), ("", ""))[1] != "FINISHED"]
+        planned = Counter((point.configuration_key, point.identity()["scenario"]) for point in plan.points)
+        ready = cells(points) if len(points) else {}
+        complete = [cell for cell, seeds in planned.items() if cell in ready and len(ready[cell]) == seeds]
+        missing = [cell for cell in complete if known.get(child_key(*cell), ("", ""))[1] != "FINISHED"]
         if missing:
-            rows = points[points["configuration_key"].isin(missing)]
             names = indicators_of(points)
-            for row in compare(rows).to_dict("records"):
-                run_id = known.get(row["configuration_key"], (None, ""))[0]
-                self._log_configuration(plan.sweep_id, parent, row, names, run_id)
+            called = _names_of(plan)
+            for row in compare(pd.concat([ready[cell] for cell in missing])).to_dict("records"):
+                cell = (str(row["configuration_key"]), str(row["scenario"]))
+                run_id = known.get(child_key(*cell), (None, ""))[0]
+                self._log_configuration(run_id or self._create_configuration(plan, parent, cell, called), row, names)
         if len(complete) == len(planned):
-            counts = {"points": float(len(plan.points)), "configurations": float(len(planned))}
-            self._log_metrics(parent, counts | dict(summary or {}))
+            self._log_best(plan, parent, compare(points))
             self._log_frame(parent, "points", points)
             self._client().log_text(parent, yaml_of(plan.spec.to_dict()), "spec.yaml")
             self._client().log_text(parent, yaml_of(plan.profile.to_dict()), "profile.yaml")
             self._client().set_terminated(parent)
         return parent
 
-    def _log_configuration(
-        self, sweep_id: str, parent: str, row: Mapping[Any, Any], names: Sequence[str], run_id: str | None
-    ) -> None:
-        key = str(row["configuration_key"])
-        if run_id is None:
-            tags = {"kind": "configuration", "sweep_id": sweep_id, "configuration_key": key, PARENT: parent}
-            run_id = self._create(tags, str(row["label"]))
+    def _create_configuration(self, plan: Plan, parent: str, cell: tuple[str, str], called: Mapping[str, str]) -> str:
+        key, scenario = cell
+        tags = {"kind": "configuration", "sweep_id": plan.sweep_id, "configuration_key": key, PARENT: parent}
+        tags |= {"scenario": scenario} if scenario != NO_SCENARIO else {}
+        return self._create(tags, " · ".join(filter(None, (called[key], scenario_words(json.loads(scenario))))))
+
+    def _log_configuration(self, run_id: str, row: Mapping[Any, Any], names: Sequence[str]) -> None:
         params = {"policy": row["policy"], "seeds": row["seeds"]}
-        params |= json.loads(row["settings"]) | json.loads(row["parameters"])
-        metrics: dict[str, Any] = {}
-        for name in names:
-            metrics |= with_interval(name, row[name], row[f"{name}_ci95_low"], row[f"{name}_ci95_high"])
-        self._log_metrics(run_id, metrics, params)
+        params |= json.loads(row["settings"]) | json.loads(row["parameters"]) | json.loads(row["scenario"])
+        self._log_metrics(run_id, _with_intervals(row, names), params)
         self._client().set_terminated(run_id)
+
+    def _log_best(self, plan: Plan, parent: str, table: pd.DataFrame) -> None:
+        """What a sweep found, as its own parameters, metrics and description: pages show these without a click."""
+        chosen = best(table, plan.spec.objective.minimize, plan.spec.limits(plan.profile))
+        decisions = worst(table).set_index("configuration_key")
+        row = decisions.loc[chosen.configuration_key].to_dict()
+        name, scenarios = _names_of(plan)[chosen.configuration_key], int(table["scenario"].nunique())
+        params = {"best": name, "policy": row["policy"], **json.loads(row["settings"]), **json.loads(row["parameters"])}
+        params |= {"configurations": len(decisions), "points": len(plan.points), "seeds": plan.spec.seeds.count}
+        params |= {"traffic": plan.trace.name} | ({"scenarios": scenarios} if scenarios > 1 else {})
+        names = [indicator for indicator in indicators_of(table) if f"{indicator}_ci95_low" in row]
+        self._log_metrics(parent, _with_intervals(row, names), params)
+        text = f"Best of {len(decisions)} configurations: **{name}** ({chosen.label}), {chosen.reason}."
+        shown = "Parameters and metrics are those of the best configuration"
+        shown += ", each metric in the scenario where it is worst." if scenarios > 1 else "."
+        self._client().set_tag(parent, NOTE_TAG, f"{text}\n\n{shown}")
 
     # --- training and evaluation
 
@@ -270,6 +312,49 @@ class MlflowTracker:
         self._client().set_terminated(run_id)
 
     @_tolerant
+    def log_play(self, key: str, params: Mapping[str, Any], played: Mapping[str, Any], profile: Mapping[str, Any],
+                 files: Sequence[Path] = ()) -> str | None:  # fmt: skip
+        """What `devops-sim run` played under one policy; the same play is written once.
+
+        Args:
+            key: identifies the play.
+            params: of the run.
+            played: `policy`, its `settings`, `indicators` and `services` (each figure as `mean` and `ci95`), and `lanes`
+                (one row a seed), which becomes the artifact lanes.parquet.
+            profile: plain data, the artifact profile.yaml.
+            files: further artifacts.
+
+        Returns:
+            Id of the run, or None when MLflow failed.
+        """
+        (name,) = short_names([(played["policy"], played["settings"])])
+        run_id, status = self._find_or_create({"kind": "run", "job_key": key}, name, {})
+        if status != "FINISHED":
+            figures = dict(played["indicators"])
+            for service, entries in played["services"].items():
+                figures |= {f"services/{service}/{indicator}": entry for indicator, entry in entries.items()}
+            metrics: dict[str, Any] = {}
+            for indicator, entry in figures.items():
+                metrics |= with_interval(indicator, entry["mean"], *entry["ci95"])
+            self._log_metrics(run_id, metrics, params)
+            self._log_frame(run_id, "lanes", pd.DataFrame(played["lanes"]))
+            self._client().log_text(run_id, yaml_of(profile), "profile.yaml")
+            self._client().set_terminated(run_id)
+        for path in files:
+            self._client().log_artifact(run_id, str(path))
+        return run_id
+
+    @_tolerant
+    def page(self, run_id: str) -> str:
+        """Address of a run's page: at a tracking server, else at `devops-sim ui`."""
+        return run_page(address_of(self.uri), self.experiment_id(), run_id)
+
+    @_tolerant
+    def sweep_page(self, sweep_id: str) -> str:
+        """Address of the table of a sweep's configurations."""
+        return runs_page(address_of(self.uri), self.experiment_id(), sweep_id)
+
+    @_tolerant
     def finish(self, run_id: str, failed: bool = False) -> None:
         """Ends a run as FINISHED, or as FAILED."""
         self._client().set_terminated(run_id, "FAILED" if failed else "FINISHED")
@@ -293,10 +378,8 @@ class MlflowTracker:
         import onnx
 
         model = onnx.load_from_string(policy if isinstance(policy, bytes) else policy.read_bytes())
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
         ended = self._client().get_run(run_id).info.status
-        with mlflow.start_run(run_id=run_id):
+        with pointed_at(self.uri), mlflow.start_run(run_id=run_id):
             info = mlflow.onnx.log_model(
                 model,
                 name=MODEL_NAME,
@@ -313,6 +396,14 @@ class MlflowTracker:
         return str(info.model_uri)
 
     @_tolerant
+    def model_of(self, run_id: str) -> str | None:
+        """URI of the model that a run has logged in full, `models:/m-...`; None where there is none."""
+        query = f"source_run_id = '{run_id}' AND name = '{MODEL_NAME}'"
+        found = self._client().search_logged_models([self.experiment_id()], query)
+        whole = [model for model in found if model.status == LoggedModelStatus.READY]
+        return str(whole[0].model_uri) if whole else None
+
+    @_tolerant
     def register(self, model_uri: str, profile: str, alias: str, tags: Mapping[str, Any] | None = None) -> str | None:
         """Makes a logged model a version of `autoscaler-<profile>` and points the alias at it.
 
@@ -327,23 +418,52 @@ class MlflowTracker:
         Returns:
             The version, or None when MLflow failed.
         """
-        name, client = registered_name(profile), self._client()
+        name, client, model_id = registered_name(profile), self._client(), model_uri.removeprefix("models:/")
         with contextlib.suppress(MlflowException):
             client.create_registered_model(name)
         versions = [v for v in client.search_model_versions(f"name='{name}'") if v.source == model_uri]
         if versions:
             version = str(versions[0].version)
+            for key, value in texts_of(tags or {}).items():  # a later evaluation may have decided otherwise
+                client.set_model_version_tag(name, version, key, value)
         else:
-            model_id = model_uri.removeprefix("models:/")
             run_id = client.get_logged_model(model_id).source_run_id
-            made = client.create_model_version(name, model_uri, run_id, tags=texts_of(tags or {}), model_id=model_id)
+            with pointed_at(self.uri):  # it looks a models:/ source up there
+                made = client.create_model_version(
+                    name, model_uri, run_id, tags=texts_of(tags or {}), model_id=model_id
+                )
             version = str(made.version)
+        versions_tag = json.dumps([{"name": name, "version": version}])
+        client.set_logged_model_tags(model_id, {VERSIONS_TAG: versions_tag})  # else its page says "not registered"
         client.set_registered_model_alias(name, alias, version)
         return version
 
+    @_tolerant
+    def describe_version(
+        self, version: str, profile: str, text: str, tags: Mapping[str, Any], metrics: Mapping[str, float]
+    ) -> None:
+        """Fills the page of a registered version, and of the model behind it.
+
+        Args:
+            version: of `autoscaler-<profile>`.
+            text: its description, in Markdown.
+            tags: of the version.
+            metrics: of the model; values that are not finite are left out.
+        """
+        name, client = registered_name(profile), self._client()
+        client.update_model_version(name, version, text)
+        for tag, value in texts_of(tags).items():
+            client.set_model_version_tag(name, version, tag, value)
+        found = client.get_model_version(name, version)
+        model_id = str(found.source).removeprefix("models:/")
+        known = {metric.key: metric.value for metric in client.get_logged_model(model_id).metrics or ()}
+        fresh = [metric for metric in metrics_of(metrics) if known.get(metric.key) != metric.value]
+        entries = [Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id) for m in fresh]
+        client.log_batch(found.run_id, metrics=entries)
+
     def alias_version(self, profile: str, alias: str) -> str | None:
         """Version of `autoscaler-<profile>` that an alias points at, or None."""
-        with contextlib.suppress(MlflowException):
+        with contextlib.suppress(*FAILURES):
             return str(self._client().get_model_version_by_alias(registered_name(profile), alias).version)
         return None
 
@@ -351,6 +471,8 @@ class MlflowTracker:
 
     def _client(self) -> MlflowClient:
         if self._made is None:
+            if self._state is not None:
+                follow_folder(self._state)
             self._made = MlflowClient(self.uri, self.uri)
         return self._made
 
@@ -360,13 +482,22 @@ class MlflowTracker:
             client = self._client()
             found = client.get_experiment_by_name(self._experiment)
             if found is None:
-                location = (self._artifacts / self._experiment).as_uri() if self._artifacts else None
-                self._experiment_id = str(client.create_experiment(self._experiment, artifact_location=location))
+                location = (self._state.artifacts / self._experiment).as_uri() if self._state else None
+                tags = self._experiment_tags(location)
+                self._experiment_id = str(client.create_experiment(self._experiment, location, tags))
             else:
                 if found.lifecycle_stage == "deleted":
                     client.restore_experiment(found.experiment_id)
+                for name, value in self._experiment_tags(found.artifact_location).items():
+                    if name not in found.tags:
+                        client.set_experiment_tag(found.experiment_id, name, value)
                 self._experiment_id = str(found.experiment_id)
         return self._experiment_id
+
+    def _experiment_tags(self, location: str | None) -> dict[str, str]:
+        here = self._state.root.as_uri() if self._state else None
+        inside = here is not None and (location or "").startswith(f"{here}/")
+        return {KIND_TAG: MACHINE_LEARNING} | ({FOLDER_TAG: here} if here and inside else {})
 
     def _find_or_create(self, tags: Mapping[str, str], name: str, extra: Mapping[str, str]) -> tuple[str, str]:
         query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
@@ -381,14 +512,16 @@ class MlflowTracker:
         return str(run.info.run_id)
 
     def _children(self, parent: str) -> dict[str, tuple[str, str]]:
-        """Id and status of each child run, by configuration key."""
+        """Id and status of each child run, by `child_key`."""
         children: dict[str, tuple[str, str]] = {}
         token = None
         while True:
             query = f"tags.`{PARENT}` = '{parent}'"
             page = self._client().search_runs([self.experiment_id()], query, max_results=1000, page_token=token)
             for run in page:
-                children[run.data.tags.get("configuration_key", "")] = (run.info.run_id, run.info.status)
+                tags = run.data.tags
+                key = child_key(tags.get("configuration_key", ""), tags.get("scenario", NO_SCENARIO))
+                children[key] = (run.info.run_id, run.info.status)
             token = page.token
             if not token:
                 return children

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import re
+import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -14,7 +17,35 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-FAILURES = (MlflowException, SQLAlchemyError, OSError)  # OSError covers refused connections and full disks
+FAILURES = (
+    MlflowException,
+    SQLAlchemyError,
+    sqlite3.Error,
+    OSError,
+)  # OSError covers refused connections and full disks
+_ADDRESS_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+
+
+@contextlib.contextmanager
+def pointed_at(uri: str) -> Iterator[None]:
+    """MLflow's process-wide addresses for the block, for what takes none as an argument.
+
+    MLflow writes them into the environment, where they would pass for the user's own MLFLOW_TRACKING_URI afterwards.
+    """
+    import mlflow
+
+    before = {name: os.environ.get(name) for name in _ADDRESS_VARIABLES}
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def metrics_of(values: Mapping[str, Any], step: int = 0) -> list[Metric]:

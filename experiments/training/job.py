@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from experiments.identity import digest, sources_version
 from experiments.state import StateDir
 from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker, registered_name
 from experiments.training.actor import PROGRESS_FILE, read_progress, run_training
+from experiments.training.card import model_card
 
 if TYPE_CHECKING:
+    from experiments.training.gate import Gate
     from sim_core.profile import Profile
     from sim_core.workload import Trace
 
@@ -27,7 +30,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that decides what a training learns.
+    """Everything that decides what a training learns, and what is kept back from it.
 
     Args:
         trace: the whole traffic, scaled to the profile.
@@ -35,6 +38,8 @@ class Job:
         steps: env steps over all lanes.
         seed: of the training.
         lanes: worlds stepped at once.
+        held_out_s: how much of the traffic after that part is kept back for the comparison before promotion [s]; the
+            only field that does not decide what is learned.
     """
 
     profile: Profile
@@ -44,6 +49,7 @@ class Job:
     steps: int
     seed: int
     lanes: int
+    held_out_s: float = 0.0
 
     @property
     def key(self) -> str:
@@ -67,6 +73,7 @@ class Job:
             "trace_digest": self.trace.digest,
             "start_s": self.start_s,
             "end_s": self.end_s,
+            "held_out_s": self.held_out_s,
             "algorithm": "ppo",
             "steps": self.steps,
             "seed": self.seed,
@@ -84,6 +91,13 @@ class Trained:
     facts: dict[str, Any]
     rows: Rows
     resumed: bool
+
+    @property
+    def wall_s(self) -> float:
+        """What the training took [s]: the attempt that finished it, and what earlier, interrupted ones had logged."""
+        clocks = [float(row["time/wall_s"]) for row in self.rows]
+        interrupted = sum(before for before, after in pairwise(clocks) if after < before)  # each attempt starts at 0
+        return float(self.facts["wall_s"]) + interrupted
 
     @property
     def curve(self) -> pd.DataFrame:
@@ -137,10 +151,8 @@ class CurveLogger:
 
     def log_model(self, trained: Trained) -> str | None:
         """URI of the logged model: an earlier one of the same training, or a new one; None when MLflow failed."""
-        note = trained.model.with_name("model_uri.json")
-        logged = json.loads(note.read_text()) if note.exists() else {}
-        if self._tracker.uri in logged:
-            return str(logged[self._tracker.uri])
+        if known := self._tracker.model_of(self.run_id):
+            return known
         metadata = {
             "training": self._job.describe() | trained.facts,
             "profile": self._job.profile.to_dict(),
@@ -148,21 +160,19 @@ class CurveLogger:
         }
         uri = self._tracker.log_model(self.run_id, trained.model, metadata)
         self._tracker.finish(self.run_id)
-        if uri is not None:
-            write_atomically(note, json.dumps(logged | {self._tracker.uri: uri}).encode(), "the address of a model")
         return uri
 
 
-def register(tracker: MlflowTracker, model_uri: str | None, job: Job, champion: bool) -> dict[str, Any] | None:
-    """Register a model of `autoscaler-PROFILE` as challenger, and as champion too where it earned that.
+def register(tracker: MlflowTracker, model_uri: str | None, job: Job, gate: Gate) -> dict[str, Any] | None:
+    """Register a model of `autoscaler-PROFILE` as challenger, and as champion too where it passed the gate.
 
     Returns:
         `name`, `version`, `aliases`, and the `uri` to use it by; None when MLflow failed.
     """
     profile = job.profile.name
-    tags = {"training": job.key, "steps": job.steps, "seed": job.seed, "traffic": job.trace.name}
+    tags = {"training": job.key, "steps": job.steps, "seed": job.seed, "traffic": job.trace.name, **gate.tags()}
     version = tracker.register(model_uri, profile, CHALLENGER, tags)
-    if champion:
+    if gate.passed:
         version = tracker.register(model_uri, profile, CHAMPION)
     if version is None:
         return None
@@ -170,3 +180,33 @@ def register(tracker: MlflowTracker, model_uri: str | None, job: Job, champion: 
     aliases = [CHALLENGER, CHAMPION] if holds else [CHALLENGER]
     name = registered_name(profile)
     return {"name": name, "version": version, "aliases": aliases, "uri": f"models:/{name}@{aliases[-1]}"}
+
+
+def describe(
+    tracker: MlflowTracker,
+    registered: Mapping[str, Any] | None,
+    job: Job,
+    trained: Trained | None,
+    gate: Mapping[str, Any] | None = None,
+    policies: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Show on the page of a registered version what it is, how it compared, and whether it was promoted and why.
+
+    Args:
+        registered: what `register` returned.
+        gate: `passed`, and `reason` in a line; None: it was not asked.
+        policies: of an evaluation in which the model is `agent`, as `held_out.policies_document` has them; None: none.
+    """
+    if registered is None:
+        return
+    agent = (policies or {}).get("agent")
+    metrics = {f"eval/{name}": entry["mean"] for name, entry in (agent or {}).get("indicators", {}).items()}
+    if agent and agent["gap_closed"]:
+        metrics["eval/gap_closed"] = agent["gap_closed"]["mean"]
+    tags: dict[str, Any] = {"evaluated": "yes" if agent else "no"}
+    if agent:
+        tags["keeps_slo"] = "yes" if agent["keeps_slo"] else "no"
+    if gate is not None:
+        tags |= {"gate": "passed" if gate["passed"] else "failed", "gate_reason": gate["reason"]}
+    text = model_card(registered, job.describe(), trained.facts if trained else {}, gate, policies)
+    tracker.describe_version(str(registered["version"]), job.profile.name, text, tags, metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,8 @@ def measure(quick: bool, trace: Path | None = None) -> dict[str, Any]:
 
     def note(figure: Figure) -> None:
         figures.append(figure)
-        say(f"{figure['name']}: {figure['value']:,.4g} {figure['unit']}")
+        measured = f"{figure['value']:,.4g} {figure['unit']}" if math.isfinite(figure["value"]) else figure["note"]
+        say(f"{figure['name']}: {measured}")
 
     run_bench(quick, note, read_trace(trace) if trace is not None else None)
     sweep_overhead(quick, note)

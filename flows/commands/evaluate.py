@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.held_out import DEFAULT_STEPS, KNOWN, HeldOut, compare_policies, model_content, policies_document
+from experiments.report import evaluation_data, write_report
 from experiments.state import StateDir
 from flows.inputs import TrafficChoice, check_policies, duration_s, load_profile, overrides
 from flows.terminal.progress import Progress
+
+if TYPE_CHECKING:
+    from agents.learning.evaluate import Evaluation
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,11 @@ class EvaluationRequest:
     start: str
     duration: str
     state: Path | None
+    track: bool = True
 
 
 def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
-    """Compare the policies and return the document of the command.
+    """Compare the policies, write the report and track it, and return the document of the command.
 
     A search for the HPA's settings may simulate as much as the longest training of the models took.
 
@@ -39,8 +44,9 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
     start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
     profile = load_profile(request.profile, overrides(request.settings))
     trace = request.traffic.load(profile, start_s, length_s)
-    state = StateDir.open(request.state)
-    models = {name: model_content(name, state) for name in names if name.startswith("models:")}
+    at = StateDir.at(request.state)
+    models = {name: model_content(name, at) for name in names if name.startswith("models:")}
+    state = StateDir.open(request.state)  # only now: nothing is made for a request that cannot be answered
     trained_steps = [int((metadata.get("training") or {}).get("steps", 0)) for _, metadata in models.values()]
     budget_steps = max([*trained_steps, 0]) or DEFAULT_STEPS
     held_out = HeldOut(profile, trace, 0.0, start_s, start_s, length_s, request.seeds, budget_steps, names, models)
@@ -53,5 +59,27 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
         **held_out.describe(),
         "traffic": request.traffic.describe(trace),
         "slo": profile.slo.model_dump(mode="json"),
-        "policies": policies_document(evaluation),
+        "no_room": evaluation.no_room,
+        "policies": policies_document(evaluation, length_s),
+        **_kept(held_out, evaluation, state, request.track),
     }
+
+
+def _kept(held_out: HeldOut, evaluation: Evaluation, state: StateDir, track: bool) -> dict[str, Any]:
+    """The report of an evaluation, and its runs in MLflow unless nobody wants them; where both are."""
+    name = f"evaluation-{held_out.key[:10]}"
+    data = evaluation_data(held_out, evaluation, ["devops-sim ui"])
+    report = write_report(data, state.reports / f"{name}.html")
+    if not track:
+        return {"report": str(report), "mlflow": None, "state": str(state.root)}
+    from experiments.tracking import MlflowTracker
+
+    tracker = MlflowTracker.open(state, held_out.profile.name)
+    title = f"evaluation of {len(held_out.names)} policies"
+    described = held_out.describe()
+    run_id = tracker.log_evaluation(
+        held_out.key, title, evaluation.table, evaluation.lanes, evaluation.gap_closed, described
+    )
+    tracker.log_file(run_id, report)
+    tracked = {"uri": tracker.uri, "run_id": run_id, "page": tracker.page(run_id), "warning": tracker.warning}
+    return {"report": str(report), "mlflow": tracked, "state": str(state.root)}

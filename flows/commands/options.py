@@ -29,9 +29,18 @@ ScalePeak = Annotated[
 ]
 Start = Annotated[str, typer.Option("--start", help="Where in the traffic to begin: 7d, 90m, seconds.")]
 Duration = Annotated[str, typer.Option("--duration", help="How long to play: 24h, 7d, seconds.")]
+Last = Annotated[
+    str | None,
+    typer.Option(
+        "--last",
+        help="Roll: only the last so much of the traffic, as 8d; a file ends now, other traffic when --date begins.",
+    ),
+]
+Date = Annotated[str | None, typer.Option("--date", help="The day that decides, as 2026-11-22; default: today (UTC).")]
 Engine = Annotated[str, typer.Option("--engine", help="How requests are served: fluid.")]
 State = Annotated[
     Path | None,
     typer.Option("--state", help="Folder of results, models and databases [$DEVOPS_SIM_HOME, else ./.devops-sim]."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
+NoTrack = Annotated[bool, typer.Option("--no-track", help="Write nothing to MLflow.")]

@@ -24,7 +24,7 @@ def make_report(
     Raises:
         InputError: no such sweep, nothing finished, or a file cannot be written.
     """
-    state = StateDir.open(folder)
+    state = StateDir.existing(folder)
     sweep_id = ResultStore(state.results).find(name)
     data = report_data(sweep_id, state)
     path = write_report(data, output or state.reports / f"{sweep_id}.html")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 
+from experiments.links import first_page
+from experiments.relocation import follow_folder
 from experiments.state import StateDir
 from flows.servers.processes import announced, check_port_is_free, start_mlflow, start_prefect
 from flows.terminal.output import say
@@ -34,6 +37,13 @@ def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
     check_port_is_free("--mlflow-port", mlflow_port)
     check_port_is_free("--prefect-port", prefect_port)
     state = StateDir.open(folder)
+    try:
+        follow_folder(state)
+    except sqlite3.Error as error:
+        remedy = "end what holds it, or move the file away: MLflow then begins a new one"
+        raise PlatformError(
+            f"{state.mlflow_database}: MLflow's database cannot be opened ({error}); {remedy}"
+        ) from error
     say(f"Starting MLflow and Prefect on {state.root} ...")
     servers = []
     try:
@@ -44,6 +54,7 @@ def serve_ui(mlflow_port: int, prefect_port: int, folder: Path | None) -> None:
         prefect, mlflow = servers
         with announced(state.root, prefect):
             print(f"MLflow   {mlflow.url}\nPrefect  {prefect.url}", flush=True)
+            print(f"Runs     {first_page(mlflow.url, state)}", flush=True)
             print(f"export PREFECT_API_URL={prefect.url}/api", flush=True)
             say(
                 "Ctrl-C ends both. Sweeps use this Prefect; its own commands do after the line that begins with export."

@@ -20,7 +20,7 @@ from pathlib import Path
 from sim_core.errors import InputError, PlatformError
 
 HOST = "127.0.0.1"
-_SERVER_FILE = "server.json"  # url and pid of the Prefect server that `devops-sim ui` runs
+_SERVER_FILE = "server.json"  # url, pid and state folder of the Prefect server that `devops-sim ui` runs
 _LOG_TAIL_LINES = 12
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -204,6 +204,8 @@ def running_prefect(home: Path) -> str | None:
         return api
     try:
         noted = json.loads((home / "prefect" / _SERVER_FILE).read_text())
+        if noted["home"] != str(home):  # this folder is a copy: that server works on the original
+            return None
         url = f"{noted['url']}/api"
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -216,7 +218,7 @@ def announced(home: Path, server: Server) -> Iterator[None]:
     file = home / "prefect" / _SERVER_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps({"url": server.url, "pid": server.process.pid}))
+    draft.write_text(json.dumps({"url": server.url, "pid": server.process.pid, "home": str(home)}))
     draft.replace(file)
     try:
         yield

@@ -6,28 +6,43 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from experiments.amounts import rounded_down
+from flows.terminal.layout import fitted
+
+_NO_LIMIT = 10_000  # characters of a line that no terminal shows
 # Digits that a reader can use; an indicator without an entry gets four significant ones.
 _FORMATS = {
-    "slo_attainment": "{:.3%}",
-    "availability": "{:.3%}",
     "error_ratio": "{:.3%}",
-    "error_budget_left": "{:.1%}",
     "utilization_mean": "{:.1%}",
+    "utilization": "{:.1%}",
+    "calls": "{:,.0f}",
+    "queue_len": "{:.3f}",
     "cache_hit_ratio": "{:.1%}",
     "latency_mean_s": "{:.4f}",
     "latency_p50_s": "{:.4f}",
     "latency_p95_s": "{:.4f}",
     "latency_p99_s": "{:.4f}",
     "cost_usd": "{:.2f}",
+    "cost_pods_usd": "{:.2f}",
+    "cost_fixed_usd": "{:.2f}",
+    "cost_database_usd": "{:.2f}",
+    "cost_cache_usd": "{:.2f}",
+    "cost_load_balancer_usd": "{:.2f}",
+    "cost_usd_per_month": "{:,.0f}",
+    "cost_usd_per_million_requests": "{:.3f}",
     "replica_hours": "{:.1f}",
     "node_hours": "{:.1f}",
     "scale_events": "{:.0f}",
     "gap_closed": "{:.2f}",
 }
+# Of good events: rounded down as in the report, so that a missed SLO never reads as a kept one.
+_PERCENT_DOWN = {"slo_attainment": 3, "availability": 3, "error_budget_left": 1}
 
 
 @contextlib.contextmanager
@@ -68,31 +83,58 @@ def plain(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> None:
-    """Print a table: the first `words` columns to the left, the figures after them to the right."""
+    """Print a table: the first `words` columns to the left, the figures after them to the right.
+
+    It fits a terminal's width; elsewhere nothing is shortened. Figures stand in the order of their importance.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < words else "right", no_wrap=index == 0)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    room = terminal_width()
+    layout = fitted(columns, rows, words, room if words < len(columns) else None)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False, collapse_padding=True)
+    for index, column in enumerate(layout.columns):
+        justify: Literal["left", "right"] = "left" if index < words else "right"
+        table.add_column(Text(column), justify=justify, no_wrap=index == 0 < words - 1, overflow="fold")
+    for row in layout.rows:
+        table.add_row(*map(Text, row))
+    console = Console(width=room or _NO_LIMIT, height=_NO_LIMIT, highlight=False, markup=False)
+    console.print(Text(title, style="italic"))
+    console.print(table)
+    if layout.left_out:
+        wider = "a wider terminal and --json show them"
+        console.print(f"No room in {room} columns for {', '.join(layout.left_out)}: {wider}")
+
+
+def print_text(text: str) -> None:
+    """Print a sentence: on a terminal in lines that fit it, elsewhere in one."""
+    room = terminal_width()
+    print(textwrap.fill(text, room, subsequent_indent="  ", break_on_hyphens=False) if room else text)
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that standard output is; $COLUMNS, if set, has the last word. None where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def figure(name: str, value: float | None) -> str:
     """One figure as a reader wants it; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "-"
+    if name in _PERCENT_DOWN:
+        decimals = _PERCENT_DOWN[name]
+        return f"{rounded_down(100.0 * value, decimals):.{decimals}f}%"
     return _FORMATS.get(name, "{:.4g}").format(value)
 
 
 def with_interval(name: str, mean: float | None, low: float | None, high: float | None) -> str:
-    """`mean [low, high]`, or the mean alone where the interval is unknown, as with a single seed."""
+    """`mean [low, high]`; the mean alone where there is no interval (fewer than three seeds) or its digits are the same."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return figure(name, mean)
-    return f"{figure(name, mean)} [{figure(name, low)}, {figure(name, high)}]"
+    shown, least, most = figure(name, mean), figure(name, low), figure(name, high)
+    return shown if least == shown == most else f"{shown} [{least}, {most}]"
 
 
 def say(message: str) -> None:

@@ -33,6 +33,7 @@ DEFAULT = "diurnal"
 _FOLDER = Path(__file__).parent / "models"
 _BURST_WINDOWS_S = (3600.0, 43_200.0)  # a burst rises above the median of minutes around it, a surge above half a day
 _HIGHEST = 5.0  # spike, of the log rate: 150 times the rate before it
+_REMEMBERED = 28.0  # times of decay, after which 1e-12 is left
 _SMALL = 1e-3  # of the mean rate: what counts as no traffic when logs are taken
 
 Pair = Annotated[tuple[float, float], Field(strict=False)]
@@ -78,14 +79,16 @@ class TrafficModel(Section):
     fast_noise: Noise = Field(description="Minutes.")
     bursts: Bursts = Field(description="What nobody foresees.")
 
-    def generate(self, duration_s: float, seed: int, step_s: float = 60.0) -> Trace:
-        """Traffic from midnight on a Monday on.
+    def generate(self, duration_s: float, seed: int, step_s: float = 60.0, first_day: int = 0) -> Trace:
+        """Traffic from midnight on; day 0 is a Monday.
 
-        The same seed gives the same traffic, and a longer duration extends the shorter one.
+        The same seed gives the same traffic, and a longer duration extends the shorter one. A later first day shows the
+        same endless traffic from there on (noise to twelve digits); its trend begins there.
 
         Args:
             duration_s: at least two steps [s]; rounded up to whole steps.
             step_s: a divisor of a day [s].
+            first_day: where to begin, 0 or more [days].
 
         Raises:
             InputError: the duration or the step is out of range.
@@ -96,16 +99,25 @@ class TrafficModel(Section):
         n = math.ceil(duration_s / step_s - 1e-9) if math.isfinite(duration_s) else 0
         if n < 2:
             raise InputError("duration", f"must be at least two steps of {step_s:g} s (got {duration_s:g} s)")
-        n_days = math.ceil(n / per_day)
+        # Noise of the days before reaches into the first one.
+        before = min(first_day, math.ceil(_REMEMBERED * self._memory_s() / DAY_S))
+        n_days = before + math.ceil(n / per_day)
         times = (np.arange(n_days * per_day) + 0.5) * step_s
-        log_rate = self.expected_log_rate(times)
-        streams = [np.random.default_rng([seed, day]) for day in range(n_days)]
+        monday_s = (first_day - before) % 7 * DAY_S  # since the last one
+        trend_s = times - before * DAY_S
+        log_rate = self.expected_log_rate(monday_s + times) - self.trend_per_day * (monday_s + before * DAY_S) / DAY_S
+        streams = [np.random.default_rng([seed, first_day - before + day]) for day in range(n_days)]
         for noise in (self.slow_noise, self.fast_noise):
             log_rate += _autoregressive(noise, streams, per_day, step_s)
         base = np.exp(log_rate) / self._mean_base()
-        rates = base + np.exp(self.trend_per_day * times / DAY_S) * self._burst_shape(streams, per_day, step_s)
+        rates = base + np.exp(self.trend_per_day * trend_s / DAY_S) * self._burst_shape(streams, per_day, step_s)
         rates *= self.mean_per_s / (1.0 + self._mean_of_bursts(step_s))
-        return Trace(f"{self.name} (seed {seed})", step_s, rates[:n])
+        skipped = before * per_day
+        return Trace(f"{self.name} (seed {seed})", step_s, rates[skipped : skipped + n])
+
+    def _memory_s(self) -> float:
+        """The longest time in which anything random fades to 1/e [s]."""
+        return max(self.slow_noise.correlation_s, self.fast_noise.correlation_s, self.bursts.decay_s)
 
     def expected_log_rate(self, times_s: np.ndarray) -> np.ndarray:
         """Log of the rate over the mean rate without noise and bursts, same shape as `times_s` [s after Monday 00:00]."""
