@@ -6,9 +6,9 @@ Names are imported on first use: a command that needs no Ray and no MLflow does 
 from importlib import import_module
 from typing import Any
 
-from experiments.ray_address import prepare_environment
+from experiments.ray_address import prepare_environment as _prepare_environment
 
-prepare_environment()  # before any module of this package can import Ray
+_prepare_environment()  # before any module of this package can import Ray
 
 _HOME = {
     "Spec": "spec",
