@@ -215,16 +215,6 @@ def best_by_scenario(table: pd.DataFrame, minimize: str, subject_to: Mapping[str
     return [{"scenario": json.loads(scenario), **asdict(winner)} for scenario, winner in chosen]
 
 
-def limits_of(subject_to: Mapping[str, Any], objective: float) -> dict[str, float]:
-    """Constraints of a specification as numbers.
-
-    Args:
-        subject_to: limit of each indicator; `slo` stands for the objective of the profile.
-        objective: that objective [1].
-    """
-    return {name: objective if limit == "slo" else float(limit) for name, limit in subject_to.items()}
-
-
 def limits_words(subject_to: Mapping[str, float]) -> str:
     """`slo_attainment >= 0.99, latency_p99_s <= 1`, or `no constraint`."""
     return ", ".join(_limit(name, limit) for name, limit in subject_to.items()) or "no constraint"

@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from experiments.comparison import limits_of
 from experiments.spec_rules import broken_rules, suffered
-from experiments.values import Settings, combinations, seconds_of, values_of
+from experiments.values import Settings, combinations, limits_of, seconds_of, values_of
 from sim_core.documents import Section, read_yaml, refuse_inconsistent, shown, validate
 from sim_core.errors import SpecError, nearest
 from sim_core.profile import Profile, bundled_profiles

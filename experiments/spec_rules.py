@@ -54,9 +54,8 @@ def broken_rules(spec: Any) -> Iterator[Problem]:
     yield from _policies_broken(spec.policies, profile, {**_mapping(spec.parameters), **_mapping(spec.scenarios)})
     parameters = yield from _values_broken("parameters", spec.parameters)
     scenarios = yield from _values_broken("scenarios", spec.scenarios)
-    too_many = list(_size_broken(spec))
-    yield from _variants_broken(parameters, scenarios, None if too_many else profile)
-    yield from too_many
+    yield from _variants_broken(parameters, scenarios, profile)
+    yield from _size_broken(spec)
     yield from _objective_broken(spec.objective)
     yield from _sections_broken(spec)
 
@@ -163,9 +162,9 @@ def _written(settings: Settings) -> str:
 
 def _values_broken(section: str, values: Any) -> Generator[Problem, None, dict[str, Any] | None]:
     """Broken rules of the values of a section; returns the section, or None where the rest cannot be checked."""
-    if not isinstance(values, dict) or not all(isinstance(path, str) for path in values):
-        return None  # reported by its type
-    sound = True
+    if not isinstance(values, dict):
+        return None
+    sound = all(isinstance(path, str) for path in values)  # the schema says of others that they must be text
     for path, raw in values.items():
         try:
             values_of(raw)
@@ -183,7 +182,7 @@ def _variants_broken(
     for path in twice:
         rule = "stands under parameters too; a value is either chosen (parameters) or suffered (scenarios)"
         yield Problem(("scenarios", path), rule, (scenarios or {})[path])
-    if parameters is None or profile is None:
+    if parameters is None or profile is None or _count(parameters) * _count(scenarios or {}) > MAX_POINTS:
         return
     decisions = combinations(parameters)
     broken = list(_profiles_broken("parameters", profile, decisions))
@@ -226,7 +225,7 @@ def _size_broken(spec: Any) -> Iterator[Problem]:
     try:
         configurations = sum(_count(entry, without="policy") for entry in spec.policies)
         count = configurations * _count(spec.parameters) * _count(spec.scenarios) * int(spec.seeds.count)
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, LookupError):
         return  # reported where it is wrong
     if count > MAX_POINTS:
         factors = f"policies x parameters x {'scenarios x ' if spec.scenarios else ''}seeds"

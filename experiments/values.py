@@ -1,4 +1,4 @@
-"""Values in a specification: scalars, lists, ranges and their products, and durations."""
+"""Values in a specification: scalars, lists, ranges and their products, durations, and limits."""
 
 from __future__ import annotations
 
@@ -73,3 +73,13 @@ def combinations(raw: Mapping[str, Any], without: str = "") -> list[Settings]:
     """All combinations of the values of each key, in the order written; the last key varies fastest."""
     names = [name for name in raw if name != without]
     return [tuple(zip(names, chosen, strict=True)) for chosen in product(*(values_of(raw[name]) for name in names))]
+
+
+def limits_of(subject_to: Mapping[str, Any], objective: float) -> dict[str, float]:
+    """Constraints of a specification as numbers.
+
+    Args:
+        subject_to: limit of each indicator; `slo` stands for the objective of the profile.
+        objective: that objective [1].
+    """
+    return {name: objective if limit == "slo" else float(limit) for name, limit in subject_to.items()}

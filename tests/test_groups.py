@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -336,6 +337,8 @@ def test_the_report_judges_a_configuration_by_its_worst_scenario(state, tmp_path
     assert rows[:2] == [chosen, chosen] and len(rows) == 4  # both scenarios of what to take, then the rest
     assert page.count(f"{STARTUP}=120</td>") == 2
     assert f"In the scenario {STARTUP}=120 alone: " in page
+    unfinished = at_worst(swept(dataclasses.replace(data, sweep=data.sweep.iloc[:-1])))
+    assert [outcome.measured for outcome in unfinished] == [True, False]  # what has not stood a scenario is not judged
 
 
 def test_scenarios_written_in_another_order_are_the_same(state):

@@ -257,7 +257,7 @@ def swept(data: ReportData) -> list[Outcome]:
 
 
 def at_worst(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """One outcome a configuration: each indicator as it is in the scenario where it is worst.
+    """One outcome a configuration: each indicator as it is in the scenario where it is worst, NaN where one is missing.
 
     Args:
         outcomes: of `swept`; without scenarios they come back as they are.
@@ -267,17 +267,18 @@ def at_worst(outcomes: Sequence[Outcome]) -> list[Outcome]:
     by_label: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_label.setdefault(outcome.label, []).append(outcome)
-    return [_at_worst(group) for group in by_label.values()]
+    scenarios = len({outcome.settings.get("scenario") for outcome in outcomes})
+    return [_at_worst(group, scenarios) for group in by_label.values()]
 
 
-def _at_worst(group: Sequence[Outcome]) -> Outcome:
+def _at_worst(group: Sequence[Outcome], scenarios: int) -> Outcome:
     def worst(name: str) -> Estimate:
         estimates = [outcome.indicator(name) for outcome in group]
-        unknown = [estimate for estimate in estimates if not math.isfinite(estimate.mean)]
+        known = len(group) == scenarios and all(math.isfinite(estimate.mean) for estimate in estimates)
         order = min if name in HIGHER_IS_BETTER else max
-        return unknown[0] if unknown else order(estimates, key=lambda estimate: estimate.mean)
+        return order(estimates, key=lambda estimate: estimate.mean) if known else Estimate(math.nan)
 
-    settings = {**group[0].settings, "scenario": f"worst of {len(group)}"}
+    settings = {**group[0].settings, "scenario": f"worst of {scenarios}"}
     return replace(group[0], settings=settings, indicators={name: worst(name) for name in group[0].indicators})
 
 
