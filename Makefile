@@ -23,7 +23,7 @@ bench: $(INSTALLED)
 	@$(BIN)/devops-sim bench
 
 test: $(INSTALLED_DEV)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED_DEV)
 	$(BIN)/ruff check .

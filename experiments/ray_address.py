@@ -196,8 +196,8 @@ def _listens(host: str, port: int) -> bool:
 
 
 def _machine_address() -> str:
-    """The address of this machine as others see it, found as Ray does; no packet is sent."""
+    """The address of this machine as others see it: that of its default route, as Ray finds it; no packet is sent."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("8.8.8.8", 53))
+        probe.connect(("192.0.2.1", 53))  # reserved for documentation: only the route to it is looked up
         return str(probe.getsockname()[0])
     return socket.gethostname()

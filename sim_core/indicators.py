@@ -42,8 +42,10 @@ _SHARE = (0.0, 1.0)
 # What exists whatever the policy does.
 FIXED_COSTS = ("database", "cache", "load_balancer")
 FIXED_COST_PARTS = tuple(f"cost_{what}_usd" for what in FIXED_COSTS)  # they sum up to cost_fixed_usd
+FIXED_COST_TITLES = {what.replace("_", " "): f"cost_{what}_usd" for what in FIXED_COSTS}
 # What cost_usd is made of, in the order in which it is summed up; a mechanism that costs money (a node pool) joins here.
 COST_PARTS = ("cost_pods_usd", "cost_fixed_usd")
+MIN_VALUES = 3  # runs that an interval needs: two say too little of their spread, t(0.975, 1) = 12.7
 MONTH_S = 30.0 * 86_400.0  # a month of every figure "per month"
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit  # scipy.stats takes a second to import
 
+from sim_core.indicators import MIN_VALUES
+
 CONFIDENCE = 0.95
-MIN_VALUES = 3  # two runs say too little of their spread: t(0.975, 1) = 12.7
 _ROUNDING = 1e-9  # how far beyond its bounds a value may come to lie by rounding
 
 

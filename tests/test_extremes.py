@@ -37,11 +37,18 @@ def broken_promises(play: Play) -> list[str]:
     return [*_account_broken(worlds), *_indicators_broken(worlds), *_scrapes_broken(worlds), *_services_broken(worlds)]
 
 
+def _fields(record: np.ndarray, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Every number of a record, those of records within it too."""
+    for name in record.dtype.names:
+        values = record[name]
+        yield from _fields(values, f"{prefix}{name}.") if values.dtype.names else [(f"{prefix}{name}", values)]
+
+
 def _account_broken(worlds: Worlds) -> Iterator[str]:
     account = worlds.state["account"][0]
-    for name in account.dtype.names:
-        if not (np.isfinite(account[name]).all() and (account[name] >= 0.0).all()):
-            yield f"account.{name} {account[name]}"
+    for name, values in _fields(account):
+        if not (np.isfinite(values).all() and (values >= 0.0).all()):
+            yield f"account.{name} {values}"
     slack = 1e-9 * float(account["requests"])
     profile, states = worlds.lanes[0].profile, worlds.state["services"][0]
     coming_back = sum(

@@ -325,7 +325,7 @@ def test_the_command_that_a_training_prints_runs_as_it_stands(tmp_path):
         assert option in command
     compared = subprocess.run(command, shell=True, timeout=240, **options)
     assert compared.returncode == 0, compared.stderr
-    assert compared.stdout.startswith("ours, 10 seeds")
+    assert compared.stdout.startswith("ours, 3h, 10 seeds")
     assert "models:/autoscaler-ours@" in compared.stdout
 
 

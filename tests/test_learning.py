@@ -307,12 +307,13 @@ def test_a_day_at_min_replicas_has_no_gap_to_close(quiet_day):
     assert quiet_day.gap_closed == {}
     assert quiet_day.no_room == "no room: HPA and clairvoyant cost the same"
     assert quiet_day.table["gap_closed"].isna().all()
-    assert [entry["gap_closed"] for entry in policies_document(quiet_day).values()] == [None, None, None]
+    assert [entry["gap_closed"] for entry in policies_document(quiet_day, 2 * HOUR_S).values()] == [None, None, None]
 
 
 def test_the_terminal_says_that_there_was_no_room(quiet_day, capsys):
-    document = {"profile": "production", "seeds": 3, "slo": {"objective": 0.99}}
-    show_evaluation(document | {"policies": policies_document(quiet_day), "no_room": quiet_day.no_room})
+    document = {"profile": "production", "seeds": 3, "duration_s": 2 * HOUR_S, "slo": {"objective": 0.99}}
+    document |= {"policies": policies_document(quiet_day, 2 * HOUR_S), "report": "report.html", "mlflow": None}
+    show_evaluation(document | {"no_room": quiet_day.no_room})
     assert "Gap closed: no room: HPA and clairvoyant cost the same" in capsys.readouterr().out
 
 

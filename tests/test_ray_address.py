@@ -286,10 +286,14 @@ def test_a_sweep_is_submitted_as_a_job_of_a_cluster(tmp_path):
         sweep = [sys.executable, "-m", "flows.cli", "sweep", str(path), "--state", str(home)]
         command = [RAY, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--", *sweep]
         variables = environment(HOME=str(head.tmp), **token)
-        for _ in range(2):  # the first job after a start is sometimes lost
+
+        def submitted() -> subprocess.CompletedProcess[str] | None:
             done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=guard_s())
-            if done.returncode == 0:
-                break
+            return None if "No available agent" in done.stderr + done.stdout else done
+
+        done = until(submitted, "agent that takes jobs")  # it starts after the head
+        if done.returncode != 0:  # the first job after a start is sometimes lost
+            done = submitted()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "4 points simulated" in done.stdout
     assert set(make_plan(load_spec(path)).keys) == ResultStore(home / "results").finished_keys()

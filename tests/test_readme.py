@@ -91,14 +91,16 @@ COMMANDS: dict[str, str | Serves | None] = {
     "devops-sim run production --policy hpa --seed 7 --lanes 8 --duration 24h": AS_IT_STANDS,
     "devops-sim run production --policy hpa --target-utilization 80 "
     "--set services.api.lifecycle.startup_seconds=60": AS_IT_STANDS,
+    "devops-sim run production --policy 'static(replicas=12)' --policy hpa --lanes 8 --timeline day.parquet": AS_IT_STANDS,
     "devops-sim sweep experiments/specs/capacity.yaml": "devops-sim sweep small.yaml",
+    "devops-sim compare capacity": "devops-sim compare small",
     "devops-sim train production --trace my-traffic.csv.gz --scale-peak-to-replicas 20 --steps 500000 --seed 1": (
         "devops-sim train production --trace my-traffic.csv.gz --scale-peak-to-replicas 20 --steps 4096 --seed 1"
     ),
     "devops-sim evaluate production --trace my-traffic.csv.gz --scale-peak-to-replicas 20 --start 7d --duration 1d "
-    "--policies static,hpa-tuned,clairvoyant,models:/autoscaler-production@champion --seeds 10": (
+    "--policies static,hpa-tuned,clairvoyant,models:/autoscaler-production@challenger --seeds 10": (
         "devops-sim evaluate production --trace my-traffic.csv.gz --scale-peak-to-replicas 20 --start 7d --duration 1d "
-        "--policies static,hpa-tuned,clairvoyant,models:/autoscaler-production@challenger --seeds 3"  # 4096 steps win nothing
+        "--policies static,hpa-tuned,clairvoyant,models:/autoscaler-production@challenger --seeds 3"
     ),
     UI: Serves(
         "devops-sim ui --mlflow-port {mlflow} --prefect-port {prefect}",

@@ -21,6 +21,7 @@ from experiments.relocation import FOLDER_TAG, follow_folder
 from experiments.results import ResultStore
 from experiments.state import StateDir
 from experiments.tracking import MlflowTracker, resolve_model
+from experiments.training.gate import Gate
 from experiments.training.job import CurveLogger, Job, Trained, register
 from flows.commands.compare import compare_sweeps
 from flows.commands.report import make_report
@@ -48,7 +49,7 @@ def log_training(plan: Plan, state: StateDir, folder: Path) -> dict:
     model = save_network(folder / "policy.onnx")
     logged = curve.log_model(Trained(job_of(plan).key, model, {"headroom": 1.1}, [], resumed=False))
     assert tracker.warning is None
-    return register(tracker, logged, job_of(plan), champion=True)
+    return register(tracker, logged, job_of(plan), Gate(True, ()))
 
 
 @pytest.fixture

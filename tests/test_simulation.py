@@ -86,7 +86,7 @@ def test_recording_a_timeline_changes_nothing(production):
         np.testing.assert_array_equal(recorded.timeline["cost_usd"][:, -1], plain.indicators["cost_usd"])
         assert recorded.timeline["time_s"][-1] == 1800.0
     assert plain.timeline is None
-    assert tuple(plain.indicators.columns) == INDICATORS
+    assert list(plain.indicators.columns) == list(INDICATORS)
 
 
 # --- Retries

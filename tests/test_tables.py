@@ -36,10 +36,13 @@ def evaluation(**policies: tuple[float, float, float]) -> Evaluation:
     return Evaluation(pd.DataFrame(rows), pd.DataFrame(), gap, {})
 
 
+PLACES = {"no_room": None, "report": "report.html", "mlflow": None}
+
+
 def document(found: Evaluation, seeds: int = 10) -> dict[str, Any]:
     policies = policies_document(found, duration_s=2 * 86_400.0)
     slo = {"objective": 0.99, "latency_threshold_seconds": 0.3}
-    return {"profile": "production", "seeds": seeds, "duration_s": 172_800.0, "slo": slo, "policies": policies}
+    return {"profile": "production", "seeds": seeds, "duration_s": 172_800.0, "slo": slo, "policies": policies} | PLACES
 
 
 # --- rounding
@@ -84,7 +87,8 @@ def test_the_reason_of_a_choice_does_not_round_a_missed_limit_to_a_met_one():
 
 def test_the_last_rollout_of_a_training_is_rounded_down_too(capsys):
     training = {"profile": "production", "steps": 4096, "seed": 1, "last": {"slo/attainment": 0.98996, "step": 4096}}
-    show_training({"training": training, "model": {"registered": None}, "mlflow": {"warning": None}})
+    model = {"registered": None, "gate": {"passed": False, "failures": []}}
+    show_training({"training": training, "model": model, "evaluation": None, "mlflow": {"warning": None, "page": None}})
     assert "98.996%" in capsys.readouterr().out
 
 
@@ -100,8 +104,10 @@ def test_an_interval_is_shown_where_there_is_one_that_differs_from_its_mean():
 @pytest.mark.parametrize(("seeds", "words"), [(1, "1 seed, too few"), (2, "2 seeds, too few"), (3, "3 seeds")])
 def test_a_run_of_too_few_seeds_says_that_it_has_no_intervals(capsys, seeds, words):
     lanes = [{"seed": seed, "cost_usd": 2.0} for seed in range(seeds)]
-    shown = {"profile": "production", "policy": "hpa", "seeds": list(range(seeds)), "duration_s": 172_800.0}
-    show_run(shown | {"indicators": {"cost_usd": {"mean": 2.0, "ci95": [math.nan, math.nan]}}, "lanes": lanes})
+    figures = {"cost_usd": {"mean": 2.0, "ci95": [math.nan, math.nan]}}
+    played = {"indicators": figures, "services": {"api": {"calls": {"mean": 9.0}}}, "lanes": lanes}
+    shown = {"profile": "production", "seeds": list(range(seeds)), "duration_s": 172_800.0, "timeline": None}
+    show_run(shown | {"policies": {"hpa": played}})
     out = " ".join(capsys.readouterr().out.split())
     assert f"2d, {words}" in out
     assert ("95 % interval" in out) == (seeds >= 3)

@@ -86,6 +86,9 @@ EVALUATED = {
     "duration_s": 86_400.0,
     "seeds": 10,
     "slo": {"objective": 0.99},
+    "no_room": None,
+    "report": "report.html",
+    "mlflow": None,
     "policies": {
         policy: {
             "keeps_slo": True,

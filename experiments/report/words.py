@@ -30,7 +30,7 @@ from experiments.report.data import (
 )
 from experiments.report.series import pareto_front
 from experiments.savings import MONTH_DAYS, Savings, savings
-from sim_core.indicators import INDICATORS
+from sim_core.indicators import FIXED_COST_TITLES, INDICATORS
 from sim_core.units import format_duration
 
 _SHARES = {indicator.name for indicator in INDICATORS.values() if indicator.is_share}
@@ -380,8 +380,7 @@ def fixed_cost_words(outcomes: Sequence[Outcome]) -> str:
     known = [o for o in outcomes if math.isfinite(o.indicator("cost_fixed_usd").mean)]
     if not known:
         return ""
-    parts = {"database": "cost_database_usd", "cache": "cost_cache_usd", "load balancer": "cost_load_balancer_usd"}
-    words = ", ".join(f"{title} {_from_to(known, name)}" for title, name in parts.items())
+    words = ", ".join(f"{title} {_from_to(known, name)}" for title, name in FIXED_COST_TITLES.items())
     return f"{_from_to(known, 'cost_fixed_usd')} a day whatever the policy does ({words})"
 
 

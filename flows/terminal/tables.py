@@ -17,7 +17,7 @@ from experiments.amounts import objective_text
 from experiments.savings import Savings
 from experiments.state import DEFAULT_FOLDER, HOME_VARIABLE
 from flows.terminal.output import figure, print_table, print_text, with_interval
-from sim_core.intervals import MIN_VALUES
+from sim_core.indicators import FIXED_COST_TITLES, MIN_VALUES
 from sim_core.units import format_duration
 
 # What a reader compares first; the JSON document and the report hold every indicator.
@@ -30,7 +30,6 @@ HEADLINES = (
     "utilization_mean",
     "scale_events",
 )
-_FIXED = {"database": "cost_database_usd", "cache": "cost_cache_usd", "load balancer": "cost_load_balancer_usd"}
 _LANES_SHOWN = 20
 _TIES_SHOWN = 5
 _NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -128,7 +127,7 @@ def evaluation_command(document: Mapping[str, Any]) -> str:
         return ""
     words = ["evaluate", asked["profile"]]
     words += ["--policies", f"hpa-tuned,clairvoyant,{document['model']['registered']['uri']}"]
-    words += ["--start", _duration(held_out["start_s"]), "--duration", _duration(held_out["duration_s"])]
+    words += ["--start", format_duration(held_out["start_s"]), "--duration", format_duration(held_out["duration_s"])]
     if asked["trace"]:
         words += ["--trace", asked["trace"]]
     else:
@@ -138,14 +137,6 @@ def evaluation_command(document: Mapping[str, Any]) -> str:
     for path, value in asked["overrides"].items():
         words += ["--set", f"{path}={value if value_of(str(value)) == value else json.dumps(value)}"]
     return f"{_command()} {shlex.join(words)}{_state_option(document['state'])}"
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as the command line takes them, in the largest unit that leaves a whole number."""
-    for unit, length_s in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds % length_s == 0:
-            return f"{seconds / length_s:.0f}{unit}"
-    return f"{seconds:.12g}s"
 
 
 def show_evaluation(document: Mapping[str, Any]) -> None:
@@ -310,12 +301,12 @@ def _written(value: Any) -> str:
 
 def _show_fixed_cost(rows: Sequence[Mapping[str, Any]]) -> None:
     """The part of the cost that no policy decides, apart from the table: mostly it is the same in every row."""
-    names = ("cost_fixed_usd", *_FIXED.values())
+    names = ("cost_fixed_usd", *FIXED_COST_TITLES.values())
     means = [[row[name]["mean"] for name in names] for row in rows if all(name in row for name in names)]
     means = [row for row in means if all(mean is not None and math.isfinite(mean) for mean in row)]
     if means:
         whole, *parts = (_from_to([row[column] for row in means]) for column in range(len(means[0])))
-        named = ", ".join(f"{what} {amount}" for what, amount in zip(_FIXED, parts, strict=True))
+        named = ", ".join(f"{what} {amount}" for what, amount in zip(FIXED_COST_TITLES, parts, strict=True))
         print_text(f"In cost_usd, and fixed whatever the policy does: {whole} ({named}).")
 
 
