@@ -281,7 +281,9 @@ def test_a_sweep_is_submitted_as_a_job_of_a_cluster(tmp_path):
     path, home, dashboard = tmp_path / "job.yaml", tmp_path / "state", free_port()
     path.write_text(yaml.safe_dump(spec))
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    # The agent that takes jobs has a usual port, which another head on this machine may have.
     options = ("--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard))
+    options += ("--dashboard-agent-listen-port", str(free_port()))
     with ray_start(token | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}, *options) as head:
         sweep = [sys.executable, "-m", "flows.cli", "sweep", str(path), "--state", str(home)]
         command = [RAY, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--", *sweep]

@@ -34,7 +34,8 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMENT = re.compile(r"\s+# .*$", re.MULTILINE)
 
 AS_IT_STANDS = None
-PORTS = {"{mlflow}": 5000, "{prefect}": 4200, "{ray}": 6390, "{dashboard}": 8265}  # a test takes others
+# A test takes others.
+PORTS = {"{mlflow}": 5000, "{prefect}": 4200, "{ray}": 6390, "{dashboard}": 8265, "{agent}": 52365}
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ COMMANDS: dict[str, str | Serves | None] = {
     "(umask 077; ray get-auth-token --generate > /dev/null)": AS_IT_STANDS,
     HEAD: Serves(
         "ray start --block --head --port {ray} --node-ip-address 127.0.0.1 --dashboard-host 127.0.0.1 "
-        "--dashboard-port {dashboard} --num-cpus 2 --object-store-memory 100000000",
+        "--dashboard-port {dashboard} --dashboard-agent-listen-port {agent} --num-cpus 2 --object-store-memory 100000000",
         lambda project: "Ray runtime started" in project.text_of(HEAD),
         endings=(1,),  # as Ray has it for --block
     ),
