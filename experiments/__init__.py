@@ -1,4 +1,5 @@
-"""What is asked: specifications, points, actors that simulate them, results, tracking and comparison.
+"""What is asked: from a specification to points (`planning`), simulated by actors on Ray (`compute`) and kept (`store`);
+agents trained (`training`) and compared; what the numbers say (`analysis`), in a `report` and in MLflow (`tracking`).
 
 Names are imported on first use: a command that needs no Ray and no MLflow does not load them.
 """
@@ -6,38 +7,38 @@ Names are imported on first use: a command that needs no Ray and no MLflow does 
 from importlib import import_module
 from typing import Any
 
-from experiments.ray_address import prepare_environment as _prepare_environment
+from experiments.compute.ray_address import prepare_environment as _prepare_environment
 
 _prepare_environment()  # before any module of this package can import Ray
 
 _HOME = {
-    "Spec": "spec",
-    "load_spec": "spec",
-    "spec_from_dict": "spec",
-    "bundled_specs": "spec",
-    "Point": "planning",
-    "Plan": "planning",
-    "make_plan": "planning",
-    "expand": "planning",
-    "pack": "planning",
-    "run_batch": "actors",
-    "simulation_pool": "actors",
-    "plan_pool": "actors",
-    "SimulationPool": "actors",
-    "Cluster": "cluster",
-    "ray_cluster": "cluster",
-    "ResultStore": "results",
-    "StateDir": "state",
+    "Spec": "planning.spec",
+    "load_spec": "planning.spec",
+    "spec_from_dict": "planning.spec",
+    "bundled_specs": "planning.spec",
+    "Point": "planning.plan",
+    "Plan": "planning.plan",
+    "make_plan": "planning.plan",
+    "expand": "planning.plan",
+    "pack": "planning.plan",
+    "run_batch": "compute.actors",
+    "simulation_pool": "compute.actors",
+    "plan_pool": "compute.actors",
+    "SimulationPool": "compute.actors",
+    "Cluster": "compute.cluster",
+    "ray_cluster": "compute.cluster",
+    "ResultStore": "store.results",
+    "StateDir": "store.state",
     "MlflowTracker": "tracking",
     "ResolvedModel": "tracking",
     "resolve_model": "tracking",
     "run_training": "training.actor",
-    "Best": "comparison",
-    "Interval": "comparison",
-    "best": "comparison",
-    "compare": "comparison",
-    "interval": "comparison",
-    "pareto_front": "comparison",
+    "Best": "analysis.comparison",
+    "Interval": "analysis.comparison",
+    "best": "analysis.comparison",
+    "compare": "analysis.comparison",
+    "interval": "analysis.comparison",
+    "pareto_front": "analysis.comparison",
 }
 
 __all__ = list(_HOME)

@@ -13,11 +13,11 @@ import pandas as pd
 from agents.learning.evaluate import BASELINE, EvaluateRequest, Evaluation, evaluate
 from agents.policies.learned import LearnedPolicy
 from agents.policies.registry import Choice, choice_of, policy_of, tuned_policy
-from experiments.files import write_atomically
-from experiments.identity import digest, sources_version
-from experiments.savings import Savings, savings
-from experiments.state import StateDir
-from experiments.summaries import measured
+from experiments.analysis.savings import Savings, savings
+from experiments.analysis.summaries import measured
+from experiments.store.files import write_atomically
+from experiments.store.identity import digest, sources_version
+from experiments.store.state import StateDir
 from sim_core.errors import InputError
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def _print_version(wanted: bool) -> None:
         return
     import platform
 
-    from experiments.identity import simulator_version
+    from experiments.store.identity import simulator_version
 
     version, _, digest = simulator_version().partition("+")
     print(f"devops-sim {version}, Python {platform.python_version()}, simulator {digest[:12]}")

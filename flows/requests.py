@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sim_core.errors import InputError, SpecError
 
 if TYPE_CHECKING:
-    from experiments.spec import Spec
+    from experiments.planning.spec import Spec
     from experiments.training.job import Job
     from flows.inputs import TrafficChoice
 
@@ -158,7 +158,7 @@ class SweepRequest(BaseModel):
         Raises:
             SpecError: it breaks the schema, with or without the differences; every problem at once.
         """
-        from experiments.spec import load_spec, shrink_windows, spec_from_dict
+        from experiments.planning.spec import load_spec, shrink_windows, spec_from_dict
         from flows.inputs import duration_s
         from sim_core.workload.rolling import seed_of, today
 

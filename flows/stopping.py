@@ -13,7 +13,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import CancelledRun, TerminationSignal
 from prefect.states import Cancelled, State
 
-from experiments.actors import PoolClosed
+from experiments.compute.actors import PoolClosed
 
 P = ParamSpec("P")
 R = TypeVar("R")

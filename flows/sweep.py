@@ -21,17 +21,17 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from agents.policies.registry import choice_of
-from experiments.actors import SimulationPool, plan_pool
-from experiments.cluster import ray_cluster
-from experiments.comparison import best, best_by_scenario, compare, indicators_of
-from experiments.finished import keep_document
+from experiments.analysis.comparison import best, best_by_scenario, compare, indicators_of
+from experiments.analysis.summaries import configurations, sameness
+from experiments.compute.actors import SimulationPool, plan_pool
+from experiments.compute.cluster import ray_cluster
 from experiments.held_out import DEFAULT_STEPS, HeldOut, evaluation_file, model_content, policies_document
-from experiments.identity import sources_version
-from experiments.planning import Plan, Point, make_plan
+from experiments.planning.plan import Plan, Point, make_plan
 from experiments.report import comparison_text, keep_findings, report_data, write_report
-from experiments.results import ResultStore
-from experiments.state import StateDir
-from experiments.summaries import configurations, sameness
+from experiments.store.finished import keep_document
+from experiments.store.identity import sources_version
+from experiments.store.results import ResultStore
+from experiments.store.state import StateDir
 from experiments.tracking import FAILURES, MlflowTracker
 from experiments.training.gate import not_evaluated, promotion_gate, reigning_champion
 from experiments.training.job import CurveLogger, Job, Trained, describe, register

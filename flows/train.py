@@ -13,9 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.utilities.annotations import quote
 
 from agents.learning.evaluate import BASELINE, Evaluation
-from experiments.cluster import ray_cluster
+from experiments.compute.cluster import ray_cluster
 from experiments.held_out import DEFAULT_STEPS, HeldOut, compare_policies, policies_document, track_evaluation
-from experiments.state import StateDir
+from experiments.store.state import StateDir
 from experiments.tracking import MlflowTracker
 from experiments.training.gate import AGENT, not_evaluated, promotion_gate, reigning_champion
 from experiments.training.job import CurveLogger, Job, Rows, Trained, describe, register, train_agent

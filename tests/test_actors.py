@@ -16,12 +16,12 @@ import psutil
 import pytest
 import ray
 
-from experiments.actors import plan_pool, run_batch, simulation_pool, wait_for_cpus
-from experiments.cluster import Cluster, listening_beyond_loopback, ray_cluster
-from experiments.planning import Plan, make_plan
-from experiments.results import ResultStore
-from experiments.spec import spec_from_dict
-from experiments.state import StateDir
+from experiments.compute.actors import plan_pool, run_batch, simulation_pool, wait_for_cpus
+from experiments.compute.cluster import Cluster, listening_beyond_loopback, ray_cluster
+from experiments.planning.plan import Plan, make_plan
+from experiments.planning.spec import spec_from_dict
+from experiments.store.results import ResultStore
+from experiments.store.state import StateDir
 from experiments.training.actor import read_progress, run_training, training_actor
 from sim_core.errors import PlatformError, SpecError
 from tests.waiting import guard_s, start, until
@@ -143,8 +143,8 @@ def test_a_cluster_that_runs_already_is_used_and_left_alone(cluster, tmp_path):
 CLUSTER_SCRIPT = """
 import sys, time
 import psutil
-from experiments.cluster import ray_cluster
-from experiments.state import StateDir
+from experiments.compute.cluster import ray_cluster
+from experiments.store.state import StateDir
 try:
     with ray_cluster(StateDir.open(sys.argv[1]), num_cpus=1) as cluster:
         import ray
@@ -287,7 +287,7 @@ def test_the_platform_does_little_for_a_point(cluster, tmp_path, monkeypatch):
     spec = spec_from_dict(SMALL | {"seeds": {"count": 50}})
     store, put = ResultStore(tmp_path), []
     monkeypatch.setattr(
-        "experiments.actors.ray.put", lambda value, put=put, real=ray.put: put.append(value) or real(value)
+        "experiments.compute.actors.ray.put", lambda value, put=put, real=ray.put: put.append(value) or real(value)
     )
     plan = make_plan(spec)
     batches = plan.batches(store.finished_keys(), workers=2, lanes=64)
@@ -360,7 +360,9 @@ def test_a_progress_line_cut_off_by_a_crash_is_dropped(tmp_path):
 
 
 def test_simulation_actors_load_no_learning_or_tracking_library():
-    script = "import sys, experiments.actors; print([m for m in ('torch', 'mlflow', 'prefect') if m in sys.modules])"
+    script = (
+        "import sys, experiments.compute.actors; print([m for m in ('torch', 'mlflow', 'prefect') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=guard_s())
     assert done.stdout.strip() == "[]", done.stderr
 
@@ -369,9 +371,9 @@ DIES_ONCE = """
 import logging, os, sys, threading
 from pathlib import Path
 import numpy as np
-from experiments.actors import simulation_pool
-from experiments.cluster import ray_cluster
-from experiments.state import StateDir
+from experiments.compute.actors import simulation_pool
+from experiments.compute.cluster import ray_cluster
+from experiments.store.state import StateDir
 from sim_core.workload import Trace
 
 folder, heard = Path(sys.argv[1]), threading.Event()

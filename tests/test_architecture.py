@@ -37,7 +37,7 @@ def test_imports_point_down():
     assert f"{len(contracts)} kept, 0 broken" in done.stdout.replace("Contracts: ", "")
 
 
-@pytest.mark.parametrize("module", ["sim_core", "experiments.actors", "agents.policies"])
+@pytest.mark.parametrize("module", ["sim_core", "experiments.compute.actors", "agents.policies"])
 def test_a_simulation_actor_starts_light(module):
     """An actor loads neither torch nor a platform: checked in a real process, since lazy imports could hide it."""
     code = f"import sys, {module}; print(*[name for name in sys.modules if '.' not in name])"

@@ -166,7 +166,7 @@ def test_what_can_be_refused_by_name_is_refused_before_anything_heavy_is_importe
 
 
 def test_version_names_package_python_and_simulator(sim):
-    from experiments.identity import simulator_version
+    from experiments.store.identity import simulator_version
 
     package, _, digest = simulator_version().partition("+")
     shown = sim("--version").stdout

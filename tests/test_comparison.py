@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.comparison import best, compare, indicators_of, paired_difference, pareto_front
+from experiments.analysis.comparison import best, compare, indicators_of, paired_difference, pareto_front
 from sim_core.intervals import interval
 
 

@@ -19,12 +19,12 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from experiments.finished import recall_document
-from experiments.planning import make_plan
+from experiments.planning.plan import make_plan
+from experiments.planning.spec import load_spec, spec_from_dict
 from experiments.report import keep_findings
-from experiments.results import ResultStore
-from experiments.spec import load_spec, spec_from_dict
-from experiments.state import StateDir
+from experiments.store.finished import recall_document
+from experiments.store.results import ResultStore
+from experiments.store.state import StateDir
 from experiments.training.job import Trained
 from flows.requests import TrainingRequest
 from flows.sweep import Clock, time_spent

@@ -14,16 +14,19 @@ from typing import Any
 import pytest
 import yaml
 
-import experiments.spec
+import experiments
 import sim_core.profile
-from experiments.planning import make_plan
-from experiments.spec import bundled_specs, load_spec, shrink_windows, spec_from_dict
+from experiments.planning.plan import make_plan
+from experiments.planning.spec import bundled_specs, load_spec, shrink_windows, spec_from_dict
 from sim_core.errors import InputError
 from sim_core.profile import Profile, bundled_profiles, load_profile
 from sim_core.workload import read_trace
 
 MAX_BYTES = 4096  # of a message
-FOLDERS = (Path(sim_core.profile.__file__).parent / "profiles", Path(experiments.spec.__file__).parent / "specs")
+FOLDERS = (
+    Path(sim_core.profile.__file__).parent / "profiles",
+    Path(experiments.__file__).parent / "specs",
+)
 PROFILE_TEXTS = [(FOLDERS[0] / f"{name}.yaml").read_text() for name in bundled_profiles()]
 SPEC_TEXTS = [(FOLDERS[1] / f"{name}.yaml").read_text() for name in bundled_specs()]
 SMALL_SPEC = """\

@@ -10,7 +10,7 @@ import pytest
 
 from agents.learning.evaluate import Evaluation
 from experiments.held_out import DEFAULT_STEPS, HeldOut
-from experiments.state import StateDir
+from experiments.store.state import StateDir
 from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker, resolve_model
 from experiments.training.gate import Gate, not_evaluated, promotion_gate, reigning_champion
 from experiments.training.job import Job, Trained, register

@@ -10,15 +10,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.actors import run_batch
-from experiments.comparison import best, best_by_scenario, compare, indicators_of
-from experiments.planning import Plan, make_plan
+from experiments.analysis.comparison import best, best_by_scenario, compare, indicators_of
+from experiments.analysis.ties import without_effect
+from experiments.compute.actors import run_batch
+from experiments.planning.plan import Plan, make_plan
+from experiments.planning.spec import load_spec, spec_from_dict
 from experiments.report import comparison_text, report_data, write_report
 from experiments.report.data import at_worst, swept
-from experiments.results import ResultStore
-from experiments.spec import load_spec, spec_from_dict
-from experiments.state import StateDir
-from experiments.ties import without_effect
+from experiments.store.results import ResultStore
+from experiments.store.state import StateDir
 from flows.commands.compare import compare_sweeps
 from flows.terminal.output import plain
 from flows.terminal.tables import show_comparison
@@ -366,7 +366,7 @@ def test_a_parameter_that_is_suffered_is_warned_of_and_still_played():
 
 def test_paths_that_are_called_suffered_are_paths_of_a_profile():
     """A renamed field must not leave the list of what is suffered behind."""
-    from experiments.spec_rules import SUFFERED, suffered
+    from experiments.planning.rules import SUFFERED, suffered
     from sim_core.profile import load_profile
 
     data = load_profile("production").to_dict()

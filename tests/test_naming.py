@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from experiments.links import UI_ADDRESS, address_of, runs_page, sweep_view
-from experiments.naming import short_names
+from experiments.analysis.naming import short_names
+from experiments.store.links import UI_ADDRESS, address_of, runs_page, sweep_view
 
 TARGET, DOWN, UP = (
     "target_cpu_utilization_pct",

@@ -13,8 +13,8 @@ from agents.policies.contract import play
 from agents.policies.own import own_policy, sources_of
 from agents.policies.registry import POLICIES, check_made, choice_of, choices_of, known, policy_of, split_outside
 from experiments.held_out import HeldOut, build_policies
+from experiments.planning.spec import spec_from_dict
 from experiments.report.data import role_of
-from experiments.spec import spec_from_dict
 from sim_core.errors import PolicyError, SpecError
 from sim_core.world import Lane, Scaler
 from tests.conftest import flat

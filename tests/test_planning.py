@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim_core
-from experiments.identity import sources_digest
-from experiments.planning import Point, expand, make_plan, pack
-from experiments.spec import load_spec, spec_from_dict
+from experiments.planning.plan import Point, expand, make_plan, pack
+from experiments.planning.spec import load_spec, spec_from_dict
+from experiments.store.identity import sources_digest
 from sim_core.errors import SpecError
 
 SMALL = {
@@ -91,7 +91,7 @@ def test_keys_are_the_same_in_every_process(tmp_path):
     """The hash seed of Python must not reach a key, or nothing would ever resume."""
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump(SMALL))
-    script = f"from experiments.planning import make_plan; from experiments.spec import load_spec\n" \
+    script = f"from experiments.planning.plan import make_plan; from experiments.planning.spec import load_spec\n" \
              f"plan = make_plan(load_spec({str(file)!r})); print(plan.sweep_id, *plan.keys)"  # fmt: skip
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120)

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.planning import make_plan
-from experiments.results import ResultStore
-from experiments.spec import load_spec
+from experiments.planning.plan import make_plan
+from experiments.planning.spec import load_spec
+from experiments.store.results import ResultStore
 from flows.servers.processes import platform_environment, start_prefect
 from tests.waiting import guard_s, until
 

@@ -19,8 +19,8 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
-from experiments.planning import make_plan
-from experiments.spec import spec_from_dict
+from experiments.planning.plan import make_plan
+from experiments.planning.spec import spec_from_dict
 from flows.requests import TrainingRequest
 from sim_core.errors import InputError, TraceError
 from sim_core.workload.prometheus import MAX_POINTS, TOKEN_VARIABLE, read_prometheus

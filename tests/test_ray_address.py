@@ -26,10 +26,10 @@ import pytest
 import yaml
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-from experiments.planning import make_plan
-from experiments.ray_address import host_and_port, reach
-from experiments.results import ResultStore
-from experiments.spec import load_spec
+from experiments.compute.ray_address import host_and_port, reach
+from experiments.planning.plan import make_plan
+from experiments.planning.spec import load_spec
+from experiments.store.results import ResultStore
 from flows.servers.processes import free_port
 from sim_core.errors import InputError, PlatformError
 from tests.waiting import guard_s, until
@@ -44,12 +44,12 @@ NAMESPACE = f"ip link set lo up && ip address add {MACHINE}/32 dev lo && ip rout
 DRIVER = """
 import importlib, json, sys, time
 import experiments, ray
-from experiments.cluster import ray_cluster
-from experiments.state import StateDir
+from experiments.compute.cluster import ray_cluster
+from experiments.store.state import StateDir
 began_s = time.monotonic()
 try:
     with ray_cluster(StateDir.open(sys.argv[1])) as cluster:
-        actors = ray.get(ray.remote(importlib.import_module).remote("experiments.actors"), timeout=600).__name__
+        actors = ray.get(ray.remote(importlib.import_module).remote("experiments.compute.actors"), timeout=600).__name__
         print(json.dumps({"address": cluster.address, "started_here": cluster.started_here, "imported": actors}))
 except Exception as error:
     print(json.dumps({"error": f"{type(error).__name__}: {error}", "seconds": time.monotonic() - began_s}))
@@ -138,7 +138,7 @@ def plain() -> Iterator[Head]:
 def test_a_cluster_on_loopback_with_a_token_is_joined(guarded, tmp_path, address):
     """The driver needs the address and the token, and no other variable."""
     joined = guarded.drive(tmp_path, address.format(port=guarded.port), RAY_AUTH_TOKEN=TOKEN)
-    expected = {"address": f"127.0.0.1:{guarded.port}", "started_here": False, "imported": "experiments.actors"}
+    expected = {"address": f"127.0.0.1:{guarded.port}", "started_here": False, "imported": "experiments.compute.actors"}
     assert joined == expected
 
 
@@ -146,7 +146,7 @@ def test_a_cluster_on_loopback_with_a_token_is_joined(guarded, tmp_path, address
 def test_a_cluster_on_the_machines_address_without_a_token_is_joined(plain, tmp_path, address):
     """127.0.0.1 stands for the machine's address here: from other nodes the driver must be reachable at that."""
     joined = plain.drive(tmp_path, address.format(port=plain.port))
-    expected = {"address": f"{MACHINE}:{plain.port}", "started_here": False, "imported": "experiments.actors"}
+    expected = {"address": f"{MACHINE}:{plain.port}", "started_here": False, "imported": "experiments.compute.actors"}
     assert joined == expected
 
 

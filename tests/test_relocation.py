@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from experiments.planning import Plan
-from experiments.relocation import FOLDER_TAG, follow_folder
-from experiments.results import ResultStore
-from experiments.state import StateDir
+from experiments.planning.plan import Plan
+from experiments.store.relocation import FOLDER_TAG, follow_folder
+from experiments.store.results import ResultStore
+from experiments.store.state import StateDir
 from experiments.tracking import MlflowTracker, resolve_model
 from experiments.training.gate import Gate
 from experiments.training.job import CurveLogger, Job, Trained, register
@@ -117,7 +117,7 @@ def test_many_processes_may_open_a_copy_at_once_and_a_killed_one_changes_nothing
     class Killed(BaseException):
         pass
 
-    import experiments.relocation as relocation
+    import experiments.store.relocation as relocation
 
     rewrite = relocation._rewrite
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.comparison import Best
+from experiments.analysis.comparison import Best
 from experiments.report import ReportData, comparison_text, write_pictures, write_report
 from experiments.report.figures import timeline_figure
 from experiments.report.series import thin_extremes

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.results import ResultStore
-from experiments.state import StateDir
+from experiments.store.results import ResultStore
+from experiments.store.state import StateDir
 from sim_core.errors import InputError, PlatformError
 
 
@@ -148,7 +148,7 @@ def test_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
     script = f"""
 import resource, sys
 from pathlib import Path
-from experiments.results import ResultStore
+from experiments.store.results import ResultStore
 from sim_core.errors import PlatformError
 store = ResultStore(Path({str(tmp_path)!r}))
 store.append({{"key": ["before"]}})

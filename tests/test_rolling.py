@@ -12,8 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.planning import make_plan
-from experiments.spec import load_spec, spec_from_dict
+from experiments.planning.plan import make_plan
+from experiments.planning.spec import load_spec, spec_from_dict
 from flows.requests import SweepRequest, TrainingRequest
 from flows.sweep import training_of
 from sim_core.errors import InputError, SpecError, TraceError
@@ -210,7 +210,7 @@ def test_a_sweep_of_the_same_date_resumes_and_of_another_date_is_new(tmp_path):
 
 
 def test_the_present_day_decides_where_nothing_else_does(monkeypatch, tmp_path):
-    for module in ("sim_core.workload.rolling", "experiments.planning", "flows.sweep"):
+    for module in ("sim_core.workload.rolling", "experiments.planning.plan", "flows.sweep"):
         monkeypatch.setattr(f"{module}.today", lambda: SUNDAY)
     file = tmp_path / "rolling.yaml"
     file.write_text(yaml.safe_dump(spec_of()))

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.spec import bundled_specs, load_spec, shrink_windows, spec_from_dict
-from experiments.values import combinations, values_of
+from experiments.planning.spec import bundled_specs, load_spec, shrink_windows, spec_from_dict
+from experiments.planning.values import combinations, values_of
 from sim_core.errors import SpecError
 from sim_core.profile import load_profile
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.learning.evaluate import Evaluation
-from experiments.amounts import attained, percent_down, rounded_down
-from experiments.comparison import best
+from experiments.analysis.amounts import attained, percent_down, rounded_down
+from experiments.analysis.comparison import best
 from experiments.held_out import policies_document, savings_of, table_with_savings
 from experiments.report.words import worded
 from flows.terminal.output import figure, with_interval

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.state import StateDir
+from experiments.store.state import StateDir
 from flows.terminal.layout import fitted, shortened, wrapped
 from flows.terminal.tables import HEADLINES, short_labels
 from tests.test_groups import play, spec

@@ -19,10 +19,10 @@ import yaml
 from mlflow import MlflowClient
 from onnx import TensorProto, helper
 
-from experiments.links import first_page, runs_page
-from experiments.planning import Plan, make_plan
-from experiments.spec import spec_from_dict
-from experiments.state import StateDir
+from experiments.planning.plan import Plan, make_plan
+from experiments.planning.spec import spec_from_dict
+from experiments.store.links import first_page, runs_page
+from experiments.store.state import StateDir
 from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker, resolve_model
 from experiments.training.job import Job, describe
 from sim_core.errors import ModelError
@@ -356,7 +356,7 @@ def test_a_new_process_finds_the_model_and_writes_nothing_where_it_stands(regist
     here = tmp_path / "elsewhere"
     here.mkdir()
     script = f"""
-from experiments.state import StateDir
+from experiments.store.state import StateDir
 from experiments.tracking import resolve_model
 print(resolve_model("models:/autoscaler-production@champion", StateDir.open({str(state.root)!r})).path)
 """

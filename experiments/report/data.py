@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.comparison import Best
+from experiments.analysis.comparison import Best
 from sim_core.indicators import GAP_CLOSED, HIGHER_IS_BETTER, INDICATORS
 
 SECONDS_PER_DAY = 86_400.0

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from experiments.amounts import attained, number, objective_text, seconds, usd
+from experiments.analysis.amounts import attained, number, objective_text, seconds, usd
 from experiments.report.data import (
     STYLES,
     Estimate,

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from experiments.comparison import best, best_by_scenario, compare, indicators_of, scenario_words
-from experiments.files import write_atomically
+from experiments.analysis.comparison import best, best_by_scenario, compare, indicators_of, scenario_words
+from experiments.analysis.ties import ties, without_effect
+from experiments.planning.spec import Spec, spec_from_dict
 from experiments.report.data import ReportData
-from experiments.results import ResultStore
-from experiments.spec import Spec, spec_from_dict
-from experiments.state import StateDir
-from experiments.ties import ties, without_effect
+from experiments.store.files import write_atomically
+from experiments.store.results import ResultStore
+from experiments.store.state import StateDir
 from sim_core.errors import InputError
 from sim_core.profile import load_profile
 
 if TYPE_CHECKING:
     from agents.learning.evaluate import Evaluation
     from experiments.held_out import HeldOut
-    from experiments.planning import Plan
+    from experiments.planning.plan import Plan
     from experiments.training.job import Trained
 
 # Names under which the report knows the columns of a learning curve.

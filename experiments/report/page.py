@@ -22,8 +22,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from experiments.amounts import NOTHING, number, objective_text, percent, seconds, usd
-from experiments.files import write_atomically
+from experiments.analysis.amounts import NOTHING, number, objective_text, percent, seconds, usd
+from experiments.analysis.savings import MONTH_DAYS
 from experiments.report import figures
 from experiments.report.data import (
     INDICATOR_TITLES,
@@ -50,7 +50,7 @@ from experiments.report.words import (
     within_slo,
     worded,
 )
-from experiments.savings import MONTH_DAYS
+from experiments.store.files import write_atomically
 from sim_core.errors import InputError, PlatformError
 from sim_core.units import format_duration
 

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from experiments.amounts import objective_text, seconds
+from experiments.analysis.amounts import objective_text, seconds
 from experiments.report.data import STYLES, Outcome, ReportData, at_worst, evaluated, styles_of, swept
 from experiments.report.figures import (
     FRONT,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.amounts import (
+from experiments.analysis.amounts import (
     NOTHING,
     attained,
     number,
@@ -18,6 +18,7 @@ from experiments.amounts import (
     seconds,
     usd,
 )
+from experiments.analysis.savings import MONTH_DAYS, Savings, savings
 from experiments.report.data import (
     SECONDS_PER_DAY,
     Estimate,
@@ -29,7 +30,6 @@ from experiments.report.data import (
     swept,
 )
 from experiments.report.series import pareto_front
-from experiments.savings import MONTH_DAYS, Savings, savings
 from sim_core.indicators import FIXED_COST_TITLES, INDICATORS
 from sim_core.units import format_duration
 

@@ -13,8 +13,8 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from experiments.relocation import follow_folder
-from experiments.state import StateDir
+from experiments.store.relocation import follow_folder
+from experiments.store.state import StateDir
 from experiments.tracking.values import FAILURES, pointed_at, reason_of
 from sim_core.errors import ModelError, nearest
 

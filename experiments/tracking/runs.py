@@ -25,14 +25,14 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus, Metric, Param, ViewType
 from mlflow.exceptions import MlflowException
 
-from experiments.comparison import best, compare, indicators_of, scenario_words, worst
-from experiments.identity import simulator_version
-from experiments.links import address_of, run_page, runs_page, sweep_view
-from experiments.naming import short_names
-from experiments.planning import Plan
-from experiments.relocation import FOLDER_TAG, follow_folder
-from experiments.state import StateDir
-from experiments.ties import NO_SCENARIO, cells
+from experiments.analysis.comparison import best, compare, indicators_of, scenario_words, worst
+from experiments.analysis.naming import short_names
+from experiments.analysis.ties import NO_SCENARIO, cells
+from experiments.planning.plan import Plan
+from experiments.store.identity import simulator_version
+from experiments.store.links import address_of, run_page, runs_page, sweep_view
+from experiments.store.relocation import FOLDER_TAG, follow_folder
+from experiments.store.state import StateDir
 from experiments.tracking.models import MODEL_NAME, fixed_requirements, registered_name, signature_of
 from experiments.tracking.values import FAILURES, metrics_of, pointed_at, reason_of, texts_of, with_interval, yaml_of
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import ray
 
-from experiments.actors import MAX_DEATHS, result_of, wait_for_cpus
+from experiments.compute.actors import MAX_DEATHS, result_of, wait_for_cpus
 
 Row = dict[str, Any]
 Train = Callable[[Any, Callable[[list[Row]], None], Callable[[], bool]], Any]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from agents.learning.evaluate import Evaluation
-    from experiments.state import StateDir
+    from experiments.store.state import StateDir
     from sim_core.profile import Profile
 
 LEAST_SEEDS = 3  # of a paired comparison; fewer tell nothing about chance

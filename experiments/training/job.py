@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from experiments.files import write_atomically
-from experiments.identity import digest, sources_version
-from experiments.state import StateDir
+from experiments.store.files import write_atomically
+from experiments.store.identity import digest, sources_version
+from experiments.store.state import StateDir
 from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker, registered_name
 from experiments.training.actor import PROGRESS_FILE, read_progress, run_training
 from experiments.training.card import model_card

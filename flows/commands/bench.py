@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from experiments.bench import run_bench
-from experiments.results import ResultStore
-from experiments.state import StateDir
+from experiments.store.results import ResultStore
+from experiments.store.state import StateDir
 from flows.requests import SweepRequest
 from flows.servers.platform import platform
 from flows.terminal.output import announce

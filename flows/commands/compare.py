@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparability import Group, differences, groups_of
-from experiments.comparison import best, best_by_scenario, compare, indicators_of, pareto_front, worst
-from experiments.results import ResultStore
-from experiments.state import StateDir
-from experiments.summaries import configurations, sameness
+from experiments.analysis.comparability import Group, differences, groups_of
+from experiments.analysis.comparison import best, best_by_scenario, compare, indicators_of, pareto_front, worst
+from experiments.analysis.summaries import configurations, sameness
+from experiments.store.results import ResultStore
+from experiments.store.state import StateDir
 from sim_core.errors import InputError, nearest
 
 if TYPE_CHECKING:

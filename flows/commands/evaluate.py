@@ -14,7 +14,7 @@ from flows.terminal.progress import Progress
 if TYPE_CHECKING:
     from agents.learning.evaluate import Evaluation
     from experiments.held_out import HeldOut
-    from experiments.state import StateDir
+    from experiments.store.state import StateDir
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
     profile = load_profile(request.profile, overrides(request.settings))
 
     from experiments.held_out import DEFAULT_STEPS, HeldOut, compare_policies, model_content, policies_document
-    from experiments.state import StateDir
+    from experiments.store.state import StateDir
 
     names = [choice.text for choice in choices]
     trace = request.traffic.load(profile, start_s, length_s)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report import comparison_text, report_data, write_pictures, write_report
-from experiments.results import ResultStore
-from experiments.state import StateDir
+from experiments.store.results import ResultStore
+from experiments.store.state import StateDir
 
 
 def make_report(

@@ -53,7 +53,7 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
     profile = load_profile(request.profile, overrides(request.settings))
 
     from agents.policies.contract import play
-    from experiments.summaries import over_seeds, services_over_seeds
+    from experiments.analysis.summaries import over_seeds, services_over_seeds
     from experiments.timelines import check_place, check_step, write_timeline
     from sim_core.world import Lane
 
@@ -100,8 +100,8 @@ def track_run(request: RunRequest, document: Mapping[str, Any]) -> None:
     It comes after the answer is printed: MLflow alone takes longer to import than a day takes to play. There is no HTML
     page: one policy has nothing to be compared with, and the printed tables hold all there is.
     """
-    from experiments.identity import digest, simulator_version
-    from experiments.state import StateDir
+    from experiments.store.identity import digest, simulator_version
+    from experiments.store.state import StateDir
     from experiments.tracking import MlflowTracker
     from flows.terminal.output import announce, plain, say
 
@@ -172,7 +172,7 @@ def made(choice: Choice, folder: Path | None) -> Policy:
         return policy_of(choice)
     from agents.policies.learned import LearnedPolicy
     from experiments.held_out import model_content
-    from experiments.state import StateDir
+    from experiments.store.state import StateDir
 
     content, metadata = model_content(choice.name, StateDir.at(folder))
     return LearnedPolicy(content, choice.text, metadata)

@@ -6,9 +6,9 @@ import sqlite3
 import time
 from pathlib import Path
 
-from experiments.links import first_page
-from experiments.relocation import follow_folder
-from experiments.state import StateDir
+from experiments.store.links import first_page
+from experiments.store.relocation import follow_folder
+from experiments.store.state import StateDir
 from flows.servers.processes import announced, check_port_is_free, start_mlflow, start_prefect
 from flows.terminal.output import announce
 from sim_core.errors import InputError, PlatformError

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from agents.policies.registry import check_made, choice_of
-from experiments.state import StateDir
+from experiments.store.state import StateDir
 from flows.requests import SweepRequest, TrainingRequest
 from flows.servers.processes import Server, prefect_api
 from flows.terminal.output import announce
@@ -30,13 +30,13 @@ def sweep_here(request: SweepRequest) -> dict[str, Any]:
         PlatformError: a server or the cluster failed.
     """
     spec = request.resolve()
-    from experiments.planning import make_plan
+    from experiments.planning.plan import make_plan
 
     plan = make_plan(spec)
     if spec.evaluation is not None:
         check_made(choice_of(name, "evaluation") for name in spec.evaluation.policies)
     state = StateDir.open(request.state)
-    from experiments.finished import recall_document
+    from experiments.store.finished import recall_document
 
     if (finished := recall_document(plan, state)) is not None:
         announce("All of it is finished already.")
@@ -67,7 +67,7 @@ def platform(state: StateDir, module: str) -> Iterator[Any]:
         module: holds the flow. It is imported, while the server starts, and given to the block: Prefect takes its settings
             from the environment when it is imported.
     """
-    from experiments.cluster import ray_cluster
+    from experiments.compute.cluster import ray_cluster
 
     # Errors reach the user as one message of ours; Prefect's own lines are on its pages.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

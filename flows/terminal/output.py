@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from experiments.amounts import rounded_down
+from experiments.analysis.amounts import rounded_down
 from flows.terminal.layout import fitted
 from sim_core.indicators import GAP_CLOSED, INDICATORS, SERVICE_INDICATORS
 

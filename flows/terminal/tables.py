@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from agents.policies.registry import value_of
-from experiments.amounts import objective_text
-from experiments.savings import Savings
-from experiments.state import DEFAULT_FOLDER, HOME_VARIABLE
+from experiments.analysis.amounts import objective_text
+from experiments.analysis.savings import Savings
+from experiments.store.state import DEFAULT_FOLDER, HOME_VARIABLE
 from flows.terminal.output import figure, print_table, print_text, with_interval
 from sim_core.indicators import FIXED_COST_TITLES, MIN_VALUES
 from sim_core.units import format_duration

@@ -10,10 +10,10 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from experiments.comparison import label
-from experiments.identity import digest, simulator_version
-from experiments.spec import Spec, Traffic
-from experiments.values import Settings, combinations
+from experiments.analysis.comparison import label
+from experiments.planning.spec import Spec, Traffic
+from experiments.planning.values import Settings, combinations
+from experiments.store.identity import digest, simulator_version
 from sim_core.errors import SpecError
 from sim_core.profile import Profile, load_profile
 from sim_core.workload import Trace, bundled_traffic, read_trace

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from experiments.amounts import percent, usd
+from experiments.analysis.amounts import percent, usd
 from sim_core.indicators import MONTH_S
 
 MONTH_DAYS = MONTH_S / 86_400.0

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from agents.policies.registry import scaler_of
-from experiments.planning import Plan, Point
+from experiments.planning.plan import Plan, Point
 from sim_core.errors import PlatformError
 from sim_core.profile import Profile
 from sim_core.simulation import simulate

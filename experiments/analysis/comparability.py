@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.comparison import limits_words, scenario_words
-from experiments.identity import digest
-from experiments.values import combinations, limits_of
+from experiments.analysis.comparison import limits_words, scenario_words
+from experiments.planning.values import combinations, limits_of
+from experiments.store.identity import digest
 from sim_core.documents import shown
 from sim_core.profile import load_profile
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.policies.registry import choice_of, known, scaler_of
-from experiments.values import Settings, combinations, is_finite_number, seconds_of, values_of
+from experiments.planning.values import Settings, combinations, is_finite_number, seconds_of, values_of
 from sim_core.bundled import check_traffic
 from sim_core.controlplane.hpa_settings import HPA_SETTINGS
 from sim_core.documents import Problem, shown

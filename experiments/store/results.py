@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.files import write_atomically
+from experiments.store.files import write_atomically
 from sim_core.errors import InputError, nearest
 
 log = logging.getLogger("devops_sim.results")

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison import indicators_of
-from experiments.ties import ties, without_effect
+from experiments.analysis.comparison import indicators_of
+from experiments.analysis.ties import ties, without_effect
 from sim_core.indicators import bounds_of
 from sim_core.intervals import interval
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from agents.policies.registry import choice_of
-from experiments.files import write_atomically
 from experiments.held_out import model_content, own_sources
-from experiments.identity import digest, sources_digest, sources_version
-from experiments.planning import Plan
-from experiments.results import ResultStore
-from experiments.state import StateDir
+from experiments.planning.plan import Plan
+from experiments.store.files import write_atomically
+from experiments.store.identity import digest, sources_digest, sources_version
+from experiments.store.results import ResultStore
+from experiments.store.state import StateDir
 from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker
 from sim_core.errors import ModelError
 
@@ -70,7 +70,7 @@ def _file(plan: Plan, state: StateDir) -> Path:
             "spec": plan.spec.to_dict(),
             "sweep": plan.sweep_id,
             "own": own_sources(section.policies if section else ()),
-            "sources": [sources_version(), sources_digest(Path(__file__).parent)],
+            "sources": [sources_version(), sources_digest(Path(__file__).parents[1])],
         }
     )
     return state.root / "documents" / f"{plan.sweep_id}-{key}.json"

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sqlite3
 
-from experiments.state import StateDir
+from experiments.store.state import StateDir
 
 UI_ADDRESS = "http://127.0.0.1:5000"  # of MLflow under `devops-sim ui`, unless it is given another port
 # Without it MLflow opens on the traces of GenAI, whatever the kind of the experiment.

@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from experiments.spec_rules import broken_rules, suffered
-from experiments.values import Settings, combinations, date_of, limits_of, seconds_of, values_of
+from experiments.planning.rules import broken_rules, suffered
+from experiments.planning.values import Settings, combinations, date_of, limits_of, seconds_of, values_of
 from sim_core.documents import Section, read_yaml, refuse_inconsistent, shown, validate
 from sim_core.errors import SpecError, nearest
 from sim_core.profile import Profile, bundled_profiles
 
-_FOLDER = Path(__file__).parent / "specs"
+_FOLDER = Path(__file__).parents[1] / "specs"
 
 
 Duration = Annotated[float, BeforeValidator(seconds_of)]

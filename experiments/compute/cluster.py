@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 
-from experiments.ray_address import named_address, reach, use_token
-from experiments.state import StateDir
+from experiments.compute.ray_address import named_address, reach, use_token
+from experiments.store.state import StateDir
 from sim_core.errors import PlatformError
 
 log = logging.getLogger("devops_sim.cluster")

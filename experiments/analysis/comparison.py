@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.amounts import rounded_down
-from experiments.ties import cells, first_alike
+from experiments.analysis.amounts import rounded_down
+from experiments.analysis.ties import cells, first_alike
 from sim_core.indicators import HIGHER_IS_BETTER, bounds_of
 from sim_core.intervals import Interval, interval
 

@@ -11,7 +11,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 
-from experiments.state import StateDir
+from experiments.store.state import StateDir
 
 FOLDER_TAG = "devops_sim.state_folder"  # of an experiment: address of the state folder that its addresses lie in
 _LOCKED_S = 20.0  # as long as MLflow itself waits for a lock
