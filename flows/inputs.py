@@ -112,8 +112,8 @@ class TrafficChoice:
         """The traffic as it is; of a generator without a window, at least until `end_s`."""
         window = self.window
         if self.prometheus is not None:
+            from sim_core.dates import end_of_window_s
             from sim_core.workload.prometheus import read_prometheus
-            from sim_core.workload.rolling import end_of_window_s
 
             assert window is not None
             asked, until_s = self.prometheus, end_of_window_s(window.date)

@@ -73,7 +73,7 @@ class TrainingRequest(BaseModel):
             InputError: any part of the request is wrong.
         """
         from flows.inputs import duration_s, load_profile
-        from sim_core.workload.rolling import seed_of, today
+        from sim_core.dates import seed_of, today
 
         profile = load_profile(self.profile, self.overrides)
         date = self.date or today()
@@ -160,7 +160,7 @@ class SweepRequest(BaseModel):
         """
         from experiments.planning.spec import load_spec, shrink_windows, spec_from_dict
         from flows.inputs import duration_s
-        from sim_core.workload.rolling import seed_of, today
+        from sim_core.dates import seed_of, today
 
         if self.trace and self.traffic:
             raise SpecError("--trace and --traffic", "give one of them")

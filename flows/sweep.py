@@ -40,8 +40,8 @@ from flows.requests import SweepRequest
 from flows.stopping import stoppable, task
 from flows.terminal.progress import Progress
 from flows.train import evaluate_task, evaluation_document, log_model_task, train_task, training_document
+from sim_core.dates import seed_of, today
 from sim_core.errors import InputError
-from sim_core.workload.rolling import seed_of, today
 
 _SHARDS_PER_ACTOR = 4  # enough that progress moves, retries are cheap and no actor waits long for the others
 _MOST_LANES = 64

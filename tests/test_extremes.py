@@ -23,8 +23,8 @@ MAY_BE_NAN = {  # where there is nothing to divide by
         "availability",
         "error_ratio",
         "error_budget_left",
-        "cost_usd_per_million_requests",
     ),
+    "good": ("cost_usd_per_million_requests",),
     "latency_weight": ("latency_mean_s", "latency_p50_s", "latency_p95_s", "latency_p99_s"),
     "lookups": ("cache_hit_ratio",),
 }

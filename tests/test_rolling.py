@@ -16,9 +16,10 @@ from experiments.planning.plan import make_plan
 from experiments.planning.spec import load_spec, spec_from_dict
 from flows.requests import SweepRequest, TrainingRequest
 from flows.sweep import training_of
+from sim_core.dates import end_of_window_s, seed_of, today
 from sim_core.errors import InputError, SpecError, TraceError
 from sim_core.workload import Trace, bundled_traffic
-from sim_core.workload.rolling import FIRST_DATE, end_of_window_s, generated_until, last_part, seed_of, today
+from sim_core.workload.rolling import FIRST_DATE, generated_until, last_part
 from sim_core.workload.trace import COLUMNS
 
 ROOT = Path(__file__).parents[1]
@@ -139,7 +140,7 @@ def test_a_rolling_training_keeps_the_last_day_back():
 
 
 def test_without_a_date_the_present_day_decides(monkeypatch):
-    monkeypatch.setattr("sim_core.workload.rolling.today", lambda: SUNDAY)
+    monkeypatch.setattr("sim_core.dates.today", lambda: SUNDAY)
     assert rolling(date=None).resolve().key == rolling().resolve().key
     assert TrainingRequest(profile="production", seed=None).resolve().seed == 20261122
 
@@ -210,7 +211,7 @@ def test_a_sweep_of_the_same_date_resumes_and_of_another_date_is_new(tmp_path):
 
 
 def test_the_present_day_decides_where_nothing_else_does(monkeypatch, tmp_path):
-    for module in ("sim_core.workload.rolling", "experiments.planning.plan", "flows.sweep"):
+    for module in ("sim_core.dates", "experiments.planning.plan", "flows.sweep"):
         monkeypatch.setattr(f"{module}.today", lambda: SUNDAY)
     file = tmp_path / "rolling.yaml"
     file.write_text(yaml.safe_dump(spec_of()))

@@ -14,11 +14,12 @@ from experiments.analysis.comparison import label
 from experiments.planning.spec import Spec, Traffic
 from experiments.planning.values import Settings, combinations
 from experiments.store.identity import digest, simulator_version
+from sim_core.dates import end_of_window_s, today
 from sim_core.errors import SpecError
 from sim_core.profile import Profile, load_profile
 from sim_core.workload import Trace, bundled_traffic, read_trace
 from sim_core.workload.prometheus import read_prometheus
-from sim_core.workload.rolling import end_of_window_s, generated_until, last_part, today
+from sim_core.workload.rolling import generated_until, last_part
 from sim_core.world import scale_to_replicas
 
 LANES_PER_BATCH = 64

@@ -1,4 +1,4 @@
-"""Windows that roll with the date, for what runs on a schedule: the traffic up to a moment, and a seed of the day.
+"""Windows that roll with the date, for what runs on a schedule: the traffic up to a moment.
 
 The same date gives the same window, another date another one. Dates are days in UTC; a window ends when its day begins, so
 that all of it is past.
@@ -16,21 +16,6 @@ from sim_core.workload.generator import DAY_S, TrafficModel
 from sim_core.workload.trace import Trace
 
 FIRST_DATE = dt.date(1970, 1, 5)  # a Monday; day 0 of generated traffic
-
-
-def today() -> dt.date:
-    """The present day, in UTC."""
-    return dt.datetime.now(dt.UTC).date()
-
-
-def end_of_window_s(date: dt.date) -> float:
-    """When a day begins [s since 1970, UTC]."""
-    return dt.datetime(date.year, date.month, date.day, tzinfo=dt.UTC).timestamp()
-
-
-def seed_of(date: dt.date) -> int:
-    """The seed of a day: its digits, as 20261122 for 2026-11-22."""
-    return date.year * 10_000 + date.month * 100 + date.day
 
 
 def last_part(trace: Trace, duration_s: float) -> Trace:
