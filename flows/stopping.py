@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import CancelledRun, TerminationSignal
 from prefect.states import Cancelled, State
 
@@ -27,7 +27,8 @@ _stops: list[BaseException] = []
 def stoppable(function: Callable[P, R]) -> Callable[P, R | State]:
     """The function of a flow or task: where it is stopped it returns a CANCELLED state; see `stops_go_on`.
 
-    A worker has rules of its own for what it ends (`prefect flow-run cancel`), so those runs are left to Prefect.
+    A worker has rules of its own for what it ends (`prefect flow-run cancel`), so the state of those flows is left to
+    Prefect; their tasks hand the stop on to them.
     """
 
     @functools.wraps(function)
@@ -37,22 +38,23 @@ def stoppable(function: Callable[P, R]) -> Callable[P, R | State]:
         except PoolClosed as stop:
             return Cancelled(message=str(stop))
         except (KeyboardInterrupt, SystemExit, TerminationSignal) as stop:
-            if _is_of_a_worker():
+            if _is_of_a_worker() and TaskRunContext.get() is None:
                 raise
-            # Prefect puts its own exception in place of what the command line raises on SIGTERM.
-            _stops.append(SystemExit(128 + stop.signal) if isinstance(stop, TerminationSignal) else stop)
-            return Cancelled(message=f"Stopped by {_cause(_stops[-1])}.")
+            _stops.append(stop)
+            return Cancelled(message=f"Stopped by {_cause(stop)}.")
 
     return run
 
 
 @contextlib.contextmanager
 def stops_go_on() -> Iterator[None]:
-    """Around the call of a flow: what stopped it is raised again."""
+    """Around the call of a flow: what stopped it is raised again, as the command line knows it."""
     try:
         yield
     except CancelledRun:
-        raise (_stops.pop() if _stops else KeyboardInterrupt()) from None
+        stop = _stops.pop() if _stops else KeyboardInterrupt()
+        # Prefect puts its own exception in place of what the command line raises on SIGTERM.
+        raise SystemExit(128 + stop.signal) if isinstance(stop, TerminationSignal) else stop from None
 
 
 class StoppableTask(Task):
@@ -76,6 +78,9 @@ def _is_of_a_worker() -> bool:
 
 
 def _cause(stop: BaseException) -> str:
+    number = stop.signal if isinstance(stop, TerminationSignal) else 0
     if isinstance(stop, SystemExit):
-        return signal.Signals(stop.code - 128).name if isinstance(stop.code, int) and stop.code > 128 else "an exit"
-    return "Ctrl-C"
+        number = stop.code - 128 if isinstance(stop.code, int) else 0
+    if isinstance(stop, KeyboardInterrupt):
+        return "Ctrl-C"
+    return signal.Signals(number).name if number > 0 else "an exit"

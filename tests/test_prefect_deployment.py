@@ -189,8 +189,15 @@ def test_a_deployed_run_is_cancelled_in_prefect_with_its_tasks(deployed, tmp_pat
     until(lambda: keys & ResultStore(home / "results").finished_keys(), "stored batch")
     prefect("flow-run", "cancel", run["id"])
     assert api.wait_for(run["id"]).startswith("CANCELLED"), log.read_text()[-3000:]
-    tasks = api.call("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
-    assert {t["state"]["type"] for t in tasks} <= {"COMPLETED", "CANCELLED"}
+
+    def ended() -> dict[str, tuple[str, str]]:
+        """State and message of each task by name, once all have one that is final: the process reports them as it ends."""
+        tasks = api.call("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+        states = {task["name"]: (task["state"]["type"], task["state"].get("message") or "") for task in tasks}
+        return {} if any(kind in ("PENDING", "RUNNING") for kind, _ in states.values()) else states
+
+    states = until(ended, "end of all tasks")
+    assert {kind for kind, _ in states.values()} <= {"COMPLETED", "CANCELLED"}, states
     assert "died" not in log.read_text()
 
 
