@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -329,6 +330,13 @@ def test_a_killed_training_resumes_from_its_checkpoint_and_repeats_no_row(cluste
     assert result == {"sum": 820}
     assert (tmp_path / "starts").read_text().split() == ["0", "20"]
     assert [row["step"] for row in rows] == list(range(1, 41))
+
+
+def test_a_training_on_a_long_trace_makes_ray_say_nothing(cluster, tmp_path, capfd):
+    """Ray keeps arguments of more than 100 kB apart, and warns on standard error where a restart could lose them."""
+    request = {"folder": str(tmp_path), "steps": 3, "trace": np.zeros(100_000)}
+    assert run_training(request, tmp_path, lambda rows: None, poll_s=0.05, train=count_up) == {"sum": 6}
+    assert capfd.readouterr().err == ""
 
 
 def test_a_training_can_be_stopped(cluster, tmp_path):

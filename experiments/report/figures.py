@@ -328,6 +328,7 @@ def _base_layout() -> dict[str, Any]:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 68, "r": 14, "t": 12, "b": 52},
         "font": {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13, "color": MUTED},
+        "modebar": {"orientation": "v", "bgcolor": "rgba(0,0,0,0)"},  # beside the legend, which it would cover
         "legend": {
             "orientation": "h",
             "x": 0,

@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,10 +43,13 @@ class TrainingActor:
     The thread starts with the actor: when the process dies, Ray starts the actor again, and the training resumes from
     its last checkpoint without the driver taking part. Progress rows are also kept in `folder`, so that none is lost,
     and rows that a resumed training repeats (same or smaller `step`) are dropped.
+
+    Args:
+        request: the one reference to what is to be trained.
     """
 
-    def __init__(self, request: Any, folder: str, train: Train):
-        self._request, self._train = request, train
+    def __init__(self, request: Sequence[Any], folder: str, train: Train):
+        self._request, self._train = ray.get(request[0]), train
         self._progress = Path(folder) / PROGRESS_FILE
         self._progress.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
@@ -125,7 +128,10 @@ def training_actor(request: Any, folder: Path, train: Train = train_policy) -> I
     """
     wait_for_cpus(1)
     actor_class = ray.remote(num_cpus=1, max_restarts=MAX_DEATHS, max_task_retries=MAX_DEATHS)(TrainingActor)
-    actor = actor_class.remote(request, str(folder), train)
+    # A reference that the driver holds: Ray warns of large arguments of an actor that may start again, since it would
+    # drop them.
+    kept = ray.put(request)
+    actor = actor_class.remote([kept], str(folder), train)
     try:
         yield actor
     finally:

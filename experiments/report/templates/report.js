@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const page = JSON.parse(document.getElementById("figure-data").textContent);
+  const canHover = window.matchMedia("(hover: hover)").matches; // elsewhere the bar would stay, and cover the legend
   const screenIsDark = window.matchMedia("(prefers-color-scheme: dark)");
   const config = {
     displaylogo: false,
@@ -34,7 +35,7 @@
     for (const [name, content] of Object.entries(page.figures)) {
       const place = document.getElementById(`figure-${name}`);
       const figure = fitted(JSON.parse(colored(JSON.stringify(content), dark)), place.clientWidth);
-      Plotly.react(place, figure.data, figure.layout, { ...config, displayModeBar: place.clientWidth > 560 ? "hover" : false });
+      Plotly.react(place, figure.data, figure.layout, { ...config, displayModeBar: canHover && place.clientWidth > 560 ? "hover" : false });
     }
     for (const element of document.querySelectorAll("[data-color]"))
       element.style.background = colored(element.dataset.color, dark);
