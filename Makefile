@@ -1,5 +1,6 @@
 # make demo [TRACE=path.csv.gz]   install, sweep, train, compare; the report and the commands of the UIs at the end
 # make test | check | bench       the whole suite; lint, types, import contract; the figures
+# make nightly                    thousands of generated profiles and of damaged documents and traces
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,10 +12,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench clean
+.PHONY: help demo test nightly check bench clean
 
 help:
-	@sed -n '1,2s/^# //p' Makefile
+	@sed -n '1,3s/^# //p' Makefile
 
 demo: $(INSTALLED)
 	@$(BIN)/devops-sim sweep $(SPEC) $(if $(TRACE),--trace "$(TRACE)")
@@ -24,6 +25,9 @@ bench: $(INSTALLED)
 
 test: $(INSTALLED_DEV)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+nightly: $(INSTALLED_DEV)
+	@$(BIN)/python -m pytest -n 2 --dist load -m "nightly or fuzz"
 
 check: $(INSTALLED_DEV)
 	$(BIN)/ruff check .

@@ -40,16 +40,15 @@ class Report:
 class TrainingActor:
     """Runs one training in a thread, so that it can be polled and stopped meanwhile.
 
-    The thread starts with the actor: when the process dies, Ray starts the actor again, and the training resumes from
-    its last checkpoint without the driver taking part. Progress rows are also kept in `folder`, so that none is lost,
-    and rows that a resumed training repeats (same or smaller `step`) are dropped.
-
-    Args:
-        request: the one reference to what is to be trained.
+    The thread starts with the first call: when the process dies, Ray starts the actor again and repeats the call, and the
+    training resumes from its last checkpoint. What is trained comes with each call, as a reference, since a restarted
+    actor has forgotten it; as an argument of the actor itself it could be lost, which Ray warns of. Progress rows are
+    also kept in `folder`, so that none is lost, and rows that a resumed training repeats (same or smaller `step`) are
+    dropped.
     """
 
-    def __init__(self, request: Sequence[Any], folder: str, train: Train):
-        self._request, self._train = ray.get(request[0]), train
+    def __init__(self, folder: str, train: Train):
+        self._train = train
         self._progress = Path(folder) / PROGRESS_FILE
         self._progress.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
@@ -57,19 +56,23 @@ class TrainingActor:
         self._stop = threading.Event()
         self._result: Any = None
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
-    def poll(self, since: int) -> Report:
-        """Rows from number `since` on, and the phase at that moment."""
-        running = self._thread.is_alive()  # before the rows are read: a finished thread adds none
+    def poll(self, since: int, request: Sequence[Any]) -> Report:
+        """Rows from number `since` on, and the phase at that moment.
+
+        Args:
+            request: the one reference to what is to be trained.
+        """
+        running = self._begun(request).is_alive()  # before the rows are read: a finished thread adds none
         with self._lock:
             rows = self._rows[since:]
         phase: Phase = "running" if running else "failed" if self._error else "done"
         return Report(phase, rows)
 
-    def result(self) -> Any:
-        """What the training returned, or its exception raised."""
+    def result(self, request: Sequence[Any]) -> Any:
+        """What the training returned, or its exception raised; waits for its end."""
+        self._begun(request).join()
         if self._error is not None:
             raise self._error
         return self._result
@@ -78,9 +81,15 @@ class TrainingActor:
         """Asks the training to end after the current rollout."""
         self._stop.set()
 
-    def _work(self) -> None:
+    def _begun(self, request: Sequence[Any]) -> threading.Thread:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, args=(ray.get(request[0]),), daemon=True)
+            self._thread.start()
+        return self._thread
+
+    def _work(self, request: Any) -> None:
         try:
-            self._result = self._train(self._request, self._append, self._stop.is_set)
+            self._result = self._train(request, self._append, self._stop.is_set)
         except Exception as error:
             self._error = error
 
@@ -115,11 +124,10 @@ def read_progress(path: Path) -> list[Row]:
 
 
 @contextlib.contextmanager
-def training_actor(request: Any, folder: Path, train: Train = train_policy) -> Iterator[Any]:
+def training_actor(folder: Path, train: Train = train_policy) -> Iterator[Any]:
     """An actor that trains for the `with` block, on one CPU.
 
     Args:
-        request: first argument of `train`; its checkpoints should lie in `folder`.
         folder: of this training, in the state folder; progress rows are kept there.
         train: what to run, `train(request, on_progress, should_stop)`; rows have an increasing `step`.
 
@@ -128,10 +136,7 @@ def training_actor(request: Any, folder: Path, train: Train = train_policy) -> I
     """
     wait_for_cpus(1)
     actor_class = ray.remote(num_cpus=1, max_restarts=MAX_DEATHS, max_task_retries=MAX_DEATHS)(TrainingActor)
-    # A reference that the driver holds: Ray warns of large arguments of an actor that may start again, since it would
-    # drop them.
-    kept = ray.put(request)
-    actor = actor_class.remote([kept], str(folder), train)
+    actor = actor_class.remote(str(folder), train)
     try:
         yield actor
     finally:
@@ -150,7 +155,7 @@ def run_training(
     """Trains in a Ray actor and hands progress rows to the driver as they come.
 
     Args:
-        request: see `training_actor`.
+        request: first argument of `train`; its checkpoints should lie in `folder`.
         folder: see `training_actor`. Rows of an earlier, interrupted run in it come first.
         on_rows: gets each new, non-empty list of rows once, in the driver: for a progress bar and for MLflow.
         should_stop: asked at every poll; true ends the training early with the result so far.
@@ -164,15 +169,15 @@ def run_training(
         PlatformError: no CPU is free, or the actor died too often; its checkpoints are kept.
         Exception: what the training itself raised, with its own type.
     """
-    seen = 0
-    with training_actor(request, folder, train) as actor:
+    seen, kept = 0, [ray.put(request)]
+    with training_actor(folder, train) as actor:
         while True:
-            report: Report = result_of(actor.poll.remote(seen))
+            report: Report = result_of(actor.poll.remote(seen, kept))
             seen += len(report.rows)
             if report.rows:
                 on_rows(report.rows)
             if report.phase != "running":
-                return result_of(actor.result.remote())
+                return result_of(actor.result.remote(kept))
             if should_stop():
                 result_of(actor.stop.remote())
             time.sleep(poll_s)
