@@ -387,6 +387,7 @@ def test_simulation_actors_load_no_learning_or_tracking_library():
 DIES_ONCE = """
 import logging, os, sys, threading
 from pathlib import Path
+import numpy as np
 from experiments.compute.actors import simulation_pool
 from experiments.compute.cluster import ray_cluster
 from experiments.store.state import StateDir
@@ -425,5 +426,5 @@ print("done")
 def test_what_ray_says_of_a_dead_worker_goes_to_our_log_and_not_to_the_terminal(tmp_path):
     """Ray prints it itself, in colours, terminal or not; an actor that is started again is no news for a user."""
     command = [sys.executable, "-c", DIES_ONCE, str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=guard_s())
     assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
