@@ -158,7 +158,7 @@ def test_what_can_be_refused_by_name_is_refused_before_anything_heavy_is_importe
     (tmp_path / "wrong.yaml").write_text(WRONG_SPEC)
     command = [sys.executable, "-X", "importtime", "-m", "flows.cli", *args]
     env = environment(tmp_path) | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=guard_s())
     assert (done.returncode, done.stdout) == (2, "")
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "typer" in imported
@@ -191,7 +191,7 @@ def test_the_shell_completes_names_without_the_simulator(tmp_path, words, expect
     code = "import sys; sys.argv[0] = 'devops-sim'; from flows.cli import main; main()"
     command = [sys.executable, "-X", "importtime", "-c", code]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(tmp_path) | asked, capture_output=True, text=True, timeout=60
+        command, cwd=ROOT, env=environment(tmp_path) | asked, capture_output=True, text=True, timeout=guard_s()
     )
     assert set(done.stdout.split()) == expected
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}

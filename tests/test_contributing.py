@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import guard_s
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
@@ -43,7 +45,7 @@ def follow(checkout: Path, command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(checkout)}
     environment |= {"DEVOPS_SIM_HOME": str(checkout / "state"), "PYTEST_ADDOPTS": "-p no:cacheprovider -p no:xdist"}
     return subprocess.run(
-        command, shell=True, cwd=checkout, env=environment, capture_output=True, text=True, timeout=240
+        command, shell=True, cwd=checkout, env=environment, capture_output=True, text=True, timeout=guard_s()
     )
 
 

@@ -194,7 +194,7 @@ print({name for name in started if name != "uname"} or "nothing", loaded, file=s
 def test_a_finished_sweep_is_answered_from_disk_and_starts_nothing(swept, home, spec):
     """No process; the document is that of the first run, but for what was counted and how long it took."""
     command = [sys.executable, "-c", AUDITED, "sweep", str(spec), "--json", "--quiet"]
-    done = subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=guard_s())
     assert done.stderr.strip() == "nothing []"
     again = json.loads(done.stdout)
     assert again["points"] == {"total": 8, "resumed": 8, "simulated": 0}
@@ -317,13 +317,13 @@ def test_the_command_that_a_training_prints_runs_as_it_stands(tmp_path):
     asked += ["--set", "services.api.replicas.max=30", "--set", "description=of 'ours'", "--state", "my state"]
     env = {name: value for name, value in environment(tmp_path).items() if name != "DEVOPS_SIM_HOME"}
     options = {"cwd": tmp_path, "env": env | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
-    done = subprocess.run([*COMMAND, *asked, "--steps", "2048", "--lanes", "8"], timeout=240, **options)
+    done = subprocess.run([*COMMAND, *asked, "--steps", "2048", "--lanes", "8"], timeout=guard_s(), **options)
     assert done.returncode == 0, done.stderr
     (printed,) = [line for line in done.stdout.splitlines() if line.startswith("Compare it: ")]
     command = printed.removeprefix("Compare it: ")
     for option in ("--start 2h --duration 3h", "--scale-peak-to-replicas 5", "services.api.replicas.max=30"):
         assert option in command
-    compared = subprocess.run(command, shell=True, timeout=240, **options)
+    compared = subprocess.run(command, shell=True, timeout=guard_s(), **options)
     assert compared.returncode == 0, compared.stderr
     assert compared.stdout.startswith("ours, 3h, 10 seeds")
     assert "models:/autoscaler-ours@" in compared.stdout

@@ -18,6 +18,7 @@ from experiments.planning.plan import Point, expand, make_plan, pack
 from experiments.planning.spec import load_spec, spec_from_dict
 from experiments.store.identity import sources_digest
 from sim_core.errors import SpecError
+from tests.waiting import guard_s
 
 SMALL = {
     "name": "small",
@@ -94,7 +95,9 @@ def test_keys_are_the_same_in_every_process(tmp_path):
     script = f"from experiments.planning.plan import make_plan; from experiments.planning.spec import load_spec\n" \
              f"plan = make_plan(load_spec({str(file)!r})); print(plan.sweep_id, *plan.keys)"  # fmt: skip
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=guard_s()
+    )
     plan = make_plan(load_spec(file))
     assert done.stdout.split() == [plan.sweep_id, *plan.keys], done.stderr
 

@@ -24,6 +24,7 @@ from experiments.planning.spec import spec_from_dict
 from flows.requests import TrainingRequest
 from sim_core.errors import InputError, TraceError
 from sim_core.workload.prometheus import MAX_POINTS, TOKEN_VARIABLE, read_prometheus
+from tests.waiting import guard_s
 
 DAY_S, MINUTE_S, SCRAPE_S = 86_400.0, 60.0, 15.0
 BEGIN = dt.date(2026, 1, 5)
@@ -72,7 +73,7 @@ def server(tmp_path_factory) -> Iterator[str]:
     write_openmetrics(text)
     config.write_text("global: {scrape_interval: 15s}\n")
     command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(text), str(data)]
-    made = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    made = subprocess.run(command, capture_output=True, text=True, timeout=guard_s())
     assert made.returncode == 0, made.stderr
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

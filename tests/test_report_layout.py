@@ -15,6 +15,7 @@ import pytest
 
 from experiments.report import write_report
 from tests.test_report import evaluation, indicators, report_data, with_interval
+from tests.waiting import guard_s
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -61,7 +62,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(page: Path, width: int, folder: Path) -> dict[str, Any]:
     command = [BROWSER, *FLAGS, f"--user-data-dir={folder}", f"--window-size={width},900", "--dump-dom", page.as_uri()]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=guard_s())
     title = re.search(r"<title>(.*?)</title>", done.stdout, flags=re.S)
     assert title is not None, done.stderr
     found = json.loads(unescape(title.group(1)))

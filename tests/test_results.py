@@ -12,6 +12,7 @@ import pytest
 from experiments.store.results import ResultStore
 from experiments.store.state import StateDir
 from sim_core.errors import InputError, PlatformError
+from tests.waiting import guard_s
 
 
 def batch(*keys: str, cost_usd: float = 1.0) -> dict[str, list]:
@@ -159,7 +160,7 @@ except PlatformError as error:
     print(error)
     sys.exit(3)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=guard_s())
     assert done.returncode == 3, done.stderr
     assert "cannot store 1 finished points" in done.stdout
     assert "File too large; make room" in done.stdout

@@ -26,6 +26,7 @@ from experiments.store.state import StateDir
 from experiments.tracking import CHALLENGER, CHAMPION, MlflowTracker, resolve_model
 from experiments.training.job import Job, describe
 from sim_core.errors import ModelError
+from tests.waiting import guard_s
 
 SMALL = {
     "name": "small",
@@ -360,7 +361,7 @@ from experiments.store.state import StateDir
 from experiments.tracking import resolve_model
 print(resolve_model("models:/autoscaler-production@champion", StateDir.open({str(state.root)!r})).path)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=here, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], cwd=here, capture_output=True, text=True, timeout=guard_s())
     assert done.stdout.strip().endswith("model.onnx"), done.stderr
     assert list(here.iterdir()) == []
 
