@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class TrafficChoice:
             return
         if self.trace is None:
             check_traffic(self.generator)
-        elif not self.trace.exists():
+        elif not os.path.exists(self.trace):  # also where the name is too long for a file
             files = [file.name for file in self.trace.parent.glob("*")]
             raise TraceError(str(self.trace), f"no such file{nearest(self.trace.name, files)}")
 

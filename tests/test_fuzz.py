@@ -297,6 +297,17 @@ def test_a_specification_with_a_key_that_is_no_text_is_refused(tmp_path: Path):
         assert refusal(lambda path=path: load_spec(path)), key
 
 
+def test_a_name_that_is_too_long_for_a_file_is_one_of_no_file(tmp_path: Path):
+    """The file system refuses it with an error of its own, not by saying that there is no such file."""
+    word, path = "x" * 5000, tmp_path / "long.yaml"
+    for there, instead in (("profile: development", f"profile: {word}"), ("generator: diurnal", f"trace: {word}")):
+        path.write_text(SMALL_SPEC.replace(there, instead))
+        assert refusal(lambda: load_spec(path))
+    assert refusal(lambda: load_spec(word))
+    assert refusal(lambda: read_trace(word))
+    assert refusal(lambda: load_profile(word))
+
+
 @pytest.mark.parametrize("lines", [1, 20, 21, 20_000])
 def test_a_message_says_the_first_problems_and_how_many_more_there_are(tmp_path: Path, lines: int):
     path = tmp_path / "junk.yaml"

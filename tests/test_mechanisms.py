@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sim_core.dataplane.fluid import account_requests
 from sim_core.limits import RETRY_SLOTS
 from sim_core.profile import Profile, load_profile
 from sim_core.simulation import Worlds
@@ -143,3 +144,12 @@ def test_a_service_behind_retries_sees_all_that_comes_through():
     worlds = run_worlds([Lane(profile, flat(700.0), 1, scaler=plan)], 600.0)
     state = worlds.state["services"][0, 1]
     assert state["unserved"] < 30.0 * 200.0  # seconds of two pods' work, and not minutes
+
+
+@pytest.mark.parametrize("variance", [0.00100, 0.00102, 0.00104])
+def test_a_share_of_good_requests_too_small_to_divide_by_is_none(production, variance):
+    """A second on average where 300 ms are asked for, hardly varying: as good as no request is within the threshold."""
+    worlds = Worlds([Lane(production, flat(10.0), 1)])
+    account_requests(worlds.params[0], worlds.state[0], 10.0, 0.0, 1.0, 1.0, variance)
+    assert worlds.state["account"]["good"][0] == 0.0
+    assert np.isnan(worlds.indicators()["cost_usd_per_million_requests"][0])

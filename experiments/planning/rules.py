@@ -6,8 +6,8 @@ They also see documents with invalid fields, which read as NaN, and stay silent 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Generator, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from agents.policies.registry import choice_of, known, scaler_of
@@ -64,7 +64,7 @@ def _traffic_broken(spec: Any) -> Iterator[Problem]:
         yield Problem(("traffic", "last"), "required by prometheus: how much of the past to ask for", None)
     if traffic.date is not None and traffic.last is None:
         yield Problem(("traffic", "date"), "needs last, which looks back from it", str(traffic.date))
-    if isinstance(traffic.trace, str) and not Path(traffic.trace).is_file():
+    if isinstance(traffic.trace, str) and not os.path.isfile(traffic.trace):
         yield Problem(("traffic", "trace"), "no such file", traffic.trace)
     if isinstance(traffic.generator, str):
         try:

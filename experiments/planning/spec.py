@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -193,7 +194,7 @@ def load_spec(name_or_path: str | Path) -> Spec:
     path = Path(name_or_path)
     if str(name_or_path) in bundled_specs():
         path = _FOLDER / f"{name_or_path}.yaml"
-    elif not path.exists() and path.name == str(name_or_path) and not path.suffix:
+    elif not os.path.exists(path) and path.name == str(name_or_path) and not path.suffix:
         known = f"(known: {', '.join(bundled_specs())}, or a path to a YAML file){nearest(path.name, bundled_specs())}"
         raise SpecError(shown(str(path)), f"unknown specification {known}")
     data = read_yaml(path, SpecError)
@@ -213,7 +214,8 @@ def spec_from_dict(data: Any, where: str = "specification") -> Spec:
 
 def _with_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def located(name: Any) -> Any:
-        return str((folder / name).absolute()) if isinstance(name, str) and (folder / name).is_file() else name
+        # os.path takes a name that is too long for a file as one that is none
+        return str((folder / name).absolute()) if isinstance(name, str) and os.path.isfile(folder / name) else name
 
     changed = dict(data)
     if data.get("profile") not in bundled_profiles():

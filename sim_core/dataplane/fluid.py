@@ -375,6 +375,8 @@ def account_requests(params, state, requests, failed, clean, mean, variance):
             good = answered
         elif log_sd > 0.0:
             good = answered * 0.5 * math.erfc(-above / log_sd * _SQRT_HALF)
+        if good < _LEAST:
+            good = 0.0
         first = (log_mean - _LOG_MIN) * _BUCKETS_PER_LOG
         width = log_sd * _BUCKETS_PER_LOG
         for k in range(len(_SLICE_QUANTILES)):
