@@ -25,7 +25,7 @@ from experiments.analysis.comparison import best, best_by_scenario, compare, ind
 from experiments.analysis.summaries import configurations, sameness
 from experiments.compute.actors import SimulationPool, plan_pool
 from experiments.compute.cluster import ray_cluster
-from experiments.held_out import DEFAULT_STEPS, HeldOut, evaluation_file, model_content, policies_document
+from experiments.held_out import DEFAULT_STEPS, HeldOut, evaluation_file, model_content
 from experiments.planning.plan import Plan, Point, make_plan
 from experiments.report import comparison_text, keep_findings, report_data, write_report
 from experiments.store.finished import keep_document
@@ -121,6 +121,7 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
             evaluated_before = evaluation_file(held_out, state).exists()
             evaluation = evaluate_task(quote(held_out), quote(state), quote(tracker), quote(progress))
             clock.note("evaluate")
+    compared = evaluation_document(held_out, evaluation) if held_out and evaluation else None
     if job is not None and model is not None:
         gate = (
             promotion_gate(evaluation, plan.profile.slo.objective)
@@ -128,8 +129,7 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
             else not_evaluated("the specification has no section evaluation")
         )
         model |= {"registered": register(tracker, model["logged"], job, gate), "gate": gate.to_dict()}
-        compared = policies_document(evaluation, held_out.duration_s) if evaluation and held_out else None
-        describe(tracker, model["registered"], job, trained, model["gate"], compared)
+        describe(tracker, model["registered"], job, trained, model["gate"], compared and compared["policies"])
     points = store.load(plan.sweep_id)
     table = compare(points)
     goal = (plan.spec.objective.minimize, plan.spec.limits(plan.profile))
@@ -138,7 +138,6 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
     report, text = report_task(plan.sweep_id, quote(state))
     tracker.log_file(run_id, Path(report))
     clock.note("report")
-    compared = evaluation_document(held_out, evaluation) if held_out and evaluation else None
     document = {
         "command": "sweep",
         "sweep_id": plan.sweep_id,
