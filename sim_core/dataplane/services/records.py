@@ -9,22 +9,76 @@ from __future__ import annotations
 import numpy as np
 
 from sim_core.controlplane.hpa_records import HPA, HPA_STATE
+from sim_core.dataplane.services.kinds import (
+    BALANCINGS,
+    BRANCH,
+    CACHED_READ,
+    CALL_STEP,
+    CFS_QUOTA,
+    CPU,
+    EXTERNAL,
+    FIFO,
+    HORIZONTAL_POD_AUTOSCALER,
+    INGRESS,
+    LATENCY_BUCKETS,
+    LATENCY_MAX_S,
+    LATENCY_MIN_S,
+    LEAST_OUTSTANDING,
+    MAX_RETRIES,
+    NO_PARENT,
+    PARALLEL,
+    POWER_OF_TWO,
+    PROCESSOR_SHARING,
+    RANDOM,
+    READ,
+    RETRY_SLOTS,
+    ROUND_ROBIN,
+    SCHEDULE,
+    SHARINGS,
+    STATIC,
+    WAIT,
+    WRITE,
+)
 
-MAX_RETRIES = 3  # of a call
-RETRY_SLOTS = 64  # ticks; the fluid engine lets a retry lie less far ahead
-LATENCY_BUCKETS = 640  # even in log(latency): a percentile read from them is off by at most 1 %
-LATENCY_MIN_S, LATENCY_MAX_S = 5e-4, 120.0  # outermost bucket edges
-
-RANDOM, ROUND_ROBIN, LEAST_OUTSTANDING, POWER_OF_TWO = range(4)  # SERVICE.balancing
-BALANCINGS = ("random", "round_robin", "least_outstanding", "power_of_two")
-FIFO, PROCESSOR_SHARING, CFS_QUOTA = range(3)  # SERVICE.sharing
-SHARINGS = ("fifo", "processor_sharing", "cfs_quota")
-EXTERNAL, STATIC, HORIZONTAL_POD_AUTOSCALER, SCHEDULE = range(4)  # SCALER.kind
-
-# STEP.kind. A step is a row; what it holds follows it: a PARALLEL holds BRANCH rows, a BRANCH the steps of one branch.
-CPU, WAIT, CALL_STEP, PARALLEL, BRANCH, CACHED_READ, READ, WRITE = range(8)
-INGRESS = -1  # ENDPOINT.service of what the load balancer does for a class of requests: it has no pods
-NO_PARENT = -1  # STEP.parent of a step of the endpoint itself
+__all__ = [  # the kinds stand in kinds.py, which needs no numba; who works on rows finds them here too
+    "BALANCINGS",
+    "BRANCH",
+    "CACHED_READ",
+    "CALL_STEP",
+    "CFS_QUOTA",
+    "CPU",
+    "EXTERNAL",
+    "FIFO",
+    "HORIZONTAL_POD_AUTOSCALER",
+    "INGRESS",
+    "LATENCY_BUCKETS",
+    "LATENCY_MAX_S",
+    "LATENCY_MIN_S",
+    "LEAST_OUTSTANDING",
+    "MAX_RETRIES",
+    "NO_PARENT",
+    "PARALLEL",
+    "POWER_OF_TWO",
+    "PROCESSOR_SHARING",
+    "RANDOM",
+    "READ",
+    "RETRY_SLOTS",
+    "ROUND_ROBIN",
+    "SCHEDULE",
+    "SHARINGS",
+    "STATIC",
+    "WAIT",
+    "WRITE",
+    "SCALER",
+    "SERVICE",
+    "ENDPOINT",
+    "STEP",
+    "CALL",
+    "REQUEST_CLASS",
+    "SERVICE_STATE",
+    "SERVICE_SUMS",
+    "CLASS_SUMS",
+]
 
 SCALER = np.dtype(
     [
