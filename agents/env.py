@@ -160,9 +160,7 @@ class Episodes:
         rate = spec.trace.slice(spec.start_s, end_s).mean_per_s  # of the part that episodes may touch, and no more
         busy_per_request = sum(
             cpu_s / service.container.cpu_request_cores
-            for service, cpu_s in zip(
-                spec.profile.services, resolve(spec.profile).cpu_seconds_per_request, strict=True
-            )
+            for service, cpu_s in zip(spec.profile.services, resolve(spec.profile).cpu_seconds_per_request, strict=True)
         )
         busy_pods = max(rate * busy_per_request, sum(s.replicas.min for s in spec.profile.services))
         budget = 1.0 - spec.profile.slo.objective
@@ -182,9 +180,7 @@ class Episodes:
             rate = spec.trace.rates_per_s[min(int(start_s / spec.trace.step_s), len(spec.trace.rates_per_s) - 1)]
             for i, service in enumerate(spec.profile.services):
                 replicas = initial_replicas(spec.profile, i, float(rate)) * generator.uniform(*INITIAL_REPLICAS)
-                services[i]["initial_replicas"] = np.clip(
-                    round(replicas), service.replicas.min, service.replicas.max
-                )
+                services[i]["initial_replicas"] = np.clip(round(replicas), service.replicas.min, service.replicas.max)
         self.worlds.reset(lanes)
         self.sums[lanes] = 0.0
         self.steps[lanes] = 0

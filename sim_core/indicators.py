@@ -43,7 +43,10 @@ INDICATORS = _table(
     Indicator("cost_usd", "whole cost [$/day]", per_day=True, digits=".2f"),
     Indicator("cost_pods_usd", "pods [$/day]", per_day=True, digits=".2f"),
     Indicator("cost_fixed_usd", "fixed cost [$/day]", per_day=True, digits=".2f"),
-    *(Indicator(f"cost_{what}_usd", f"{what.replace('_', ' ')} [$/day]", per_day=True, digits=".2f") for what in FIXED_COSTS),
+    *(
+        Indicator(f"cost_{what}_usd", f"{what.replace('_', ' ')} [$/day]", per_day=True, digits=".2f")
+        for what in FIXED_COSTS
+    ),
     Indicator("cost_usd_per_month", "whole cost [$/30 days]", digits=",.0f"),
     Indicator("cost_usd_per_million_requests", "whole cost of a million good requests [$]", digits=".3f"),
     Indicator("replica_hours", "replica-hours [h/day]", per_day=True, digits=".1f"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +28,7 @@ from sim_core.controlplane.hpa import reconcile_hpa
 from sim_core.controlplane.pods import SAMPLE, advance_pods, collect_samples, set_replicas, start_warm
 from sim_core.dataplane.fluid import begin_components, serve
 from sim_core.dataplane.services import fluid as services
-from sim_core.dataplane.services.kinds import EXTERNAL, HORIZONTAL_POD_AUTOSCALER, SCHEDULE, STATIC
+from sim_core.dataplane.services.kinds import HORIZONTAL_POD_AUTOSCALER, SCHEDULE, STATIC
 from sim_core.errors import InputError
 from sim_core.limits import MAX_METRICS
 from sim_core.tables import rows

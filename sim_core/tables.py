@@ -54,9 +54,7 @@ def rows(typingctx, array, first, n):  # type: ignore[no-untyped-def]
         view = make_array(signature.return_type)(context, builder)
         stride = builder.extract_value(source.strides, 0)
         data = cgutils.pointer_add(builder, source.data, builder.mul(arguments[1], stride), source.data.type)
-        populate_array(
-            view, data=data, shape=[arguments[2]], strides=[stride], itemsize=source.itemsize, meminfo=None
-        )
+        populate_array(view, data=data, shape=[arguments[2]], strides=[stride], itemsize=source.itemsize, meminfo=None)
         return view._getvalue()
 
     return signature, codegen

@@ -103,7 +103,9 @@ def serve_database(database, state, reads, writes, tick_s):
     read_s, write_s = read_wait + database.read_s, primary.wait_s + database.write_s
     state.read_variance_s2 = read_variance + database.scv * database.read_s**2
     state.write_variance_s2 = primary.wait_variance_s2 + database.scv * database.write_s**2
-    pool_wait = wait_for_connection(state, reads + writes, reads * read_s + writes * write_s, database.pool_size, tick_s)
+    pool_wait = wait_for_connection(
+        state, reads + writes, reads * read_s + writes * write_s, database.pool_size, tick_s
+    )
     state.read_s, state.write_s = read_s + pool_wait, write_s + pool_wait
 
 

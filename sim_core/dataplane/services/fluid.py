@@ -6,8 +6,6 @@ them, and what each of its steps begins. Upwards, callees first: how long a call
 
 from __future__ import annotations
 
-import math
-
 from sim_core.compiled import kernel, phase
 from sim_core.dataplane.latency import join, lognormal_tail
 from sim_core.dataplane.queueing import queue_after, wait_moments

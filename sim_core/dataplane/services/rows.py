@@ -61,9 +61,7 @@ TABLES = (
 )
 
 
-def rows(
-    profile: Profile, graph: Graph, settings: tuple[tuple[str, object], ...] = ()
-) -> dict[str, np.ndarray | int]:
+def rows(profile: Profile, graph: Graph, settings: tuple[tuple[str, object], ...] = ()) -> dict[str, np.ndarray | int]:
     """Rows of the parameter tables by name, and numbers of rows of the kinds that are state alone.
 
     Args:
