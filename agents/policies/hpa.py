@@ -9,7 +9,8 @@ from numba import njit
 
 from agents.observation import Observations
 from sim_core.controlplane.hpa import reconcile_hpa
-from sim_core.controlplane.hpa_records import HPA, HPA_STATE
+from sim_core.controlplane.hpa_logs import down_events_of, place_logs, recommendations_of, up_events_of
+from sim_core.controlplane.hpa_records import EVENT, HPA, HPA_STATE, RECOMMENDATION
 from sim_core.controlplane.pods import SAMPLE, collect_samples
 from sim_core.limits import MAX_METRICS, MAX_PODS
 from sim_core.world import Lane, Scaler, hpa_of_service
@@ -30,6 +31,9 @@ class HpaPolicy:
         self._n_lanes = 0
         self._hpa = np.zeros((0, 0), dtype=HPA)
         self._state = np.zeros((0, 0), dtype=HPA_STATE)
+        self._recommendations = np.zeros(0, dtype=RECOMMENDATION)
+        self._up_events = np.zeros(0, dtype=EVENT)
+        self._down_events = np.zeros(0, dtype=EVENT)
         self._samples = np.zeros((MAX_METRICS, MAX_PODS), dtype=SAMPLE)
         self._window_s = np.zeros(0)
 
@@ -43,12 +47,17 @@ class HpaPolicy:
         for row, lane in zip(self._hpa, lanes, strict=True):
             for i in range(len(lane.profile.services)):
                 row[i] = hpa_of_service(lane.profile, i, settings)
+        rows = place_logs(hpa for row in self._hpa for hpa in row if hpa["max_replicas"] > 0)
+        self._recommendations = np.zeros(rows.recommendations, dtype=RECOMMENDATION)
+        self._up_events = np.zeros(rows.up_events, dtype=EVENT)
+        self._down_events = np.zeros(rows.down_events, dtype=EVENT)
 
     def predict(self, observations: Observations) -> np.ndarray:
         services = observations.deployments
         desired = np.zeros((observations.n_lanes, observations.n_services), dtype=np.int64)
         _reconcile_lanes(
-            self._hpa, self._state, services, self._samples, observations.sample_time_s,
+            self._hpa, self._state, self._recommendations, self._up_events, self._down_events, services,
+            self._samples, observations.sample_time_s,
             self._window_s, observations.time_s, desired,
         )  # fmt: skip
         return desired
@@ -58,12 +67,17 @@ class HpaPolicy:
 
 
 @njit(cache=True)
-def _reconcile_lanes(hpa, state, deployments, samples, sample_time_s, window_s, now_s, desired):
+def _reconcile_lanes(
+    hpas, states, recommendations, up_events, down_events, deployments, samples, sample_time_s, window_s, now_s, desired
+):
     for lane in range(desired.shape[0]):
         for i in range(desired.shape[1]):
-            deployment = deployments[lane, i]
-            collect_samples(deployment, samples[0], sample_time_s[lane], window_s[lane])
+            hpa, deployment = hpas[lane, i], deployments[lane, i]
+            if hpa.max_replicas == 0:  # the lane has fewer services
+                continue
+            collect_samples(deployment, deployment.pods, samples[0], sample_time_s[lane], window_s[lane])
             desired[lane, i] = reconcile_hpa(
-                hpa[lane, i], state[lane, i], deployment.pods, deployment.n_pods, samples,
+                hpa, states[lane, i], recommendations_of(hpa, recommendations), up_events_of(hpa, up_events),
+                down_events_of(hpa, down_events), deployment.pods, deployment.n_pods, samples,
                 deployment.desired_replicas, deployment.n_active, 0, now_s[lane],
             )  # fmt: skip
