@@ -88,7 +88,7 @@ class RequestWorld:
     """One lane's tables and its engine."""
 
     def __init__(self, services, classes, caches=(), databases=(), seed=0, threshold_s=math.inf, tick_s=1.0, trace_share=0.0):
-        self.key, self.threshold_s, self.tick_s, self.tick = lane_key(seed), threshold_s, tick_s, 0
+        self.key, self.threshold_s, self.tick_s, self.tick = np.uint64(lane_key(seed)), threshold_s, tick_s, 0
         self.rates = np.array([c.rate_per_s for c in classes], dtype=float)
         names = [s.name for s in services]
         places = {(r.INGRESS, row): row for row in range(len(classes))}
@@ -134,7 +134,7 @@ class RequestWorld:
         self.engines = RequestEngines(1)
         begin_engine(
             self.engine, self.services, self.endpoints, self.steps, self.calls, self.classes, self.pods, self.caches,
-            self.databases, self.key, trace_share, 1 << 20,
+            self.databases, self.key, trace_share, 1 << 18 if trace_share else 0,
         )  # fmt: skip
 
     @property
