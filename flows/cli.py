@@ -16,6 +16,7 @@ import typer
 from agents.policies.registry import split_outside
 from flows.commands import options
 from flows.commands.catalog import profile_app, trace_app
+from sim_core.engines import FLUID
 
 _RESUME = " What is finished is kept: the same command goes on from there."
 
@@ -74,7 +75,8 @@ def run(
     traffic_seed: options.TrafficSeed = 0,
     scale_peak_to_replicas: options.ScalePeak = None,
     settings: options.Settings = None,
-    engine: options.Engine = "fluid",
+    engine: options.Engine = FLUID,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads that share the lanes.")] = 1,
     timeline: Annotated[
         Path | None, typer.Option(help="Write the time series of every lane and service into this Parquet file.")
     ] = None,
@@ -104,6 +106,7 @@ def run(
         state,
         timeline,
         timeline_step,
+        threads,
     )
     document = _present(lambda: run_lanes(request), show_run, as_json)
     if not no_track:
@@ -118,6 +121,7 @@ def sweep(
     scale_peak_to_replicas: options.ScalePeak = None,
     last: options.Last = None,
     date: options.Date = None,
+    engine: options.OtherEngine = None,
     actors: Annotated[int | None, typer.Option(min=1, max=256, help="Simulation actors; default: one a CPU.")] = None,
     state: options.State = None,
     as_json: options.Json = False,
@@ -136,6 +140,7 @@ def sweep(
         scale_peak_to_replicas=scale_peak_to_replicas,
         last=last,
         date=date_of("--date", date) if date else None,
+        engine=engine,
         actors=actors,
         state=str(state) if state else None,
     )
@@ -224,6 +229,7 @@ def evaluate(
     traffic_seed: options.TrafficSeed = 0,
     scale_peak_to_replicas: options.ScalePeak = None,
     settings: options.Settings = None,
+    engine: options.Engine = FLUID,
     no_track: options.NoTrack = False,
     state: options.State = None,
     as_json: options.Json = False,
@@ -236,7 +242,9 @@ def evaluate(
 
     choice = TrafficChoice(trace, traffic, traffic_seed, scale_peak_to_replicas)
     named = split_outside(policies)
-    request = EvaluationRequest(profile, settings or [], choice, named, seeds, start, duration, state, not no_track)
+    request = EvaluationRequest(
+        profile, settings or [], choice, named, seeds, start, duration, state, not no_track, engine
+    )
     _present(lambda: evaluate_policies(request), show_evaluation, as_json, quiet)
 
 

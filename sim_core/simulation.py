@@ -25,6 +25,7 @@ from sim_core.compiled import kernel
 from sim_core.controlplane.hpa import reconcile_hpa
 from sim_core.controlplane.pods import SAMPLE, advance_pods, collect_samples, set_replicas, start_warm
 from sim_core.dataplane.fluid import serve
+from sim_core.engines import check_engine, is_installed
 from sim_core.errors import InputError
 from sim_core.limits import MAX_METRICS, MAX_PODS
 from sim_core.telemetry import publish, scrape
@@ -129,14 +130,21 @@ class Worlds:
 
     Args:
         lanes: one a world; they may differ in everything but nothing has to be equal.
+        engine: how requests are served, see `sim_core.engines`.
+        threads: that lanes are shared among; the outcome does not depend on them.
+
+    Raises:
+        InputError: no lane, or no such engine.
 
     Attributes:
         params, state: structured arrays, shape (n_lanes,); see `world.py`.
     """
 
-    def __init__(self, lanes: Sequence[Lane]):
+    def __init__(self, lanes: Sequence[Lane], engine: str = "fluid", threads: int = 1):
         if not lanes:
             raise InputError("lanes", "must hold at least one lane (got none)")
+        if not is_installed(check_engine(engine)):
+            raise InputError("engine", f"is not part of this package (got {engine!r})")
         self.lanes = tuple(lanes)
         self.params, self.rates, self.schedules = build_params(self.lanes)
         self.state = np.zeros(len(lanes), dtype=STATE)
@@ -204,14 +212,24 @@ class Simulation:
     service_timeline: dict[str, np.ndarray] | None = None
 
 
-def simulate(lanes: Sequence[Lane], duration_s: float, timeline_step_s: float | None = None) -> Simulation:
-    """Plays every lane for `duration_s` [s] on the fluid engine.
+def simulate(
+    lanes: Sequence[Lane],
+    duration_s: float,
+    timeline_step_s: float | None = None,
+    engine: str = "fluid",
+    threads: int = 1,
+) -> Simulation:
+    """Plays every lane for `duration_s` [s].
+
+    Args:
+        timeline_step_s: record a timeline with this step [s].
+        engine, threads: see `Worlds`.
 
     Raises:
-        InputError: a lane's trace ends before the simulation does, or the duration is not positive.
+        InputError: a lane's trace ends before the simulation does, the duration is not positive, or no such engine.
     """
     check_duration(lanes, duration_s)
-    worlds = Worlds(lanes)
+    worlds = Worlds(lanes, engine, threads)
     n_ticks = round(duration_s / float(worlds.params["tick_s"][0]))
     if timeline_step_s is None:
         worlds.advance(n_ticks)

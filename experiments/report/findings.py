@@ -98,6 +98,7 @@ def evaluation_data(held_out: HeldOut, evaluation: Evaluation, commands: Sequenc
             "commands": list(commands),
         },
         evaluation_duration_s=held_out.duration_s,
+        engine=held_out.engine,
     )
 
 
@@ -140,6 +141,7 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
         sweep_duration_s=float(points["duration_s"].iloc[0]),
         evaluation_duration_s=findings.get("evaluation_duration_s") or 86_400.0,
         recommended=best(table, spec.objective.minimize, spec.limits(profile)),
+        engine=spec.engine,
     )
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.policies.registry import Choice, choices_of
-from flows.inputs import TrafficChoice, check_engine, duration_s, load_profile, overrides
+from flows.estimates import tell_time
+from flows.inputs import TrafficChoice, duration_s, load_profile, overrides
+from sim_core.engines import check_engine
 from sim_core.errors import InputError, PolicyError
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class RunRequest:
     state: Path | None
     timeline: Path | None = None
     timeline_step: str = "60s"
+    threads: int = 1
 
 
 def run_lanes(request: RunRequest) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
     Raises:
         InputError: any part of the request is wrong.
     """
-    engine = check_engine(request.engine)
+    engine = check_engine(request.engine, "--engine")
     choices = chosen(request)
     start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
     request.traffic.check()
@@ -66,7 +69,11 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
     trace = request.traffic.load(profile, start_s, length_s)
     seeds = list(range(request.seed, request.seed + request.lanes))
     lanes = [Lane(profile, trace, seed, start_s) for seed in seeds]
-    played = {policy.name: play(lanes, policy, length_s, step_s) for policy in policies}
+    tell_time(engine, ((lane, length_s) for lane in lanes), len(policies), request.threads)
+    played = {
+        policy.name: play(lanes, policy, length_s, step_s, engine=engine, threads=request.threads)
+        for policy in policies
+    }
     if request.timeline is not None:
         write_timeline(request.timeline, played, seeds, [service.name for service in profile.services])
     return {
