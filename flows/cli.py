@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 app.add_typer(profile_app, name="profile")
 app.add_typer(trace_app, name="trace")
+bench_app = typer.Typer(help="Measure the engines, the environment, training and sweeps on this machine.")
+app.add_typer(bench_app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:
@@ -283,8 +285,9 @@ def report(
     _present(lambda: make_report(sweep_id, output, state, pictures), show_report, as_json)
 
 
-@app.command()
+@bench_app.callback(invoke_without_command=True)
 def bench(
+    context: typer.Context,
     quick: Annotated[bool, typer.Option(help="A tenth of the work, for a first look.")] = False,
     trace: Annotated[
         Path | None, typer.Option(help="Train and evaluate agents on the halves of this trace too.")
@@ -292,11 +295,43 @@ def bench(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure the simulator, the environment, training and sweeps on this machine."""
+    """Measure the engines, the environment, training and sweeps on this machine."""
+    if context.invoked_subcommand is not None:
+        if quick or trace or as_json or quiet:
+            raise typer.BadParameter(f"options of {context.invoked_subcommand} stand behind it")
+        return
     from flows.commands.bench import measure
     from flows.terminal.tables import show_bench
 
     _present(lambda: measure(quick, trace), show_bench, as_json, quiet)
+
+
+@bench_app.command()
+def agreement(
+    only: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Scenarios with this in their name, or as '*random*'.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=3, max=4096, help="Most seeds of a scenario.")] = 64,
+    traces: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of trace files; without it their scenarios are skipped.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads that share the seeds; default: one a CPU.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write what was validated into this JSON file.")
+    ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Play scenarios in both engines and judge how far apart they are; exit code 1 where they do not agree."""
+    from flows.commands.agreement import AgreementRequest, measure_agreement
+    from flows.terminal.tables import show_agreement
+
+    request = AgreementRequest(only, seeds, traces, threads, record)
+    document = _present(lambda: measure_agreement(request), show_agreement, as_json, quiet)
+    if not document["verdict"]["agree"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -217,6 +217,11 @@ def lane_of(point: Point, trace: Trace, profiles: Mapping[str, Profile]) -> Lane
     return Lane(profiles[point.profile_digest], trace, point.seed, point.start_s, scaler)
 
 
+def worlds_of(spec: Spec, profile: Profile) -> list[Profile]:
+    """Every profile that a specification plays, in its order, each once."""
+    return list({world.digest: world for _, _, _, world in _worlds(spec, profile)}.values())
+
+
 def expand(spec: Spec) -> list[Point]:
     """The points of a specification, in order; see `make_plan`."""
     return list(make_plan(spec).points)

@@ -332,6 +332,25 @@ def show_bench(document: Mapping[str, Any]) -> None:
     print_table("Figures", columns, [[_plain_figure(row.get(column)) for column in columns] for row in rows])
 
 
+def show_agreement(document: Mapping[str, Any]) -> None:
+    """How far the engines are apart, a scenario a row, and the verdict."""
+    from experiments.agreement.table import cells, columns
+
+    bounds = ", ".join(f"{name} {bound['bound']:g} {bound['unit']}" for name, bound in document["bounds"].items())
+    print_table(
+        "Fluid engine less request engine, paired by seed, ± half of the 95 % interval",
+        columns(),
+        [cells(row) for row in document["scenarios"]],
+        words=2,
+    )
+    print_text(
+        f"Bounds: {bounds}. x: beyond one (!); f: may be fitted to, does not count; ~: noise above a third of one."
+    )
+    if document["skipped"]:
+        print_text(f"Skipped: {', '.join(document['skipped'])}")
+    print_text(document["verdict"]["words"])
+
+
 def _command() -> str:
     """The command as the user can type it: the one on the path, or the one beside this Python."""
     beside = Path(sys.executable).with_name("devops-sim")
