@@ -11,12 +11,13 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.actions import action_space, replicas_for
-from agents.observation import BOUND, observation_size, observe
+from agents.observation import BOUND, observation_size, observe, observe_lanes
 from sim_core.compiled import kernel
+from sim_core.dataplane.services.graph import resolve
 from sim_core.errors import InputError
 from sim_core.randomness import lane_key
-from sim_core.simulation import Worlds, tick
-from sim_core.world import Lane, Scaler, initial_replicas
+from sim_core.simulation import Worlds, cut, tick
+from sim_core.world import Lane, Scaler, draw_clocks, initial_replicas
 
 if TYPE_CHECKING:
     from sim_core.profile import Profile
@@ -85,7 +86,7 @@ PODS_SCALE, BAD_SCALE, LOAD_SCALE, BAD_LIMIT = 0, 1, 2, 3
 
 
 @kernel
-def step_lanes(params, state, rates, schedules, samples, n_ticks, actions, scales, observations, rewards, sums, totals):
+def step_lanes(tables, n_ticks, actions, scales, observations, rewards, sums, totals):
     """One decision of every lane: actions become replicas, the world plays on, rewards and observations come out.
 
     Args:
@@ -97,34 +98,29 @@ def step_lanes(params, state, rates, schedules, samples, n_ticks, actions, scale
         sums: float64, shape (n_lanes, 4): pod-seconds, requests, bad requests and reward of the episode so far.
         totals: float64, shape (4,): the same over all lanes and episodes.
     """
-    for lane in range(len(params)):
-        params_l, state_l = params[lane], state[lane]
-        for i in range(params_l.n_services):
-            desired = replicas_for(observations[lane], params_l.n_services, i, actions[lane, i], 1.0)
-            service = params_l.services[i]
-            state_l.services[i].desired_replicas = min(max(desired, service.min_replicas), service.max_replicas)
-        account = state_l.account
+    for index in range(len(tables.lanes)):
+        world = cut(tables, index)
+        n_services = len(world.services)
+        for i in range(n_services):
+            service = world.services[i]
+            desired = replicas_for(observations[index], n_services, i, actions[index, i], 1.0)
+            world.service_states[i].desired_replicas = min(max(desired, service.min_replicas), service.max_replicas)
+        account = world.state.account
         pod_s, requests, good = account.pod_s, account.requests, account.good
         for _ in range(n_ticks):
-            tick(params_l, state_l, rates, schedules, samples)
+            tick(world)
         pod_s = account.pod_s - pod_s
         requests = account.requests - requests
         bad = max(0.0, requests - (account.good - good))
-        priced = min(bad, scales[lane, BAD_LIMIT] * requests)
+        priced = min(bad, scales[index, BAD_LIMIT] * requests)
         reward = (
-            scales[lane, LOAD_SCALE] * requests - scales[lane, PODS_SCALE] * pod_s - scales[lane, BAD_SCALE] * priced
+            scales[index, LOAD_SCALE] * requests - scales[index, PODS_SCALE] * pod_s - scales[index, BAD_SCALE] * priced
         )
-        rewards[lane] = reward
+        rewards[index] = reward
         for k, amount in enumerate((pod_s, requests, bad, reward)):
-            sums[lane, k] += amount
+            sums[index, k] += amount
             totals[k] += amount
-        observe(params_l, state_l, rates, observations[lane])
-
-
-@kernel
-def _observe_some(params, state, rates, lanes, observations):
-    for lane in lanes:
-        observe(params[lane], state[lane], rates, observations[lane])
+        observe(world, observations[index])
 
 
 class Episodes:
@@ -163,8 +159,8 @@ class Episodes:
         end_s = spec.trace.duration_s if spec.end_s is None else spec.end_s
         rate = spec.trace.slice(spec.start_s, end_s).mean_per_s  # of the part that episodes may touch, and no more
         busy_per_request = sum(
-            s.calls_per_request * s.container.cpu_seconds_per_request / s.container.cpu_request_cores
-            for s in spec.profile.services
+            cpu_s / service.container.cpu_request_cores
+            for service, cpu_s in zip(spec.profile.services, resolve(spec.profile).cpu_seconds_per_request, strict=True)
         )
         busy_pods = max(rate * busy_per_request, sum(s.replicas.min for s in spec.profile.services))
         budget = 1.0 - spec.profile.slo.objective
@@ -177,27 +173,26 @@ class Episodes:
         for lane in lanes:
             spec, generator = self.specs[lane], generators[lane]
             start_s = spec.start_s + generator.random() * max(0.0, spec.last_start_s - spec.start_s)
-            record = self.worlds.params[lane]
+            record, services = self.worlds.params[lane], self.worlds.of(lane, "services")
             record["traffic"]["start_s"] = start_s
-            record["key"] = lane_key(int(generator.integers(2**62)))
+            draw_clocks(record, lane_key(int(generator.integers(2**62))))
+            record["sync_phase_ticks"] = 0  # decisions set the pace
             rate = spec.trace.rates_per_s[min(int(start_s / spec.trace.step_s), len(spec.trace.rates_per_s) - 1)]
             for i, service in enumerate(spec.profile.services):
-                replicas = initial_replicas(service, float(rate)) * generator.uniform(*INITIAL_REPLICAS)
-                record["services"][i]["initial_replicas"] = np.clip(
-                    round(replicas), service.replicas.min, service.replicas.max
-                )
+                replicas = initial_replicas(spec.profile, i, float(rate)) * generator.uniform(*INITIAL_REPLICAS)
+                services[i]["initial_replicas"] = np.clip(round(replicas), service.replicas.min, service.replicas.max)
         self.worlds.reset(lanes)
         self.sums[lanes] = 0.0
         self.steps[lanes] = 0
         self.ends[lanes] = self.episode_steps[lanes]
-        _observe_some(self.worlds.params, self.worlds.state, self.worlds.rates, lanes, self.observations)
+        observe_lanes(self.worlds.tables, lanes, self.observations)
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """One decision of every lane, actions of shape (n_lanes, n_services); returns which episodes are at their end."""
         worlds = self.worlds
         step_lanes(
-            worlds.params, worlds.state, worlds.rates, worlds.schedules, worlds.samples, self.ticks_per_step,
-            actions, self.scales, self.observations, self.rewards, self.sums, self.totals,
+            worlds.tables, self.ticks_per_step, actions, self.scales, self.observations, self.rewards, self.sums,
+            self.totals,
         )  # fmt: skip
         self.steps += 1
         return self.steps >= self.ends

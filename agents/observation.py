@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from sim_core.compiled import kernel
-from sim_core.simulation import Worlds
+from sim_core.compiled import kernel, phase
+from sim_core.simulation import Worlds, cut
+from sim_core.telemetry import HISTORY
 from sim_core.workload.arrivals import rate_at
-from sim_core.world import HISTORY
 
 # How far back the load is compared with the newest [scrapes]: 15 s, 30 s, 1, 2, 5 and 10 min at the default interval.
 LOOK_BACK = np.array([1, 2, 4, 8, 20, 40])
@@ -71,27 +72,31 @@ def observation_size(n_services: int) -> int:
     return n_services * N_SERVICE_FEATURES + N_SHARED_FEATURES
 
 
-@kernel
-def load_of(params, telemetry, i):
-    """Offered load of service i in one scrape [pods at 100 % of their CPU request]."""
-    service = params.services[i]
-    return telemetry.services[i].call_rate_per_s * service.cpu_s / service.request_cores
+@phase
+def scrape_of(world, back, i):
+    """What a published scrape says of service i, `back` scrapes before the newest."""
+    return world.service_scrapes[(world.state.n_published - 1 - back) % HISTORY * len(world.services) + i]
 
 
 @kernel
-def load_age_s(params, state, now_s):
+def load_of(service, scrape):
+    """Offered load of a service in one scrape [pods at 100 % of their CPU request]."""
+    return scrape.call_rate_per_s * service.cpu_s / service.request_cores
+
+
+@kernel
+def load_age_s(lane, state, now_s):
     """Age of what the load features tell [s]: that of the middle of the newest published scrape, by its own time stamp.
 
     Before the first scrape the load is that of the replicas now.
     """
     if state.n_published == 0:
         return 0.0
-    end_s = state.history[(state.n_published - 1) % HISTORY].time_s
-    return now_s - end_s + 0.5 * params.scrape_ticks * params.tick_s
+    return now_s - state.published.time_s + 0.5 * lane.scrape_ticks * lane.tick_s
 
 
 @kernel
-def observe_season(params, rates, now_s, lag_s, out):
+def observe_season(traffic, rates, now_s, lag_s, out):
     """What the traffic did on earlier days from this time of day on.
 
     Every point lies at least a day less five minutes back, and a step and a half of the trace before now: interpolation
@@ -102,7 +107,6 @@ def observe_season(params, rates, now_s, lag_s, out):
         out: float32; the highest rate within each of SEASON_STEPS over the rate at the scrape, mean over the days, log;
             then the share of days that the trace reaches back.
     """
-    traffic = params.traffic
     days = min(SEASON_DAYS, int((traffic.start_s + now_s - lag_s) / SEASON_S))
     n_ahead = len(SEASON_STEPS)
     if 1.5 * traffic.step_s > SEASON_S - SEASON_STEPS[n_ahead - 1] * SEASON_STEP_S:
@@ -126,22 +130,21 @@ def observe_season(params, rates, now_s, lag_s, out):
         step += 2 if step < 8 else 6
 
 
-@kernel
-def observe(params, state, rates, out):
+@phase
+def observe(world, out):
     """Writes one lane's observation vector.
 
     Before the first scrape nothing is known but the clock and the replicas, which are taken to be 60 % busy.
 
     Args:
-        rates: all traces of the batch [1/s].
-        out: float32, shape (observation_size(n_services),).
+        out: float32, shape (observation_size(n_services) or more,); what lies behind is left at 0.
     """
-    n_services = params.n_services
-    now_s = state.tick * params.tick_s
-    clock = (params.traffic.start_s + now_s) * _DAY
+    lane, state, n_services = world.lane, world.state, len(world.services)
+    now_s = state.tick * lane.tick_s
+    clock = (lane.traffic.start_s + now_s) * _DAY
     base = n_services * N_SERVICE_FEATURES
     out[:] = 0.0
-    observe_season(params, rates, now_s, load_age_s(params, state, now_s), out[base:])
+    observe_season(lane.traffic, world.rates, now_s, load_age_s(lane, state, now_s), out[base:])
     base += len(SEASON_STEPS) + 1
     out[base + 7] = math.sin(clock)
     out[base + 8] = math.cos(clock)
@@ -152,64 +155,81 @@ def observe(params, state, rates, out):
     if state.n_published == 0:
         for i in range(n_services):
             at = i * N_SERVICE_FEATURES
-            out[at] = math.log(0.6 * max(1, state.services[i].desired_replicas)) - LOG_LOAD_CENTER
+            out[at] = math.log(0.6 * max(1, world.service_states[i].desired_replicas)) - LOG_LOAD_CENTER
             out[at + 1] = out[at + 2] = -math.log(0.6)
     else:
-        observe_telemetry(params, state, out, base)
+        for i in range(n_services):
+            observe_service(world, i, out[i * N_SERVICE_FEATURES :])
+        observe_requests(lane, state.published, len(world.caches) > 0, out[base:])
     for k in range(len(out)):
         out[k] = min(max(out[k], -BOUND), BOUND)
 
 
-@kernel
-def observe_telemetry(params, state, out, base):
-    """Writes what the published scrapes say: the services' features, and from `base` on the shared ones."""
-    n_services, published = params.n_services, state.n_published
-    newest = state.history[(published - 1) % HISTORY]
-    for i in range(n_services):
-        service, seen = params.services[i], newest.services[i]
-        at = i * N_SERVICE_FEATURES
-        load = max(load_of(params, newest, i), 1e-3)
-        log_load = math.log(load)
-        out[at] = log_load - LOG_LOAD_CENTER
-        out[at + 1] = math.log(max(seen.replicas_ready, 0.5)) - log_load
-        out[at + 2] = math.log(max(seen.replicas_desired, 0.5)) - log_load
-        out[at + 3] = seen.replicas_starting / max(seen.replicas_desired, 1.0)
-        out[at + 4] = seen.utilization
-        out[at + 5] = seen.queue_len / max(seen.call_rate_per_s, 1.0)
-        out[at + 6] = seen.error_ratio
-        for k in range(len(LOOK_BACK)):
-            back = LOOK_BACK[k]
-            if published > back:
-                then = load_of(params, state.history[(published - 1 - back) % HISTORY], i)
-                out[at + 7 + k] = log_load - math.log(max(then, 1e-3))
-        peak = 0.0
-        window = 1
-        for back in range(min(published, PEAK_SCRAPES[-1])):
-            peak = max(peak, load_of(params, state.history[(published - 1 - back) % HISTORY], i))
-            while window < len(PEAK_SCRAPES) and (back + 1 == PEAK_SCRAPES[window] or back + 1 == published):
-                out[at + 12 + window] = math.log(max(peak, 1e-3)) - log_load
-                window += 1
-        total, squares, count = 0.0, 0.0, min(published, NOISE_SCRAPES)
-        scale = service.cpu_s / service.request_cores / load
-        for back in range(count):
-            relative = state.history[(published - 1 - back) % HISTORY].services[i].call_rate_per_s * scale
-            total += relative
-            squares += relative * relative
-        out[at + 15] = math.sqrt(max(0.0, squares / count - (total / count) ** 2))
-    out[base] = math.log(max(newest.latency_mean_s, 1e-4)) - params.latency_threshold_log
-    out[base + 1] = math.log(max(newest.latency_p95_s, 1e-4)) - params.latency_threshold_log
-    out[base + 2] = 1.0 - newest.good_ratio
-    out[base + 3] = newest.error_ratio
-    out[base + 4] = newest.database_utilization
-    out[base + 5] = newest.connection_ratio
-    out[base + 6] = 1.0 - newest.cache_hit_ratio if params.cache.present else 0.0
+@phase
+def observe_service(world, i, out):
+    """Writes what the published scrapes say of service i."""
+    service, seen, published = world.services[i], scrape_of(world, 0, i), world.state.n_published
+    load = max(load_of(service, seen), 1e-3)
+    log_load = math.log(load)
+    out[0] = log_load - LOG_LOAD_CENTER
+    out[1] = math.log(max(seen.replicas_ready, 0.5)) - log_load
+    out[2] = math.log(max(seen.replicas_desired, 0.5)) - log_load
+    out[3] = seen.replicas_starting / max(seen.replicas_desired, 1.0)
+    out[4] = seen.utilization
+    out[5] = seen.queue_len / max(seen.call_rate_per_s, 1.0)
+    out[6] = seen.error_ratio
+    for k in range(len(LOOK_BACK)):
+        if published > LOOK_BACK[k]:
+            out[7 + k] = log_load - math.log(max(load_of(service, scrape_of(world, LOOK_BACK[k], i)), 1e-3))
+    peak, window = 0.0, 1
+    for back in range(min(published, PEAK_SCRAPES[-1])):
+        peak = max(peak, load_of(service, scrape_of(world, back, i)))
+        while window < len(PEAK_SCRAPES) and (back + 1 == PEAK_SCRAPES[window] or back + 1 == published):
+            out[12 + window] = math.log(max(peak, 1e-3)) - log_load
+            window += 1
+    total, squares, count = 0.0, 0.0, min(published, NOISE_SCRAPES)
+    for back in range(count):
+        relative = load_of(service, scrape_of(world, back, i)) / load
+        total += relative
+        squares += relative * relative
+    out[15] = math.sqrt(max(0.0, squares / count - (total / count) ** 2))
 
 
 @kernel
-def observe_lanes(params, state, rates, out):
-    """Writes the observation vectors of a batch, `out` float32 of shape (n_lanes, observation_size)."""
-    for lane in range(len(params)):
-        observe(params[lane], state[lane], rates, out[lane])
+def observe_requests(lane, seen, has_cache, out):
+    """Writes what the newest published scrape says of the whole."""
+    out[0] = math.log(max(seen.latency_mean_s, 1e-4)) - lane.latency_threshold_log
+    out[1] = math.log(max(seen.latency_p95_s, 1e-4)) - lane.latency_threshold_log
+    out[2] = 1.0 - seen.good_ratio
+    out[3] = seen.error_ratio
+    out[4] = seen.database_utilization
+    out[5] = seen.connection_ratio
+    out[6] = 1.0 - seen.cache_hit_ratio if has_cache else 0.0
+
+
+@kernel
+def observe_lanes(tables, lanes, out):
+    """Writes the observation vectors of some lanes of a batch, `out` float32 of shape (n_lanes, observation_size)."""
+    for lane in lanes:
+        observe(cut(tables, lane), out[lane])
+
+
+class Deployments(NamedTuple):
+    """Deployments of a batch as the API server has them.
+
+    Attributes:
+        rows: of each lane's services in the next two, shape (n_lanes, n_services); -1: the lane has no more.
+        specs: SERVICE records; its pods begin at row `pods_first` of those of its lane.
+        states: SERVICE_STATE records (`desired_replicas`, `n_active`, `n_pods`); integrals in them are the simulator's.
+        pods: POD records of all lanes.
+        pods_first: row of each lane's first pod, shape (n_lanes,).
+    """
+
+    rows: np.ndarray
+    specs: np.ndarray
+    states: np.ndarray
+    pods: np.ndarray
+    pods_first: np.ndarray
 
 
 class Observations:
@@ -243,25 +263,28 @@ class Observations:
     @property
     def replicas(self) -> np.ndarray:
         """spec.replicas of every Deployment, shape (n_lanes, n_services) [pods]."""
-        return self._worlds.state["services"]["desired_replicas"][:, : self.n_services]
+        return self._worlds.by_service(self._worlds.tables.service_states["desired_replicas"], 0)
 
     @property
     def vectors(self) -> np.ndarray:
         """Observation vectors for learned policies, float32, shape (n_lanes, observation_size)."""
         out = np.empty((self.n_lanes, observation_size(self.n_services)), dtype=np.float32)
-        observe_lanes(self._worlds.params, self._worlds.state, self._worlds.rates, out)
+        observe_lanes(self._worlds.tables, np.arange(self.n_lanes), out)
         return out
 
     @property
-    def deployments(self) -> np.ndarray:
-        """The API server's view of every Deployment: replicas, pods, and the pods' published CPU samples.
-
-        Records `SERVICE_STATE`, shape (n_lanes, n_services), for controllers that read pods (`desired_replicas`,
-        `n_active`, `n_pods`, `pods`); queues and accounts in them are the simulator's own and not for policies.
-        """
-        return self._worlds.state["services"][:, : self.n_services]
+    def deployments(self) -> Deployments:
+        """The API server's view of every Deployment: replicas, pods, and the pods' published CPU samples."""
+        worlds = self._worlds
+        return Deployments(worlds.service_rows, worlds.tables.services, worlds.tables.service_states, worlds.tables.pods,
+                           worlds.params["pods_first"])  # fmt: skip
 
     @property
     def sample_time_s(self) -> np.ndarray:
         """End of the window of the pods' CPU samples, shape (n_lanes,) [s]; -inf before the first."""
         return self._worlds.state["sample_time_s"]
+
+    @property
+    def sample_window_s(self) -> np.ndarray:
+        """Length of that window, shape (n_lanes,) [s]."""
+        return self._worlds.state["sample_window_s"]

@@ -1,66 +1,108 @@
-"""Indicators of a lane: SLIs, cost and use, from what its account has summed up."""
+"""Indicators of a lane: SLIs, cost and use, from what its tables have summed up."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from sim_core.indicators import COST_PARTS, FIXED_COST_PARTS, FIXED_COSTS, INDICATORS, MONTH_S
-from sim_core.limits import MAX_SERVICES
-from sim_core.world import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
+from sim_core.assembly import modules
+from sim_core.dataplane.services.kinds import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
+from sim_core.indicators import CLASS_INDICATORS, COST_PARTS, FIXED_COST_PARTS, INDICATORS, MONTH_S, SERVICE_INDICATORS
+
+if TYPE_CHECKING:
+    from sim_core.simulation import Worlds
 
 
-def indicators(params: np.ndarray, state: np.ndarray) -> pd.DataFrame:
+def per_lane(worlds: Worlds, kind: str, values: np.ndarray) -> np.ndarray:
+    """Sums over the rows of each lane: values of shape (n_rows, ...) become (n_lanes, ...)."""
+    numbers = worlds.params[f"n_{kind}"]
+    sums = np.zeros((len(worlds), *values.shape[1:]))
+    np.add.at(sums, np.repeat(np.arange(len(worlds)), numbers), values[: int(numbers.sum())])
+    return sums
+
+
+def indicators(worlds: Worlds) -> pd.DataFrame:
     """One row a lane, columns INDICATORS; NaN where a lane saw nothing that the indicator divides by.
-
-    Args:
-        params, state: structured arrays, shape (n_lanes,).
 
     `cost_usd` is exactly the sum of COST_PARTS, and `cost_fixed_usd` that of FIXED_COST_PARTS. `cost_usd_per_month` is
     what 30 days would cost at this rate. `cost_usd_per_million_requests` counts good requests only: a policy that fails
     most requests is not cheap.
     """
-    account = state["account"]
-    cost = costs(params, account)
+    account, sums = worlds.state["account"], lane_sums(worlds)
+    cost = costs(worlds)
     seconds = _nan_if_zero(account["seconds"])
-    requests = _nan_if_zero(account["requests"])
-    failed = np.minimum(account["failed"], account["requests"])
-    slo_attainment = account["good"] / requests
-    percentiles = latency_percentiles(account["latency"], np.array([0.50, 0.95, 0.99]))
     columns = {
-        "slo_attainment": slo_attainment,
-        "availability": 1.0 - failed / requests,
-        "error_ratio": failed / requests,
-        "latency_mean_s": account["latency_s"] / _nan_if_zero(account["latency_weight"]),
-        "latency_p50_s": percentiles[:, 0],
-        "latency_p95_s": percentiles[:, 1],
-        "latency_p99_s": percentiles[:, 2],
-        "throughput_per_s": (account["requests"] - failed) / seconds,
-        "error_budget_left": 1.0 - (1.0 - slo_attainment) / (1.0 - params["slo_objective"]),
+        **request_figures(sums),
+        "throughput_per_s": (sums["requests"] - np.minimum(sums["failed"], sums["requests"])) / seconds,
+        "error_budget_left": error_budget_left(sums, worlds.params["slo_objective"]),
         **cost,
         "cost_usd_per_month": cost["cost_usd"] / seconds * MONTH_S,
-        "cost_usd_per_million_requests": cost["cost_usd"] / _nan_if_zero(account["good"]) * 1e6,
+        "cost_usd_per_million_requests": cost["cost_usd"] / _nan_if_zero(sums["good"]) * 1e6,
         "replica_hours": account["pod_s"] / 3600.0,
         "scale_events": account["scale_events"],
-        "utilization_mean": account["cpu_core_s"] / _nan_if_zero(account["request_core_s"]),
-        "cache_hit_ratio": account["hits"] / _nan_if_zero(account["lookups"]),
+        "utilization_mean": sums["cpu_core_s"] / _nan_if_zero(sums["request_core_s"]),
     }
+    for module in modules("accounts"):
+        columns |= module.indicators(worlds)
     assert set(columns) == set(INDICATORS)  # each is in the table, and none is forgotten here
     return pd.DataFrame({name: columns[name] for name in INDICATORS})
 
 
-def costs(params: np.ndarray, account: np.ndarray) -> dict[str, np.ndarray]:
-    """What each lane has cost so far and its parts, by indicator, each of shape (n_lanes,) [USD].
+def lane_sums(worlds: Worlds) -> dict[str, np.ndarray]:
+    """What became of requests and what services used since the start, by lane; `latency` is the histogram."""
+    tables = worlds.tables
+    sums = {name: per_lane(worlds, "classes", values) for name, values in class_sums(worlds).items()}
+    sums["latency"] = per_lane(worlds, "classes", tables.latency["requests"])
+    services = service_sums(worlds)
+    for name in ("cpu_core_s", "request_core_s"):
+        sums[name] = per_lane(worlds, "services", services[name])
+    return sums
+
+
+def class_sums(worlds: Worlds) -> dict[str, np.ndarray]:
+    """What became of the requests of each class since the start, by field of CLASS_SUMS, each of shape (n_rows,)."""
+    totals, windows = worlds.tables.class_totals, worlds.tables.class_windows
+    return {name: totals[name] + windows[name] for name in totals.dtype.names or ()}
+
+
+def request_figures(sums: Mapping[str, np.ndarray], good: str = "good") -> dict[str, np.ndarray]:
+    """SLIs of requests: of lanes, or of classes.
 
     Args:
-        params: structured array, shape (n_lanes,).
-        account: the ACCOUNT records of the same lanes.
+        sums: fields of CLASS_SUMS, and `latency`, shape (n, LATENCY_BUCKETS).
+        good: the field that counts the good ones.
     """
-    parts = {f"cost_{what}_usd": params[f"{what}_usd_per_s"] * account["seconds"] for what in FIXED_COSTS}
+    requests = _nan_if_zero(sums["requests"])
+    failed = np.minimum(sums["failed"], sums["requests"])
+    percentiles = latency_percentiles(sums["latency"], np.array([0.50, 0.95, 0.99]))
+    return {
+        "slo_attainment": sums[good] / requests,
+        "availability": 1.0 - failed / requests,
+        "error_ratio": failed / requests,
+        "latency_mean_s": sums["latency_s"] / _nan_if_zero(sums["latency_weight"]),
+        "latency_p50_s": percentiles[:, 0],
+        "latency_p95_s": percentiles[:, 1],
+        "latency_p99_s": percentiles[:, 2],
+    }
+
+
+def error_budget_left(sums: Mapping[str, np.ndarray], objective: np.ndarray, good: str = "good") -> np.ndarray:
+    """The share of the error budget that is not spent [1]; negative: more than all."""
+    return 1.0 - (1.0 - sums[good] / _nan_if_zero(sums["requests"])) / (1.0 - objective)
+
+
+def costs(worlds: Worlds) -> dict[str, np.ndarray]:
+    """What each lane has cost so far and its parts, by indicator, each of shape (n_lanes,) [USD]."""
+    seconds = worlds.state["account"]["seconds"]
+    usd_per_s = {"load_balancer": worlds.params["load_balancer_usd_per_s"]}
+    for module in modules("accounts"):
+        usd_per_s |= module.usd_per_s(worlds)
+    parts = {f"cost_{what}_usd": price * seconds for what, price in usd_per_s.items()}
     parts["cost_fixed_usd"] = sum(parts[name] for name in FIXED_COST_PARTS)
-    parts["cost_pods_usd"] = account["pods_usd"].copy()
+    parts["cost_pods_usd"] = worlds.state["account"]["pods_usd"].copy()
     return {"cost_usd": sum(parts[name] for name in COST_PARTS), **parts}
 
 
@@ -69,34 +111,30 @@ def _nan_if_zero(values: np.ndarray) -> np.ndarray:
 
 
 def latency_percentiles(histogram: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Percentiles [s], shape (n_lanes, n_probabilities), log-linear within a bucket of `histogram` (n_lanes, buckets)."""
+    """Percentiles [s], shape (n, n_probabilities), log-linear within a bucket of `histogram` (n, LATENCY_BUCKETS)."""
     edges = np.linspace(np.log(LATENCY_MIN_S), np.log(LATENCY_MAX_S), LATENCY_BUCKETS + 1)
     result = np.full((len(histogram), len(probabilities)), np.nan)
-    for lane, counts in enumerate(histogram):
+    for row, counts in enumerate(histogram):
         total = counts.sum()
         if total > 0.0:
             cumulative = np.concatenate([[0.0], np.cumsum(counts)]) / total
-            result[lane] = np.exp(np.interp(probabilities, cumulative, edges))
+            result[row] = np.exp(np.interp(probabilities, cumulative, edges))
     return result
 
 
-def service_sums(state: np.ndarray) -> dict[str, np.ndarray]:
-    """What each service did since the start, by field of SERVICE_ACCOUNT, each of shape (n_lanes, MAX_SERVICES).
-
-    Args:
-        state: structured array, shape (n_lanes,).
-    """
-    account, window = state["account"]["services"], state["window"]["services"]
-    names, in_window = account.dtype.names or (), window.dtype.names or ()
-    return {name: account[name] + (window[name] if name in in_window else 0.0) for name in names}
+def service_sums(worlds: Worlds) -> dict[str, np.ndarray]:
+    """What each service did since the start, by field of SERVICE_SUMS and `pod_s`, each of shape (n_rows,)."""
+    totals, windows = worlds.tables.service_totals, worlds.tables.service_windows
+    sums = {name: totals[name] + windows[name] for name in totals.dtype.names or ()}
+    return sums | {"pod_s": worlds.tables.service_states["pod_s"].copy()}
 
 
 def service_figures(sums: Mapping[str, np.ndarray], seconds: np.ndarray) -> dict[str, np.ndarray]:
     """Figures of services over a stretch of time, by SERVICE_INDICATORS; NaN where a service saw nothing to divide by.
 
     Args:
-        sums: of the stretch, as `service_sums` has them, each of shape (n_lanes, n_services).
-        seconds: length of the stretch, shape (n_lanes,) [s].
+        sums: of the stretch, as `service_sums` has them, each of the same shape.
+        seconds: length of the stretch, of a shape that broadcasts against it [s].
     """
     calls = _nan_if_zero(sums["calls"])
     return {
@@ -104,22 +142,35 @@ def service_figures(sums: Mapping[str, np.ndarray], seconds: np.ndarray) -> dict
         "utilization": sums["cpu_core_s"] / _nan_if_zero(sums["request_core_s"]),
         "latency_mean_s": sums["latency_s"] / calls,
         "error_ratio": sums["failed"] / calls,
-        "queue_len": sums["queue_s"] / _nan_if_zero(seconds)[:, None],
+        "queue_len": sums["queue_s"] / _nan_if_zero(seconds),
         "replica_hours": sums["pod_s"] / 3600.0,
     }
 
 
-def service_indicators(params: np.ndarray, state: np.ndarray, names: Sequence[Sequence[str]]) -> pd.DataFrame:
+def service_indicators(worlds: Worlds) -> pd.DataFrame:
     """One row a lane and service: `lane` (its index), `service`, and SERVICE_INDICATORS.
 
     Calls count retries, and errors calls that failed at an attempt: a request may still succeed. Latency is that of a
-    call, cache and database included.
-
-    Args:
-        params, state: structured arrays, shape (n_lanes,).
-        names: of the services of each lane, in call order.
+    call, with all that it waits for.
     """
-    figures = service_figures(service_sums(state), state["account"]["seconds"])
-    lane, place = np.nonzero(np.arange(MAX_SERVICES) < params["n_services"][:, None])
-    columns = {"lane": lane, "service": [service for of_lane in names for service in of_lane]}
-    return pd.DataFrame(columns | {name: values[lane, place] for name, values in figures.items()})
+    lane = np.repeat(np.arange(len(worlds)), worlds.params["n_services"])
+    figures = service_figures(service_sums(worlds), worlds.state["account"]["seconds"][lane])
+    names = [service.name for each in worlds.lanes for service in each.profile.services]
+    return pd.DataFrame({"lane": lane, "service": names} | {name: figures[name] for name in SERVICE_INDICATORS})
+
+
+def class_indicators(worlds: Worlds) -> pd.DataFrame:
+    """One row a lane and class of requests: `lane` (its index), `request_class`, and CLASS_INDICATORS.
+
+    A request is good here when it keeps the SLO of its class.
+    """
+    from sim_core.dataplane.services.graph import resolve
+
+    lane = np.repeat(np.arange(len(worlds)), worlds.params["n_classes"])
+    sums = class_sums(worlds) | {"latency": worlds.tables.latency["requests"]}
+    figures = request_figures(sums, "good_own") | {
+        "requests": sums["requests"],
+        "error_budget_left": error_budget_left(sums, worlds.tables.classes["slo_objective"], "good_own"),
+    }
+    names = [each.name for one in worlds.lanes for each in resolve(one.profile).classes]
+    return pd.DataFrame({"lane": lane, "request_class": names} | {name: figures[name] for name in CLASS_INDICATORS})

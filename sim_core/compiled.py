@@ -9,4 +9,9 @@ from numba import njit
 
 # Division by zero gives inf or NaN, as in NumPy: kernels check where it matters. Sums may be fused, not reordered, so a
 # lane computes the same bits wherever it runs; NaN and inf keep their meaning.
-kernel: Callable[..., Any] = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "arcp", "nsz"})
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "arcp", "nsz"}}
+
+kernel: Callable[..., Any] = njit(cache=True, **_OPTIONS)
+# A phase takes a whole World, a tuple of many views: handing it over would cost more than most phases do. It is compiled
+# into its caller, and kept on disk with it.
+phase: Callable[..., Any] = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)

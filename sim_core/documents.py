@@ -124,7 +124,13 @@ def section_of(annotation: Any) -> type[Section] | None:
 
 def is_list(annotation: Any) -> bool:
     """Whether an annotation (`tuple[X, ...]`, `tuple[X, ...] | None`) is written as a list."""
-    return typing.get_origin(annotation) is tuple or any(is_list(part) for part in typing.get_args(annotation))
+    return list_depth(annotation) > 0
+
+
+def list_depth(annotation: Any) -> int:
+    """How many lists are around a value: 0 of `X | None`, 1 of `tuple[X, ...]`, 2 of `tuple[tuple[X, ...], ...]`."""
+    around = 1 if typing.get_origin(annotation) is tuple else 0
+    return around + max((list_depth(part) for part in typing.get_args(annotation)), default=0)
 
 
 def _rendered(problem: Problem) -> str:
@@ -133,23 +139,31 @@ def _rendered(problem: Problem) -> str:
 
 def _readable(model: type[Section], data: Any, invalid: set[Location], at: Location = ()) -> SimpleNamespace:
     """What can be read of a document with problems: same attributes as the model, NaN where there is no valid value."""
-    data = data if isinstance(data, dict) else {}
+    is_there = isinstance(data, dict)
+    data = data if is_there else {}
     values: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         here = (*at, name)
         section = section_of(field.annotation)
-        missing = math.nan if field.is_required() else field.get_default(call_default_factory=True)
+        plain = section is None and not is_list(field.annotation)
+        no_default = field.is_required() or (plain and not is_there)  # a section that is missing leaves nothing out
+        missing = math.nan if no_default else field.get_default(call_default_factory=True)
         value = data.get(name, missing)
         if (value is None and here not in invalid) or isinstance(value, BaseModel):
             values[name] = value
-        elif section and is_list(field.annotation):
-            items = value if isinstance(value, list | tuple) else []
-            values[name] = [_readable(section, item, invalid, (*here, i)) for i, item in enumerate(items)]
-        elif section:
-            values[name] = _readable(section, value, invalid, here)
         else:
-            values[name] = math.nan if here in invalid else value
+            values[name] = _readable_field(section, list_depth(field.annotation), value, invalid, here)
     return SimpleNamespace(**values)
+
+
+def _readable_field(section: type[Section] | None, depth: int, value: Any, invalid: set[Location], at: Location) -> Any:
+    """What can be read of a field: a section or a plain value, or lists of them, as deep as its annotation has it."""
+    if depth > 0:
+        items = value if isinstance(value, list | tuple) else []
+        return [_readable_field(section, depth - 1, item, invalid, (*at, i)) for i, item in enumerate(items)]
+    if section:
+        return _readable(section, value, invalid, at)
+    return math.nan if at in invalid else value
 
 
 # --- pydantic's findings in the words of the house
@@ -219,15 +233,18 @@ def unknown_key(model: type[Section], at: Location) -> str:
     return line
 
 
-def _places(section: type[Section], prefix: str = "") -> dict[str, list[str]]:
-    """Every key below a section and the sections that hold it, as dotted paths; `[]` stands for the items of a list."""
+def _places(section: type[Section], prefix: str = "", around: tuple[type[Section], ...] = ()) -> dict[str, list[str]]:
+    """Every key below a section and the sections that hold it, as dotted paths; `[]` stands for the items of a list.
+
+    A section within a section of its own class (`around`) is left out: it holds the same keys.
+    """
     places: dict[str, list[str]] = {}
     for name, field in section.model_fields.items():
         places.setdefault(name, []).append(prefix or "the top level")
         below = section_of(field.annotation)
-        if below is not None:
-            item = "[]" if is_list(field.annotation) else ""
-            for key, found in _places(below, f"{prefix}.{name}{item}".lstrip(".")).items():
+        if below is not None and below not in (section, *around):
+            at = f"{prefix}.{name}{'[]' * list_depth(field.annotation)}".lstrip(".")
+            for key, found in _places(below, at, (section, *around)).items():
                 places.setdefault(key, []).extend(found)
     return places
 

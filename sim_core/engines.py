@@ -126,7 +126,9 @@ def estimate(lanes: Iterable[tuple[Lane, float]], threads: int = 1) -> Estimate:
 
 def calls_per_request(profile: Profile) -> float:
     """Calls of services that a request makes on the mean, at least one."""
-    return max(1.0, sum(service.calls_per_request for service in profile.services))
+    from sim_core.dataplane.services.graph import resolve
+
+    return max(1.0, sum(resolve(profile).visits))
 
 
 def _amount(count: float) -> str:

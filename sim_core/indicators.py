@@ -7,40 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from sim_core.assembly import modules
+from sim_core.indicator import SHARE, Indicator
 
-@dataclass(frozen=True)
-class Indicator:
-    """One figure of a lane.
+__all__ = ["Indicator"]
 
-    Args:
-        name: in documents, tables, MLflow and specifications; ends in its unit.
-        title: of its column in a report, with the unit where it is no share.
-        more_is_better: else less is.
-        per_day: a sum over the run, shown per day in reports; every other is a mean, a share or a percentile.
-        digits: that a reader can use, as a format specification; one that ends in % shows a share.
-        rounded_down: a share of good events: a missed SLO must never read as a kept one.
-        bounds: least and greatest value that it can have.
-    """
-
-    name: str
-    title: str
-    more_is_better: bool = False
-    per_day: bool = False
-    digits: str = ".4g"
-    rounded_down: bool = False
-    bounds: tuple[float, float] = (0.0, math.inf)
-
-    @property
-    def is_share(self) -> bool:
-        """Whether it is a part of a whole, shown in per cent."""
-        return self.digits.endswith("%")
-
-
-_SHARE = (0.0, 1.0)
+_BROUGHT = modules("indicators")  # what components add
 # What exists whatever the policy does.
-FIXED_COSTS = ("database", "cache", "load_balancer")
+FIXED_COSTS = (*(what for module in _BROUGHT for what in module.FIXED_COSTS), "load_balancer")
 FIXED_COST_PARTS = tuple(f"cost_{what}_usd" for what in FIXED_COSTS)  # they sum up to cost_fixed_usd
 FIXED_COST_TITLES = {what.replace("_", " "): f"cost_{what}_usd" for what in FIXED_COSTS}
 # What cost_usd is made of, in the order in which it is summed up; a mechanism that costs money (a node pool) joins here.
@@ -55,9 +30,9 @@ def _table(*indicators: Indicator) -> Mapping[str, Indicator]:
 
 # Names are fixed; indicators of mechanisms that do not exist yet are absent, not zero. In the order of documents and tables.
 INDICATORS = _table(
-    Indicator("slo_attainment", "SLO attainment", True, digits=".3%", rounded_down=True, bounds=_SHARE),
-    Indicator("availability", "availability", True, digits=".3%", rounded_down=True, bounds=_SHARE),
-    Indicator("error_ratio", "errors", digits=".3%", bounds=_SHARE),
+    Indicator("slo_attainment", "SLO attainment", True, digits=".3%", rounded_down=True, bounds=SHARE),
+    Indicator("availability", "availability", True, digits=".3%", rounded_down=True, bounds=SHARE),
+    Indicator("error_ratio", "errors", digits=".3%", bounds=SHARE),
     Indicator("latency_mean_s", "mean latency", digits=".4f"),
     Indicator("latency_p50_s", "p50 latency", digits=".4f"),
     Indicator("latency_p95_s", "p95 latency", digits=".4f"),
@@ -68,25 +43,37 @@ INDICATORS = _table(
     Indicator("cost_usd", "whole cost [$/day]", per_day=True, digits=".2f"),
     Indicator("cost_pods_usd", "pods [$/day]", per_day=True, digits=".2f"),
     Indicator("cost_fixed_usd", "fixed cost [$/day]", per_day=True, digits=".2f"),
-    Indicator("cost_database_usd", "database [$/day]", per_day=True, digits=".2f"),
-    Indicator("cost_cache_usd", "cache [$/day]", per_day=True, digits=".2f"),
-    Indicator("cost_load_balancer_usd", "load balancer [$/day]", per_day=True, digits=".2f"),
+    *(
+        Indicator(f"cost_{what}_usd", f"{what.replace('_', ' ')} [$/day]", per_day=True, digits=".2f")
+        for what in FIXED_COSTS
+    ),
     Indicator("cost_usd_per_month", "whole cost [$/30 days]", digits=",.0f"),
     Indicator("cost_usd_per_million_requests", "whole cost of a million good requests [$]", digits=".3f"),
     Indicator("replica_hours", "replica-hours [h/day]", per_day=True, digits=".1f"),
     Indicator("scale_events", "scale events [1/day]", per_day=True, digits=".0f"),
     Indicator("utilization_mean", "CPU utilization", digits=".1%"),
-    Indicator("cache_hit_ratio", "cache hit ratio", True, digits=".1%", bounds=_SHARE),
+    *(indicator for module in _BROUGHT for indicator in module.INDICATORS),
 )
 # Of each service, beside those of the lane.
 SERVICE_INDICATORS = _table(
     Indicator("calls", "calls", digits=",.0f"),
     Indicator("utilization", "CPU utilization", digits=".1%"),
     Indicator("latency_mean_s", "mean latency", digits=".4f"),
-    Indicator("error_ratio", "errors", digits=".3%", bounds=_SHARE),
+    Indicator("error_ratio", "errors", digits=".3%", bounds=SHARE),
     Indicator("queue_len", "queue [calls]", digits=".3f"),
     Indicator("replica_hours", "replica-hours [h/day]", per_day=True, digits=".1f"),
 )
+# Of each class of requests, beside those of the lane; good is what keeps the SLO of the class.
+CLASS_INDICATORS = _table(
+    Indicator("requests", "requests", digits=",.0f"),
+    *(
+        INDICATORS[name]
+        for name in (
+            "slo_attainment", "error_ratio", "latency_mean_s", "latency_p50_s", "latency_p95_s", "latency_p99_s",
+            "error_budget_left",
+        )
+    ),
+)  # fmt: skip
 HIGHER_IS_BETTER = frozenset(indicator.name for indicator in INDICATORS.values() if indicator.more_is_better)
 # What a comparison adds to a policy's indicators, see `agents.learning.evaluate.gap_closed`.
 GAP_CLOSED = Indicator("gap_closed", "gap closed", more_is_better=True, digits=".2f")

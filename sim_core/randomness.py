@@ -17,7 +17,9 @@ from sim_core.compiled import kernel
 
 # Components that draw. A number once given stays, because results depend on it.
 ARRIVALS = 1
-POD_STARTUP = 2
+POD_STARTUP = 2  # + 256 x the service's index
+SCRAPE_PHASE = 3
+SYNC_PHASE = 4
 
 _WEYL = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -14,122 +14,161 @@ import numpy as np
 import pandas as pd
 
 from sim_core.accounting import (
+    class_indicators,
     costs,
     indicators,
+    lane_sums,
     latency_percentiles,
     service_figures,
     service_indicators,
     service_sums,
 )
-from sim_core.compiled import kernel
+from sim_core.compiled import kernel, phase
 from sim_core.controlplane.hpa import reconcile_hpa
 from sim_core.controlplane.pods import SAMPLE, advance_pods, collect_samples, set_replicas, start_warm
-from sim_core.dataplane.fluid import serve
+from sim_core.dataplane.fluid import begin_components, serve
+from sim_core.dataplane.services import fluid as services
+from sim_core.dataplane.services.kinds import HORIZONTAL_POD_AUTOSCALER, SCHEDULE, STATIC
 from sim_core.engines import check_engine, is_installed
 from sim_core.errors import InputError
-from sim_core.limits import MAX_METRICS, MAX_PODS
+from sim_core.limits import MAX_METRICS
+from sim_core.tables import rows
 from sim_core.telemetry import publish, scrape
-from sim_core.workload.arrivals import draw_arrivals, rate_at
-from sim_core.world import (
-    HISTORY,
-    HORIZONTAL_POD_AUTOSCALER,
-    SCHEDULE,
-    STATE,
-    STATIC,
-    Lane,
-    build_params,
-)
+from sim_core.workload.arrivals import arrive
+from sim_core.world import LAYOUT, Lane, Tables, build_tables
+
+cut = LAYOUT.cutter()
 
 
-@kernel
-def begin_lane(params, state):
-    """Fills a zeroed state: pods that have been warm for long, a cache as full as the profile says."""
-    for i in range(params.n_services):
-        service, state_i = params.services[i], state.services[i]
-        start_warm(service, state_i, service.initial_replicas)
-        state_i.backend_s = 0.0
-    state.cached_keys = params.cache.initial_keys
+@phase
+def begin_lane(world):
+    """Fills a zeroed state: pods that have been warm for long, components as full as the profile says."""
+    lane, state = world.lane, world.state
+    for i in range(len(world.services)):
+        service = world.services[i]
+        start_warm(service, world.service_states[i], pods_of(world, service), service.initial_replicas)
+    services.begin(world)
+    begin_components(world)
     state.sample_time_s = -math.inf
-    state.next_scrape_tick = params.scrape_ticks
+    state.next_scrape_tick = lane.scrape_phase_ticks
+    state.next_sync_tick = lane.sync_phase_ticks
     state.next_publish_tick = -1
 
 
-@kernel
-def run_controllers(params, state, schedules, samples, now_s):
+@phase
+def pods_of(world, service):
+    """The pods of a service: the first `n_pods` of its state are in use."""
+    return rows(world.pods, service.pods_first, service.n_pods)
+
+
+@phase
+def run_controllers(world, now_s):
     """Phase 1: at each controller sync every scaler says how many replicas it wants; its Deployment follows."""
+    lane, state = world.lane, world.state
     if state.tick < state.next_sync_tick:
         return
-    state.next_sync_tick += params.sync_ticks
-    window_s = params.scrape_ticks * params.tick_s
-    for i in range(params.n_services):
-        service, state_i = params.services[i], state.services[i]
+    state.next_sync_tick += lane.sync_ticks
+    for i in range(len(world.services)):
+        service, state_i = world.services[i], world.service_states[i]
+        pods = pods_of(world, service)
         desired = state_i.desired_replicas
         kind = service.scaler.kind
         if kind == HORIZONTAL_POD_AUTOSCALER:
-            collect_samples(state_i, samples[0], state.sample_time_s, window_s)
-            desired = reconcile_hpa(
-                service.hpa, state_i.hpa, state_i.pods, state_i.n_pods, samples, desired, state_i.n_active, 0, now_s
-            )
+            desired = ask_hpa(world, service, state_i, pods, now_s)
         elif kind == SCHEDULE:
-            row = min(state.tick // params.sync_ticks, service.scaler.length - 1)
-            desired = schedules[service.scaler.offset + row, i]
+            row = min(state.n_syncs, service.scaler.length - 1)
+            desired = world.schedules[service.scaler.offset + row]
         elif kind == STATIC:
             desired = service.scaler.replicas
         desired = min(max(desired, service.min_replicas), service.max_replicas)
         state_i.desired_replicas = desired
-        if state_i.n_active != desired and set_replicas(service, state_i, params.key, now_s):
+        if state_i.n_active != desired and set_replicas(service, state_i, pods, lane.key, now_s):
             state.account.scale_events += 1.0
+    state.n_syncs += 1
 
 
-@kernel
-def tick(params, state, rates, schedules, samples):
-    """Takes one world one tick further."""
-    tick_s = params.tick_s
-    now_s = state.tick * tick_s
-    run_controllers(params, state, schedules, samples, now_s)
+@phase
+def ask_hpa(world, service, state, pods, now_s):
+    """Replicas that the HorizontalPodAutoscaler of a service asks for [pods]."""
+    hpa, samples = service.hpa, world.samples
+    collect_samples(state, pods, samples[0], world.state.sample_time_s, world.state.sample_window_s)
+    return reconcile_hpa(
+        hpa, state.hpa,
+        rows(world.recommendations, hpa.recommendations_first, hpa.n_recommendations),
+        rows(world.up_events, hpa.up_events_first, hpa.n_up_events),
+        rows(world.down_events, hpa.down_events_first, hpa.n_down_events),
+        pods, state.n_pods, samples, state.desired_replicas, state.n_active, 0, now_s,
+    )  # fmt: skip
+
+
+@phase
+def before_serving(world):
+    """What comes before the data plane in a tick."""
+    lane, state = world.lane, world.state
+    now_s = state.tick * lane.tick_s
+    run_controllers(world, now_s)
     pods, pods_usd_per_s = 0.0, 0.0
-    for i in range(params.n_services):
-        service, state_i = params.services[i], state.services[i]
-        advance_pods(service, state_i, state.window_start_s, now_s)
+    for i in range(len(world.services)):
+        service, state_i = world.services[i], world.service_states[i]
+        if now_s >= state_i.next_event_s:
+            advance_pods(service, state_i, pods_of(world, service), state.window_start_s, now_s)
         pods += state_i.n_pods
         pods_usd_per_s += state_i.n_pods * service.usd_per_pod_s
-        state.account.services[i].pod_s += state_i.n_pods * tick_s
-    rate_per_s = rate_at(params.traffic, rates, now_s + 0.5 * tick_s)
-    serve(params, state, draw_arrivals(params.key, rate_per_s, state.tick, tick_s), rate_per_s * tick_s)
+        state_i.pod_s += state_i.n_pods * lane.tick_s
+    state.account.pods_usd += pods_usd_per_s * lane.tick_s
+    state.account.pod_s += pods * lane.tick_s
+    arrive(world, now_s)
+
+
+@phase
+def after_serving(world):
+    """What comes after the data plane in a tick."""
+    lane, state = world.lane, world.state
     state.tick += 1
+    state.account.seconds += lane.tick_s
     if state.tick == state.next_publish_tick:  # before the next scrape: a delay may be as long as the interval
-        publish(params, state)
+        publish(world)
     if state.tick >= state.next_scrape_tick:
-        scrape(params, state, state.tick * tick_s)
-        state.window_start_s = state.tick * tick_s
-        state.next_publish_tick = state.next_scrape_tick + params.publish_ticks
-        state.next_scrape_tick += params.scrape_ticks
-        if params.publish_ticks == 0:
-            publish(params, state)
-    state.account.pods_usd += pods_usd_per_s * tick_s
-    state.account.pod_s += pods * tick_s
-    state.account.seconds += tick_s
+        scrape(world)
+        state.next_publish_tick = state.next_scrape_tick + lane.publish_ticks
+        state.next_scrape_tick += lane.scrape_ticks
+        if lane.publish_ticks == 0:
+            publish(world)
+
+
+@phase
+def tick(world):
+    """Takes one world one tick further, with the fluid engine."""
+    before_serving(world)
+    serve(world)
+    after_serving(world)
 
 
 @kernel
-def advance_lanes(params, state, rates, schedules, samples, n_ticks):
-    """Takes every world of a batch `n_ticks` further, one world after the other (its records stay in the CPU's cache)."""
-    for lane in range(len(params)):
-        for _ in range(n_ticks):
-            tick(params[lane], state[lane], rates, schedules, samples)
+def advance_lanes(tables, lanes, n_ticks):
+    """Takes some worlds of a batch further, one world after the other (its rows stay in the CPU's cache).
+
+    Args:
+        lanes: their indices, shape (k,).
+        n_ticks: how far each goes, shape (k,).
+    """
+    for k in range(len(lanes)):
+        world = cut(tables, lanes[k])
+        for _ in range(n_ticks[k]):
+            tick(world)
 
 
 @kernel
-def _begin_lanes(params, state, lanes):
+def _begin_lanes(tables, lanes):
     for lane in lanes:
-        begin_lane(params[lane], state[lane])
+        begin_lane(cut(tables, lane))
 
 
 class Worlds:
-    """A batch of worlds: parameters, state, and the tables that the parameters point into.
+    """A batch of worlds: tables of all that there is, see `sim_core/tables.py`.
 
     Args:
-        lanes: one a world; they may differ in everything but nothing has to be equal.
+        lanes: one a world; they may differ in everything but `tick_seconds`.
         engine: how requests are served, see `sim_core.engines`.
         threads: that lanes are shared among; the outcome does not depend on them.
 
@@ -137,7 +176,8 @@ class Worlds:
         InputError: no lane, or no such engine.
 
     Attributes:
-        params, state: structured arrays, shape (n_lanes,); see `world.py`.
+        tables: the arrays, by name `lanes` (parameters), `states`, and those of `world.LAYOUT`.
+        service_rows: rows of each lane's services, shape (n_lanes, n_services of the widest); -1: it has no more.
     """
 
     def __init__(self, lanes: Sequence[Lane], engine: str = "fluid", threads: int = 1):
@@ -146,52 +186,82 @@ class Worlds:
         if not is_installed(check_engine(engine)):
             raise InputError("engine", f"is not part of this package (got {engine!r})")
         self.lanes = tuple(lanes)
-        self.params, self.rates, self.schedules = build_params(self.lanes)
-        self.state = np.zeros(len(lanes), dtype=STATE)
-        self._bytes = self.state.view(np.uint8).reshape(len(lanes), -1)  # to clear a lane's record at once
-        self.samples = np.zeros((MAX_METRICS, MAX_PODS), dtype=SAMPLE)
-        _begin_lanes(self.params, self.state, np.arange(len(lanes)))
+        arrays, records = build_tables(self.lanes)
+        samples = np.zeros((MAX_METRICS, int(arrays["services"]["n_pods"].max())), dtype=SAMPLE)
+        self.tables = Tables(lanes=records, states=np.zeros(len(lanes), LAYOUT.state), samples=samples, **arrays)
+        n = records["n_services"]
+        places = np.arange(n.max())
+        self.service_rows = np.where(places < n[:, None], records["services_first"][:, None] + places, -1)
+        self._everyone = np.arange(len(lanes))
+        _begin_lanes(self.tables, self._everyone)
 
     def __len__(self) -> int:
         return len(self.lanes)
 
     @property
+    def params(self) -> np.ndarray:
+        """Parameters of the lanes, LANE records, shape (n_lanes,)."""
+        return self.tables.lanes
+
+    @property
+    def state(self) -> np.ndarray:
+        """States of the lanes, LANE_STATE records, shape (n_lanes,)."""
+        return self.tables.states
+
+    @property
     def n_services(self) -> int:
         """Services of the widest profile of the batch."""
-        return int(self.params["n_services"].max())
+        return self.service_rows.shape[1]
 
     @property
     def time_s(self) -> np.ndarray:
         """Each lane's clock, shape (n_lanes,) [s]."""
         return self.state["tick"] * self.params["tick_s"]
 
+    def of(self, lane: int, table: str) -> np.ndarray:
+        """The rows of one lane of a table, a view."""
+        kind, record = LAYOUT.tables[table].kind, self.params[lane]
+        first = int(record[f"{kind}_first"])
+        return getattr(self.tables, table)[first : first + int(record[f"n_{kind}"])]
+
+    def by_service(self, values: np.ndarray, missing: float = np.nan) -> np.ndarray:
+        """Values of services in rows, shape (n_lanes, n_services); `missing` where a lane has fewer services."""
+        return np.where(self.service_rows >= 0, values[self.service_rows], missing)
+
     def reset(self, lanes: np.ndarray) -> None:
         """Sends the lanes at these indices, shape (k,), back to their beginning, under the parameters they have now."""
-        self._bytes[lanes] = 0
-        _begin_lanes(self.params, self.state, lanes)
+        self.state[lanes] = np.zeros((), LAYOUT.state)
+        for table in LAYOUT.tables.values():
+            if table.is_state:
+                for lane in lanes:
+                    self.of(lane, table.name).view(np.uint8)[:] = 0
+        _begin_lanes(self.tables, lanes)
 
-    def advance(self, n_ticks: int) -> None:
-        """Takes every world `n_ticks` further."""
-        advance_lanes(self.params, self.state, self.rates, self.schedules, self.samples, n_ticks)
+    def advance(self, n_ticks: int | np.ndarray) -> None:
+        """Takes every world `n_ticks` further; with an array of shape (n_lanes,) each as far as its entry says."""
+        advance_lanes(self.tables, self._everyone, np.broadcast_to(np.int64(n_ticks), len(self)).copy())
 
     def request_replicas(self, desired: np.ndarray) -> None:
         """What services of `Scaler.external` lanes scale to at their next sync, shape (n_lanes, n_services) [pods]."""
-        self.state["services"]["desired_replicas"][:, : desired.shape[1]] = desired
+        there = self.service_rows[:, : desired.shape[1]] >= 0
+        rows_there = self.service_rows[:, : desired.shape[1]][there]
+        self.tables.service_states["desired_replicas"][rows_there] = desired[there]
 
     def telemetry(self) -> np.ndarray:
         """What each lane's readers saw last: TELEMETRY records, shape (n_lanes,); zeros before the first scrape."""
-        newest = (self.state["n_published"] - 1) % HISTORY
-        return self.state["history"][np.arange(len(self)), newest]
+        return self.state["published"]
 
     def indicators(self) -> pd.DataFrame:
         """Indicators so far, one row a lane."""
-        return indicators(self.params, self.state)
+        return indicators(self)
 
     def services(self) -> pd.DataFrame:
         """Figures of each service so far, one row a lane and service; see `accounting.service_indicators`."""
-        return service_indicators(
-            self.params, self.state, [[service.name for service in lane.profile.services] for lane in self.lanes]
-        )
+        return service_indicators(self)
+
+    def classes(self) -> pd.DataFrame:
+        """Figures of each class of requests so far, one row a lane and class; see `accounting.class_indicators`."""
+        return class_indicators(self)
 
 
 @dataclass(frozen=True)
@@ -201,6 +271,7 @@ class Simulation:
     Attributes:
         indicators: one row a lane, columns `sim_core.indicators.INDICATORS`.
         services: one row a lane and service, columns `lane`, `service` and `SERVICE_INDICATORS` of the same module.
+        classes: one row a lane and class of requests, columns `lane`, `request_class` and `CLASS_INDICATORS`.
         timeline: by name, shape (n_lanes, n_steps), except `time_s` (n_steps,): means over a step; `cost_usd` and its
             parts `cost_pods_usd`, `cost_fixed_usd` summed up since the start.
         service_timeline: by name, shape (n_lanes, n_services, n_steps): means over a step, replicas at its end.
@@ -208,8 +279,15 @@ class Simulation:
 
     indicators: pd.DataFrame
     services: pd.DataFrame
+    classes: pd.DataFrame
     timeline: dict[str, np.ndarray] | None = None
     service_timeline: dict[str, np.ndarray] | None = None
+
+    @classmethod
+    def of(cls, worlds: Worlds, recorder: TimelineRecorder | None = None) -> Simulation:
+        """What worlds have done so far."""
+        tables = worlds.indicators(), worlds.services(), worlds.classes()
+        return cls(*tables) if recorder is None else cls(*tables, recorder.timeline(), recorder.service_timeline())
 
 
 def simulate(
@@ -233,13 +311,13 @@ def simulate(
     n_ticks = round(duration_s / float(worlds.params["tick_s"][0]))
     if timeline_step_s is None:
         worlds.advance(n_ticks)
-        return Simulation(worlds.indicators(), worlds.services())
+        return Simulation.of(worlds)
     recorder = TimelineRecorder(worlds)
     step = max(1, round(timeline_step_s / float(worlds.params["tick_s"][0])))
     for begin in range(0, n_ticks, step):
         worlds.advance(min(step, n_ticks - begin))
         recorder.record()
-    return Simulation(worlds.indicators(), worlds.services(), recorder.timeline(), recorder.service_timeline())
+    return Simulation.of(worlds, recorder)
 
 
 def check_duration(lanes: Sequence[Lane], duration_s: float) -> None:
@@ -267,34 +345,33 @@ def check_duration(lanes: Sequence[Lane], duration_s: float) -> None:
 
 
 class TimelineRecorder:
-    """Records worlds at even steps; every quantity comes from differences of their accounts."""
-
-    _SUMS = ("requests", "good", "failed", "latency_s", "latency_weight", "cpu_core_s", "request_core_s", "seconds")
+    """Records worlds at even steps; every quantity comes from differences of their sums."""
 
     def __init__(self, worlds: Worlds):
         self._worlds = worlds
         self._steps: list[dict[str, np.ndarray]] = []
         self._service_steps: list[dict[str, np.ndarray]] = []
         self._before = self._sums()
-        self._services_before = service_sums(worlds.state)
+        self._services_before = service_sums(worlds)
 
     def _sums(self) -> dict[str, np.ndarray]:
-        account = self._worlds.state["account"]
-        return {name: account[name].copy() for name in (*self._SUMS, "latency")}
+        return lane_sums(self._worlds) | {"seconds": self._worlds.state["account"]["seconds"].copy()}
 
     def record(self) -> None:
         """Notes what happened since the last call."""
-        now, before, state = self._sums(), self._before, self._worlds.state
+        worlds, before = self._worlds, self._before
+        now = self._sums()
         change = {name: now[name] - before[name] for name in now}
-        cost = costs(self._worlds.params, state["account"])
-        services = state["services"]
+        cost = costs(worlds)
+        states = worlds.tables.service_states
+        replicas = {name: worlds.by_service(states[name], 0) for name in ("n_ready", "desired_replicas")}
         with np.errstate(invalid="ignore", divide="ignore"):
             self._steps.append(
                 {
-                    "time_s": self._worlds.time_s,
+                    "time_s": worlds.time_s,
                     "load_per_s": change["requests"] / change["seconds"],
-                    "replicas_ready": services["n_ready"].sum(axis=1).astype(float),
-                    "replicas_desired": services["desired_replicas"].sum(axis=1).astype(float),
+                    "replicas_ready": replicas["n_ready"].sum(axis=1).astype(float),
+                    "replicas_desired": replicas["desired_replicas"].sum(axis=1).astype(float),
                     "latency_mean_s": change["latency_s"] / change["latency_weight"],
                     "latency_p95_s": latency_percentiles(change["latency"], np.array([0.95]))[:, 0],
                     "slo_attainment": change["good"] / change["requests"],
@@ -304,18 +381,16 @@ class TimelineRecorder:
                 }
             )
         self._before = now
-        self._record_services(change["seconds"])
+        self._record_services(change["seconds"], replicas)
 
-    def _record_services(self, seconds: np.ndarray) -> None:
-        now, n = service_sums(self._worlds.state), self._worlds.n_services
-        change = {name: (now[name] - self._services_before[name])[:, :n] for name in now}
-        services = self._worlds.state["services"][:, :n]
-        replicas = {name: services[name].astype(float) for name in ("n_ready", "desired_replicas")}
-        figures = service_figures(change, seconds)
+    def _record_services(self, seconds: np.ndarray, replicas: dict[str, np.ndarray]) -> None:
+        now = service_sums(self._worlds)
+        change = {name: self._worlds.by_service(now[name] - self._services_before[name]) for name in now}
+        figures = service_figures(change, seconds[:, None])
         self._service_steps.append(
             {
-                "replicas_ready": replicas["n_ready"],
-                "replicas_desired": replicas["desired_replicas"],
+                "replicas_ready": replicas["n_ready"].astype(float),
+                "replicas_desired": replicas["desired_replicas"].astype(float),
                 "call_rate_per_s": change["calls"] / seconds[:, None],
                 **{name: figures[name] for name in ("utilization", "latency_mean_s", "error_ratio", "queue_len")},
             }

@@ -44,7 +44,7 @@ from flows.terminal.output import plain
 from flows.terminal.tables import show_agreement
 from sim_core.errors import InputError
 from sim_core.indicators import INDICATORS
-from sim_core.profile import Container, load_profile
+from sim_core.profile import load_profile
 from sim_core.simulation import simulate
 
 SMALL = Scenario("small", 4, 300.0, (0.5,), changes=fleet(4))
@@ -214,7 +214,6 @@ def test_nothing_is_fitted_to_what_is_judged():
     assert len(seen[True]) >= 12 and seen[True].isdisjoint(seen[False])
 
 
-@pytest.mark.skipif("cpu_sharing" not in Container.model_fields, reason="this package's profiles have no graphs yet")
 @pytest.mark.parametrize("scenario", [s for s in scenarios() if s.trace is None], ids=lambda s: s.name)
 def test_every_scenario_has_a_world_that_can_be_played_for_its_whole_duration(scenario):
     (lane,) = scenario.lanes([1])
@@ -310,15 +309,18 @@ RECORD = Record("1", (
 
 
 def test_a_run_within_what_was_validated_is_told_nothing():
-    inside = Facts(("random",), ("fifo",), 2.0, 80.0, 1, (2.0, 60.0), 1.21)
+    inside = Facts(("random",), ("fifo",), 2.0, 80.0, 1, (), (2.0, 60.0), 1.21)
     assert beyond(inside, RECORD) == [] and nearest_disagreement(inside, RECORD) is None
 
 
 def test_each_respect_in_which_a_run_lies_outside_is_told_with_what_was_validated():
-    outside = Facts(("least_outstanding", "round_robin"), ("cfs_quota",), 9.0, 2.0, 1, (0.5, 400.0), 1.3)
+    outside = Facts(
+        ("least_outstanding", "round_robin"), ("cfs_quota",), 9.0, 2.0, 1, ("slow start",), (0.5, 400.0), 1.3
+    )
     assert beyond(outside, RECORD) == [
         "The balancer round_robin was not validated (validated: least_outstanding, random).",
         "The CPU sharing cfs_quota was not validated (validated: fifo).",
+        "The option slow start was not validated (validated: none).",
         "A load of 1.30 with least_outstanding was not validated (validated: up to 0.8).",
         "SCV of CPU time of 9 were not validated (validated: 0.25 to 4).",
         "Rooms of 2 calls a pod were not validated (validated: 4 or more).",
@@ -327,12 +329,12 @@ def test_each_respect_in_which_a_run_lies_outside_is_told_with_what_was_validate
 
 
 def test_a_scenario_like_the_run_in_which_the_engines_differ_is_named_with_its_errors():
-    like = Facts(("least_outstanding",), ("fifo",), 1.0, 80.0, 1, (20.0, 20.0), 0.9)
+    like = Facts(("least_outstanding",), ("fifo",), 1.0, 80.0, 1, (), (20.0, 20.0), 0.9)
     assert nearest_disagreement(like, RECORD) == (
         "In a scenario like this one (bad) the fluid engine is off by -14 % in the mean, +22 % in p95, "
         "-1.3 points of SLO attainment and +0.2 of errors."
     )
-    calm = Facts(("least_outstanding",), ("fifo",), 1.0, 80.0, 1, (20.0, 20.0), 0.7)
+    calm = Facts(("least_outstanding",), ("fifo",), 1.0, 80.0, 1, (), (20.0, 20.0), 0.7)
     assert nearest_disagreement(calm, RECORD) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -12,13 +13,22 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from sim_core.controlplane import hpa_records as codes
-from sim_core.controlplane.hpa_behavior import limit_rate, stabilize, stabilize_legacy, store_event
+from sim_core.controlplane.hpa_behavior import limit_rate, stabilize, stabilize_legacy
+from sim_core.controlplane.hpa_logs import (
+    count_used,
+    down_events_of,
+    log_first_recommendation,
+    place_logs,
+    recommendations_of,
+    store_event,
+    up_events_of,
+)
 from sim_core.controlplane.hpa_manifest import hpa_record
 from sim_core.controlplane.hpa_metrics import truncated_quotient
-from sim_core.controlplane.hpa_records import HPA, HPA_STATE, MAX_LOG
+from sim_core.controlplane.hpa_records import EVENT, HPA, HPA_STATE, RECOMMENDATION
 from sim_core.controlplane.pods import NO_REQUEST, PENDING, READY_FALSE, READY_TRUE, RUNNING
 from sim_core.errors import InputError
-from tests.conformance.hpa_case import Case, call_reconcile, pods_metric, resource_utilization
+from tests.conformance.hpa_case import Case, call_reconcile, pods_metric, resource_utilization, rows
 from tests.conformance.selectors import SelectorError, parse_selector, selects
 
 BEHAVIOR: dict[str, Any] = {"scale_up": None, "scale_down": None}
@@ -30,32 +40,33 @@ class Target:
 
     def __init__(self, replicas: int, **hpa: Any):
         self.case = Case()
-        self.case.record.hpa = hpa_record(**{"max_replicas": 100} | hpa)
-        self.hpa, self.state, self.pods = self.case.record.hpa, self.case.record.state, self.case.record.pods
+        self.case.hpa = self.hpa = hpa_record(**{"max_replicas": 100} | hpa)
+        self.state, self.pods = self.case.state, self.case.pods
         self.replicas = replicas
         self.resize()
 
     def resize(self) -> None:
         """As many running pods as the scale says, at once."""
-        self.case.record.n_pods = self.replicas
+        self.case.n_pods = self.replicas
         self.pods["phase"] = RUNNING
         self.pods["ready"] = READY_TRUE
         self.pods["start_s"] = self.pods["ready_transition_s"] = -1e9
         self.pods["request_m"][:, 0] = 1000
 
-    def sync(self, usage_m: int | list[int], now_s: float = 0.0, fail_mask: int = 0) -> int:
-        """One reconcile at the given usage of each pod; the scale follows at once."""
+    def sync(
+        self, usage_m: int | list[int], now_s: float = 0.0, fail_mask: int = 0, series_m: Sequence[int] = ()
+    ) -> int:
+        """One reconcile at the given usage of each pod, or series of an external metric; the scale follows at once."""
         used_m = usage_m if isinstance(usage_m, list) else [usage_m] * self.replicas
         samples = self.case.samples
         samples.time_s = math.nan
         samples.window_s = 30.0
         for row in range(self.hpa.n_metrics):
-            for index, value_m in enumerate(used_m):
+            external = self.hpa.metrics[row].type == codes.EXTERNAL
+            for index, value_m in enumerate(series_m if external else used_m):
                 samples[row, index].time_s = now_s
                 samples[row, index].usage_m[0] = value_m
-        self.replicas = int(
-            call_reconcile(self.case.record, samples, self.replicas, self.replicas, fail_mask, float(now_s))
-        )
+        self.replicas = int(call_reconcile(self.case, self.replicas, self.replicas, fail_mask, float(now_s)))
         return self.replicas
 
     def conditions(self) -> list[tuple[str, str, str]]:
@@ -102,7 +113,7 @@ def test_more_usage_never_asks_for_fewer_replicas(usage_m, pod, more_m, unready,
 
     def replicas(usage: list[int]) -> int:
         target = Target(len(usage), target_cpu_utilization_pct=60)
-        target.state.recommendations.exists = True
+        target.state.has_log = True
         for index in unready & set(range(len(usage))):
             target.pods[index].ready = READY_FALSE
         for index in pending & set(range(len(usage))):
@@ -130,7 +141,7 @@ def test_ready_pods_follow_the_formula_of_the_documentation(usage_m, target):
         downscale_stabilization_window_s=0.0,
         min_replicas=0,
     )
-    scaled.state.recommendations.exists = True
+    scaled.state.has_log = True
     expected = len(usage_m) if abs(ratio - 1) <= Fraction(1, 10) else math.ceil(ratio * len(usage_m))
     product = utilization / target * len(usage_m)  # where floats leave a whole number, Kubernetes rounds up too
     assert scaled.sync(usage_m) in {expected, math.ceil(product)}
@@ -149,17 +160,17 @@ def test_shrinking_never_undercuts_a_recommendation_of_the_window(loads, window,
     for step, load_m in enumerate(loads):
         now_s = 15.0 * step
         before = target.replicas
-        log = target.state.recommendations
+        log = target.case.recommendations
         recent = [
             int(entry.replicas)
-            for entry in log.entries[: log.n]
+            for entry in log[: count_used(log)]
             if (now_s - entry.time_s < window if behavior else now_s - entry.time_s <= window)
         ]
         scaled = target.sync(load_m // max(1, before), now_s)
         if scaled < before and recent:
             assert scaled >= max(recent)
-        assert log.n <= window / 15 + 3
-        assert now_s in [entry.time_s for entry in log.entries[: log.n]]
+        assert count_used(log) <= target.hpa.n_recommendations
+        assert now_s in [entry.time_s for entry in log[: count_used(log)]]
         target.resize()
 
 
@@ -177,13 +188,14 @@ def test_the_pace_never_turns_a_change_around(current, desired, value, percent, 
     rules = {"select_policy": select, "policies": policies}
     target = Target(current, min_replicas=0, max_replicas=1000, behavior={"scale_up": rules, "scale_down": rules})
     for change, age_s, up in past:
-        log = target.state.up_events if up else target.state.down_events
-        log.entries[log.n].time_s, log.entries[log.n].change = -float(age_s), change
-        log.n += 1
-    up_events, down_events = target.state.up_events, target.state.down_events
-    limited, reason = limit_rate(target.hpa, up_events, down_events, current, desired, 0.0)
+        log = target.case.events("up" if up else "down")
+        entry = log[count_used(log)]
+        entry.time_s, entry.change, entry.used = -float(age_s), change, True
+    up_events, down_events = target.case.up_events, target.case.down_events
+    limited = limit_rate(target.hpa, target.state, up_events, down_events, current, desired, 0.0)
+    [(_, status, reason)] = target.conditions()
     assert min(current, desired) <= limited <= max(current, desired)
-    assert (limited == desired) == (codes.REASONS[reason] == "DesiredWithinRange")
+    assert (limited == desired) == (reason == "DesiredWithinRange") == (status == "False")
     if select == "Disabled":
         assert limited == current
 
@@ -306,7 +318,7 @@ def test_values_agree_with_a_second_reading_of_the_rules(drawn, foreign, current
 def test_pods_that_have_gone_leave_samples_that_still_count():
     """Usage of 2 pods, samples of 4: the mean over known pods decides, the number of samples multiplies."""
     target = Target(2, target_cpu_utilization_pct=50, scale_up_limit_minimum=100)
-    target.case.record.n_pods = 5
+    target.case.n_pods = 5
     target.pods["phase"][2:4] = 0
     target.pods["phase"][4] = PENDING
     assert target.sync([1000, 1000, 1000, 1000]) == 7  # ceil(2000 / 3000 -> 66 % over 50 % = 1.32, times 5 samples)
@@ -340,7 +352,7 @@ def test_conditions_keep_their_order_and_say_the_last_state():
 def test_unready_and_missing_pods_are_left_out_at_exactly_the_target():
     """2 of 4 pods at the target: filling the others in with nothing would halve the replicas."""
     target = Target(4, target_cpu_utilization_pct=60, min_replicas=1)
-    target.state.recommendations.exists = True
+    target.state.has_log = True
     target.pods["ready"][2] = READY_FALSE
     assert target.sync([600, 600, 0]) == 4
 
@@ -353,9 +365,7 @@ def test_stabilization_names_the_direction_of_the_raw_recommendation(usage_m, ea
     """An earlier recommendation of 4 holds 4 replicas against 7 and against 2; one of 9 does not move them."""
     target = Target(4, target_cpu_utilization_pct=60, behavior=BEHAVIOR)
     target.hpa.scale_up.stabilization_window_s = 300.0
-    log = target.state.recommendations
-    log.exists, log.n = True, 1
-    log.entries[0].time_s, log.entries[0].replicas = 0.0, earlier
+    target.case.add_recommendations([{"age_s": 0.0, "replicas": earlier}])
     target.sync(usage_m, now_s=15.0)
     assert target.conditions()[0] == ("AbleToScale", "True", reason)
 
@@ -363,10 +373,10 @@ def test_stabilization_names_the_direction_of_the_raw_recommendation(usage_m, ea
 def test_an_event_as_old_as_the_longest_period_keeps_its_place():
     rules = {"policies": [{"type": "Pods", "value": 9, "period_s": 60}]}
     target = Target(1, behavior={"scale_up": rules, "scale_down": None})
-    log = target.state.up_events
+    log = target.case.up_events
     for now_s, changes in ((0.0, [1]), (60.0, [1, 2]), (61.0, [3, 2])):
         store_event(target.hpa, log, target.hpa.scale_up, max(changes[0], changes[-1]), now_s)
-        assert [int(entry.change) for entry in log.entries[: log.n]] == changes
+        assert [int(entry.change) for entry in log[: count_used(log)]] == changes
 
 
 @pytest.mark.parametrize(("usage_m", "expected"), [(1050, 7), (600, 4), (300, 4)])
@@ -374,7 +384,7 @@ def test_a_failing_metric_forbids_to_shrink_and_not_to_grow(usage_m, expected):
     cpu = {"type": "Resource", "resource": "cpu", "target": {"type": "Utilization", "average_utilization": 60}}
     queue = {"type": "External", "target": {"type": "Value", "value_m": 1000}}
     target = Target(4, metrics=[cpu, queue])
-    target.state.recommendations.exists = True
+    target.state.has_log = True
     assert target.sync(usage_m, fail_mask=codes.FAIL_EXTERNAL_METRICS) == expected
     assert target.state.error == codes.INTERNAL_ERROR
     active = ("False", "FailedGetExternalMetric") if usage_m == 300 else ("True", "ValidMetricFound")
@@ -384,35 +394,122 @@ def test_a_failing_metric_forbids_to_shrink_and_not_to_grow(usage_m, expected):
 def test_an_update_that_fails_is_not_remembered():
     target = Target(4, target_cpu_utilization_pct=60, behavior=BEHAVIOR)
     assert target.sync(1050, fail_mask=codes.FAIL_UPDATE_SCALE) == 4
-    assert (target.state.up_events.n, target.state.has_scaled, target.state.scale_updated) == (0, False, False)
+    assert (count_used(target.case.up_events), target.state.has_scaled, target.state.scale_updated) == (0, False, False)
     assert target.sync(1050, now_s=15.0) == 7
-    assert (target.state.up_events.n, target.state.last_scale_s) == (1, 15.0)
-    assert target.state.up_events.entries[0].change == 3
+    assert (count_used(target.case.up_events), target.state.last_scale_s) == (1, 15.0)
+    assert target.case.up_events[0].change == 3
 
 
 def test_zero_replicas_stay_zero_unless_the_minimum_is_zero():
     queue = {"type": "External", "target": {"type": "Value", "value_m": 1000}}
     disabled, awake = Target(0, metrics=[queue]), Target(0, metrics=[queue], min_replicas=0)
     for target in (disabled, awake):
-        target.state.n_values[0], target.state.values_m[0, :2] = 1, (2500, 9999)
-        target.sync([])
+        target.sync([], series_m=[1500, 1000])
     assert (disabled.replicas, awake.replicas) == (0, 3)
     assert ("ScalingActive", "False", "ScalingDisabled") in disabled.conditions()
 
 
+# --- Logs
+
+WINDOWS = st.integers(0, 30)
+PERIODS = st.lists(st.integers(1, 30), min_size=1, max_size=3)
+
+
+def behavior_of(up_window_s: int, down_window_s: int | None, periods_s: list[int]) -> dict[str, Any]:
+    """Rules whose policies let little through, so that what they remember matters."""
+    policies = [{"type": "Pods", "value": 2, "period_s": period_s} for period_s in periods_s]
+    return {
+        "scale_up": {"stabilization_window_s": up_window_s, "policies": policies},
+        "scale_down": {"stabilization_window_s": down_window_s, "policies": policies[:1]},
+    }
+
+
+@PROPERTIES
+@given(
+    usage_m=st.lists(st.integers(0, 3000), min_size=20, max_size=80),
+    behavior=st.none() | st.builds(behavior_of, WINDOWS, st.none() | WINDOWS, PERIODS),
+    window_s=WINDOWS,
+    sync_s=st.sampled_from([0.3, 0.7, 1.0, 7.0, 45.0]),
+)
+def test_logs_as_long_as_the_record_says_forget_nothing_that_counts(usage_m, behavior, window_s, sync_s):
+    """Sync by sync, replicas are those of an autoscaler whose logs have room for everything."""
+    settings_of = {"behavior": behavior, "downscale_stabilization_window_s": window_s, "sync_period_s": sync_s}
+    short, long = Target(20, **settings_of), Target(20, **settings_of)
+    for target, room in ((short, 0), (long, 2 * len(usage_m))):
+        target.case.recommendations = rows(RECOMMENDATION, target.hpa.n_recommendations + room)
+        target.case.up_events = rows(EVENT, target.hpa.n_up_events + room)
+        target.case.down_events = rows(EVENT, target.hpa.n_down_events + room)
+    for step, used_m in enumerate(usage_m):
+        assert short.sync(used_m, step * sync_s) == long.sync(used_m, step * sync_s)
+        short.resize()
+        long.resize()
+
+
+@pytest.mark.parametrize(
+    ("sync_s", "recommendations", "up_events"), [(15.0, 22, 5), (60.0, 7, 2), (0.7, 430, 86), (400.0, 2, 1)]
+)
+def test_no_row_of_a_log_is_spare(sync_s, recommendations, up_events):
+    """300 s of recommendations, 60 s of events, both ends included; steady growth fills every row."""
+    rules = {"stabilization_window_s": 0, "policies": [{"type": "Pods", "value": 2, "period_s": 60}]}
+    target = Target(1, behavior={"scale_up": rules, "scale_down": None}, max_replicas=10_000, sync_period_s=sync_s)
+    assert (target.hpa.n_recommendations, target.hpa.n_up_events) == (recommendations, up_events)
+    target.case.recommendations = rows(RECOMMENDATION, recommendations + 5)
+    events = rows(EVENT, up_events + 5)
+    log_first_recommendation(target.state, target.case.recommendations, 1, 0.0)
+    for step in range(2 * recommendations):
+        stabilize(target.hpa, target.case.recommendations, 1, 1, step * sync_s)
+        store_event(target.hpa, events, target.hpa.scale_up, 1, step * sync_s)
+    assert count_used(target.case.recommendations) == recommendations
+    assert count_used(events) == up_events
+
+
 def test_a_full_log_gives_up_its_oldest_entry():
-    """`hpa_record` refuses windows that need more entries; a record that is written by hand stays sound."""
-    target = Target(1)
-    log, events = target.state.recommendations, target.state.up_events
-    target.hpa.behavior_set = True
+    """A record whose windows were made longer by hand stays sound: it forgets early, and never writes elsewhere."""
+    target = Target(1, behavior=BEHAVIOR)
+    log, events = rows(RECOMMENDATION, 20), rows(EVENT, 20)
     target.hpa.scale_down.stabilization_window_s = 1e9
     target.hpa.scale_up.policies[0].period_s = 1e9
-    for step in range(MAX_LOG + 5):
+    for step in range(25):
         stabilize(target.hpa, log, 1, step, float(step))
         store_event(target.hpa, events, target.hpa.scale_up, 1 + step, float(step))
-    assert log.n == events.n == MAX_LOG
-    assert sorted(log.entries["replicas"]) == sorted(events.entries["change"] - 1) == list(range(5, MAX_LOG + 5))
-    assert stabilize_legacy(target.hpa, log, 3, float(MAX_LOG + 5)) == MAX_LOG + 4
+    assert sorted(log["replicas"]) == sorted(events["change"] - 1) == list(range(5, 25))
+    assert stabilize_legacy(target.hpa, log, 3, 25.0) == 24
+
+
+def test_an_autoscaler_without_behavior_has_no_events():
+    target = Target(4, target_cpu_utilization_pct=60)
+    assert (target.hpa.n_up_events, target.hpa.n_down_events) == (0, 0)
+    target.case.up_events, target.case.down_events = rows(EVENT, 0), rows(EVENT, 0)
+    target.case.recommendations = rows(RECOMMENDATION, target.hpa.n_recommendations)
+    assert target.sync(1050) == 7
+    target.resize()
+    assert target.sync(100, now_s=900.0) == 2
+
+
+def test_autoscalers_of_a_lane_share_no_row_of_their_logs():
+    """Their ranges lie one behind the other, and fill the tables."""
+    hpas = np.zeros(3, HPA)
+    for index, behavior in enumerate((None, BEHAVIOR, behavior_of(60, 30, [45]))):
+        hpas[index] = hpa_record(max_replicas=10, behavior=behavior)
+    lane = place_logs(hpas)
+    for log, total in lane._asdict().items():
+        first, length = hpas[f"{log}_first"], hpas[f"n_{log}"]
+        assert first.tolist() == [0, *np.cumsum(length)[:-1]]
+        assert total == length.sum()
+    assert hpas["n_recommendations"].tolist() == [22, 22, 6]
+    assert hpas["n_up_events"].tolist() == [0, 2, 4]
+    hpa = hpas.view(np.recarray)[2]
+    tables = [rows(RECOMMENDATION, lane.recommendations), rows(EVENT, lane.up_events), rows(EVENT, lane.down_events)]
+    recommendations_of(hpa, tables[0])["replicas"] = 7
+    up_events_of(hpa, tables[1])["change"] = 7
+    down_events_of(hpa, tables[2])["change"] = 7
+    assert (tables[0].replicas == [0] * 44 + [7] * 6).all()
+    assert (tables[1].change == [0] * 2 + [7] * 4).all()
+    assert (tables[2].change == [0] * 2 + [7] * 4).all()
+
+
+def test_a_service_remembers_its_autoscaler_in_less_than_a_kilobyte():
+    assert HPA_STATE.itemsize < 1024
 
 
 @PROPERTIES

@@ -65,19 +65,19 @@ def play(
     if not through_predict:
         return simulate(steered, duration_s, timeline_step_s, engine, threads)
     worlds = Worlds(steered, engine, threads)  # with the replicas that the policy's own scalers would begin with
-    worlds.params["services"]["scaler"]["kind"] = EXTERNAL
+    worlds.tables.services["scaler"]["kind"] = EXTERNAL
     observations = Observations(worlds)
-    sync_ticks = int(worlds.params["sync_ticks"].min())
     tick_s = float(worlds.params["tick_s"][0])
     n_ticks = round(duration_s / tick_s)
+    sync_ticks = int(worlds.params["sync_ticks"].min())
     recorder = TimelineRecorder(worlds) if timeline_step_s is not None else None
     record_ticks = round((timeline_step_s or duration_s) / tick_s)
     for begin in range(0, n_ticks, sync_ticks):
+        end = min(begin + sync_ticks, n_ticks)
+        # Every lane is synced once in this stretch, at a moment of its own: there the policy sees it.
+        worlds.advance(np.minimum(worlds.state["next_sync_tick"], end) - worlds.state["tick"])
         worlds.request_replicas(policy.predict(observations))
-        worlds.advance(min(sync_ticks, n_ticks - begin))
-        done = begin + sync_ticks
-        if recorder is not None and (done % record_ticks == 0 or done >= n_ticks):
+        worlds.advance(end - worlds.state["tick"])
+        if recorder is not None and (end % record_ticks == 0 or end == n_ticks):
             recorder.record()
-    if recorder is None:
-        return Simulation(worlds.indicators(), worlds.services())
-    return Simulation(worlds.indicators(), worlds.services(), recorder.timeline(), recorder.service_timeline())
+    return Simulation.of(worlds, recorder)

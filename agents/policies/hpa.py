@@ -9,10 +9,12 @@ from numba import njit
 
 from agents.observation import Observations
 from sim_core.controlplane.hpa import reconcile_hpa
-from sim_core.controlplane.hpa_records import HPA, HPA_STATE
+from sim_core.controlplane.hpa_logs import down_events_of, place_logs, recommendations_of, up_events_of
+from sim_core.controlplane.hpa_records import EVENT, HPA, HPA_STATE, RECOMMENDATION
 from sim_core.controlplane.pods import SAMPLE, collect_samples
-from sim_core.limits import MAX_METRICS, MAX_PODS
-from sim_core.world import Lane, Scaler, hpa_of_service
+from sim_core.dataplane.services.rows import hpa_of_service, pod_rows
+from sim_core.limits import MAX_METRICS
+from sim_core.world import Lane, Scaler
 
 
 class HpaPolicy:
@@ -28,28 +30,30 @@ class HpaPolicy:
         self._scaler = Scaler.hpa(**settings)
         self.settings = dict(settings)
         self._n_lanes = 0
-        self._hpa = np.zeros((0, 0), dtype=HPA)
-        self._state = np.zeros((0, 0), dtype=HPA_STATE)
-        self._samples = np.zeros((MAX_METRICS, MAX_PODS), dtype=SAMPLE)
-        self._window_s = np.zeros(0)
+        self._hpa = np.zeros(0, dtype=HPA)
+        self._state = np.zeros(0, dtype=HPA_STATE)
+        self._logs = np.zeros(0, RECOMMENDATION), np.zeros(0, EVENT), np.zeros(0, EVENT)
+        self._samples = np.zeros((MAX_METRICS, 1), dtype=SAMPLE)
 
     def reset(self, lanes: Sequence[Lane], duration_s: float) -> None:
         self._n_lanes = len(lanes)
-        n_services = max(len(lane.profile.services) for lane in lanes)
-        self._hpa = np.zeros((len(lanes), n_services), dtype=HPA)
-        self._state = np.zeros((len(lanes), n_services), dtype=HPA_STATE)
-        self._window_s = np.array([lane.profile.telemetry.scrape_interval_seconds for lane in lanes])
         settings = tuple(sorted(self.settings.items()))
-        for row, lane in zip(self._hpa, lanes, strict=True):
-            for i in range(len(lane.profile.services)):
-                row[i] = hpa_of_service(lane.profile, i, settings)
+        services = [(lane.profile, i) for lane in lanes for i in range(len(lane.profile.services))]
+        self._hpa = np.array([hpa_of_service(profile, i, settings) for profile, i in services], dtype=HPA)
+        self._state = np.zeros(len(services), dtype=HPA_STATE)
+        rows = place_logs(self._hpa)
+        self._logs = (
+            np.zeros(max(1, rows.recommendations), RECOMMENDATION),
+            np.zeros(max(1, rows.up_events), EVENT),
+            np.zeros(max(1, rows.down_events), EVENT),
+        )
+        self._samples = np.zeros((MAX_METRICS, _most_pods(lanes)), dtype=SAMPLE)
 
     def predict(self, observations: Observations) -> np.ndarray:
-        services = observations.deployments
         desired = np.zeros((observations.n_lanes, observations.n_services), dtype=np.int64)
         _reconcile_lanes(
-            self._hpa, self._state, services, self._samples, observations.sample_time_s,
-            self._window_s, observations.time_s, desired,
+            self._hpa, self._state, *self._logs, *observations.deployments, self._samples,
+            observations.sample_time_s, observations.sample_window_s, observations.time_s, desired,
         )  # fmt: skip
         return desired
 
@@ -58,12 +62,26 @@ class HpaPolicy:
 
 
 @njit(cache=True)
-def _reconcile_lanes(hpa, state, deployments, samples, sample_time_s, window_s, now_s, desired):
-    for lane in range(desired.shape[0]):
-        for i in range(desired.shape[1]):
-            deployment = deployments[lane, i]
-            collect_samples(deployment, samples[0], sample_time_s[lane], window_s[lane])
+def _reconcile_lanes(
+    hpas, states, recommendations, up_events, down_events, rows, specs, deployments, pods, pods_first, samples,
+    sample_time_s, window_s, now_s, desired,
+):  # fmt: skip
+    for lane in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            row = rows[lane, i]
+            if row < 0:
+                continue
+            hpa, deployment = hpas[row], deployments[row]
+            first = pods_first[lane] + specs[row].pods_first
+            own = pods[first : first + specs[row].n_pods]
+            collect_samples(deployment, own, samples[0], sample_time_s[lane], window_s[lane])
             desired[lane, i] = reconcile_hpa(
-                hpa[lane, i], state[lane, i], deployment.pods, deployment.n_pods, samples,
-                deployment.desired_replicas, deployment.n_active, 0, now_s[lane],
+                hpa, states[row], recommendations_of(hpa, recommendations), up_events_of(hpa, up_events),
+                down_events_of(hpa, down_events), own, deployment.n_pods, samples, deployment.desired_replicas,
+                deployment.n_active, 0, now_s[lane],
             )  # fmt: skip
+
+
+def _most_pods(lanes: Sequence[Lane]) -> int:
+    """Rows that the largest service of these lanes has for its pods."""
+    return max(pod_rows(service.replicas.max) for lane in lanes for service in lane.profile.services)

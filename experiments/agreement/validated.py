@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.store.files import write_atomically
 from experiments.store.identity import simulator_version
+from sim_core.dataplane.services.graph import resolve
+from sim_core.dataplane.services.kinds import CPU
 from sim_core.errors import InputError
 from sim_core.world import capacity_per_replica
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from experiments.agreement.judge import Outcome
     from experiments.agreement.scenarios import Scenario
+    from sim_core.dataplane.services.graph import Graph
     from sim_core.profile import Profile
 
 RECORD = Path(__file__).parent / "validated.json"
@@ -40,6 +43,7 @@ class Facts:
         scv: largest squared coefficient of variation of the CPU time of a call [1].
         room: least number of calls that a pod holds, working and waiting.
         services: how many.
+        options: what calls and balancers do beyond the usual, such as `slow start`.
         pods: least and most of a service [pods]; None where it is not known.
         load: highest offered CPU load of a service over a while [1 of what its ready pods serve]; None: not known.
     """
@@ -49,6 +53,7 @@ class Facts:
     scv: float
     room: float
     services: int
+    options: tuple[str, ...] = ()
     pods: tuple[float, float] | None = None
     load: float | None = None
 
@@ -59,50 +64,43 @@ def facts_of(profile: Profile, pods: tuple[float, float] | None = None, load: fl
     Args:
         pods, load: as it was played, see `Facts`.
     """
-    services = profile.services
-    balancings = [_given(service, "load_balancing") or profile.ingress.load_balancing for service in services]
-    sharings = [_given(service.container, "cpu_sharing") or "fifo" for service in services]
+    services, graph = profile.services, resolve(profile)
+    scvs = [step.scv for step in graph.steps if step.kind == CPU]
     rooms = [service.container.workers + service.container.queue_limit for service in services]
     return Facts(
-        tuple(sorted(set(balancings))), tuple(sorted(set(sharings))), max(_scvs(profile)), float(min(rooms)),
-        len(services), pods, load,
-    )  # fmt: skip
+        tuple(sorted({service.load_balancing or profile.ingress.load_balancing for service in services})),
+        tuple(sorted({service.container.cpu_sharing for service in services})),
+        max(scvs, default=1.0),
+        float(min(rooms)),
+        len(services),
+        tuple(_options_of(graph)),
+        pods,
+        load,
+    )
 
 
-def _given(section: Any, name: str) -> str | None:
-    value = getattr(section, name, None)
-    return None if value is None else str(value)
-
-
-def _scvs(profile: Profile) -> list[float]:
-    """SCV of every piece of CPU work: of containers, and of steps where endpoints have them."""
-    found: list[float] = []
-
-    def collect(data: Any) -> None:
-        if isinstance(data, Mapping):
-            if isinstance(data.get("cpu"), Mapping):
-                found.append(float(data["cpu"].get("scv", 1.0)))
-            for value in data.values():
-                collect(value)
-        elif isinstance(data, list | tuple):
-            for value in data:
-                collect(value)
-
-    for service in profile.services:
-        if service.container.cpu_scv is not None:
-            found.append(float(service.container.cpu_scv))
-        collect(service.model_dump(mode="json").get("endpoints"))
-    return found or [1.0]
+def _options_of(graph: Graph) -> Iterator[str]:
+    """What calls and balancers can do beyond the usual, and do here, in order of their names."""
+    calls, services = graph.calls, graph.services
+    used = {
+        "balancer nodes": any(service.balancer_nodes > 1 for service in services),
+        "circuit breaker": any(call.breaker_requests < math.inf for call in calls),
+        "outlier ejection": any(call.ejection_failures > 0 for call in calls),
+        "passed deadline": any(call.pass_deadline for call in calls),
+        "slow start": any(service.slow_start_s > 0.0 for service in services),
+        "sticky sessions": any(service.sticky_share > 0.0 for service in services),
+    }
+    return (name for name, is_used in used.items() if is_used)
 
 
 def peak_load(profile: Profile, timeline: Mapping[str, np.ndarray]) -> tuple[tuple[float, float], float | None]:
-    """Least and most pods of a service, and the highest offered load of any, over the steps of a timeline.
+    """Least and most ready pods of a service, and the highest offered load of any, over the steps of a timeline.
 
     Args:
         timeline: `Simulation.service_timeline`, shape (n_lanes, n_services, n_steps) by name.
 
     Returns:
-        (pods, load): the load is None where a service's calls are of kinds, whose CPU time a timeline does not tell.
+        (pods, load): no load where never a pod was ready.
     """
     import numpy as np
 
@@ -110,13 +108,11 @@ def peak_load(profile: Profile, timeline: Mapping[str, np.ndarray]) -> tuple[tup
     known = ready > 0.0
     if not known.any():
         return (0.0, 0.0), None
-    pods = (float(ready[known].min()), float(ready.max()))
-    cpu_s = [service.container.cpu_seconds_per_request for service in profile.services]
-    if any(seconds is None for seconds in cpu_s):
-        return pods, None
-    a_pod = np.array([s.container.cpu_limit_cores for s in profile.services]) / np.array(cpu_s, dtype=float)
-    capacity = ready * a_pod[:, None]
-    return pods, float((timeline["call_rate_per_s"][known] / capacity[known]).max())
+    graph = resolve(profile)
+    cpu_s = [cpu / max(visits, 1e-12) for cpu, visits in zip(graph.cpu_seconds_per_request, graph.visits, strict=True)]
+    cores = np.array([service.container.cpu_limit_cores for service in profile.services])
+    load = timeline["call_rate_per_s"] * (np.array(cpu_s) / cores)[:, None] / np.maximum(ready, 1.0)
+    return (float(ready[known].min()), float(ready.max())), float(load[known].max())
 
 
 def facts_of_report(worlds: Sequence[Profile], timelines: Mapping[str, Mapping[str, np.ndarray]]) -> Facts:
@@ -141,7 +137,8 @@ def facts_of_report(worlds: Sequence[Profile], timelines: Mapping[str, Mapping[s
         tuple(sorted({kind for facts in all_of for kind in facts.balancings})),
         tuple(sorted({kind for facts in all_of for kind in facts.sharings})),
         max(facts.scv for facts in all_of), min(facts.room for facts in all_of),
-        max(facts.services for facts in all_of), pods, load,
+        max(facts.services for facts in all_of), tuple(sorted({name for facts in all_of for name in facts.options})),
+        pods, load,
     )  # fmt: skip
 
 
@@ -220,7 +217,7 @@ def _facts(data: Mapping[str, Any]) -> Facts:
     pods = data["pods"]
     return Facts(
         tuple(data["balancings"]), tuple(data["sharings"]), float(data["scv"]), float(data["room"]),
-        int(data["services"]), None if pods is None else (float(pods[0]), float(pods[1])),
+        int(data["services"]), tuple(data["options"]), None if pods is None else (float(pods[0]), float(pods[1])),
         None if data["load"] is None else float(data["load"]),
     )  # fmt: skip
 
@@ -240,11 +237,11 @@ def beyond(facts: Facts, record: Record) -> list[str]:
     if not agreed:
         return ["The fluid engine was not validated: it agreed with the request engine in no scenario."]
     sentences = []
-    for title, of in (("balancer", "balancings"), ("CPU sharing", "sharings")):
+    for title, of in (("balancer", "balancings"), ("CPU sharing", "sharings"), ("option", "options")):
         known = sorted({kind for one in agreed for kind in getattr(one, of)})
         for kind in getattr(facts, of):
             if kind not in known:
-                sentences.append(f"The {title} {kind} was not validated (validated: {', '.join(known)}).")
+                sentences.append(f"The {title} {kind} was not validated (validated: {', '.join(known) or 'none'}).")
     for balancing in facts.balancings:
         sentences += _loads_beyond(balancing, facts, agreed)
     sentences += _range_beyond("SCV of CPU time", (facts.scv, facts.scv), [(f.scv, f.scv) for f in agreed])

@@ -1,8 +1,8 @@
 """HorizontalPodAutoscaler: one reconcile, from scale and metrics to the replicas that the target shall have.
 
 The order of the steps, and which failure stops which of them, are those of the controller. Records and codes are in
-`hpa_records`, metrics in `hpa_metrics`, pace and stabilization in `hpa_behavior`, building from plain values in
-`hpa_manifest`.
+`hpa_records`, metrics in `hpa_metrics`, pace and stabilization in `hpa_behavior`, what they remember in `hpa_logs`,
+building from plain values in `hpa_manifest`.
 
 Source: Kubernetes v1.28, pkg/controller/podautoscaler/horizontal.go, reconcileAutoscaler.
 """
@@ -14,11 +14,11 @@ from numba import njit
 from sim_core.controlplane.hpa_behavior import (
     limit_legacy,
     limit_rate,
-    log_first_recommendation,
     stabilize,
     stabilize_legacy,
-    store_event,
 )
+from sim_core.controlplane.hpa_conditions import set_condition
+from sim_core.controlplane.hpa_logs import log_first_recommendation, store_event
 from sim_core.controlplane.hpa_metrics import (
     series_replicas,
     utilization_replicas,
@@ -64,7 +64,6 @@ from sim_core.controlplane.hpa_records import (
     SCALE_UP_STABILIZED,
     SCALING_ACTIVE,
     SCALING_DISABLED,
-    SCALING_LIMITED,
     SELECTOR_INVALID,
     SELECTOR_SHARED,
     SPEC_ERROR,
@@ -80,20 +79,6 @@ from sim_core.controlplane.hpa_records import (
 __all__ = ["HPA", "HPA_STATE", "reconcile_hpa"]
 
 _HOLD = -1  # no replicas can be recommended
-
-
-@njit(cache=True)
-def set_condition(state, kind, status, reason):
-    """Sets a condition in its place, or behind the others when it is new."""
-    place = 0
-    while place < state.n_conditions and state.conditions[place].type != kind:
-        place += 1
-    if place == state.n_conditions:
-        state.n_conditions += 1
-    condition = state.conditions[place]
-    condition.type = kind
-    condition.status = status
-    condition.reason = reason
 
 
 @njit(cache=True)
@@ -147,6 +132,7 @@ def metric_replicas(hpa, state, row, pods, n_pods, samples, spec_replicas, statu
     result.proposal = 0
     result.reported = 0
     result.average_value_m = 0
+    result.ratio = 0.0
     if failure_reason(metric.type) == INVALID_METRIC_SOURCE_TYPE:
         result.failure = UNKNOWN_METRIC_TYPE
     elif metric.type == CONTAINER_RESOURCE and not hpa.container_resource_metrics_enabled:
@@ -156,17 +142,11 @@ def metric_replicas(hpa, state, row, pods, n_pods, samples, spec_replicas, statu
     elif failed_call(metric.type, fail_mask):
         result.failure = CALL_FAILED
     elif metric.type in (OBJECT, EXTERNAL):
-        result.proposal, result.reported, result.failure = series_replicas(
-            hpa, metric, state.values_m, state.n_values, row, pods, n_pods, spec_replicas, status_replicas
-        )
+        series_replicas(hpa, metric, samples[row], pods, n_pods, spec_replicas, status_replicas, result)
     elif metric.target_type == UTILIZATION:
-        result.proposal, result.reported, result.average_value_m, _, result.failure = utilization_replicas(
-            hpa, metric, pods, n_pods, samples, row, spec_replicas, now_s
-        )
+        utilization_replicas(hpa, metric, pods, n_pods, samples, row, spec_replicas, now_s, state.tally, result)
     else:
-        result.proposal, result.reported, _, result.failure = value_replicas(
-            hpa, metric, pods, n_pods, samples, row, spec_replicas, now_s
-        )
+        value_replicas(hpa, metric, pods, n_pods, samples, row, spec_replicas, now_s, state.tally, result)
 
 
 @njit(cache=True)
@@ -214,25 +194,29 @@ def metrics_replicas(hpa, state, pods, n_pods, samples, spec_replicas, status_re
 
 
 @njit(cache=True)
-def normalize(hpa, state, current, recommended, now_s):
-    """Stabilizes, then limits [pods]."""
+def stabilized_replicas(hpa, state, recommendations, current, recommended, now_s):
+    """What the recommendations of the windows let through [pods]; condition AbleToScale says if it is something else."""
+    reason = SCALE_DOWN_STABILIZED
     if hpa.behavior_set:
-        stabilized = stabilize(hpa, state.recommendations, current, recommended, now_s)
-        reason = SCALE_UP_STABILIZED if recommended >= current else SCALE_DOWN_STABILIZED
+        stabilized = stabilize(hpa, recommendations, current, recommended, now_s)
+        if recommended >= current:
+            reason = SCALE_UP_STABILIZED
     else:
-        stabilized = stabilize_legacy(hpa, state.recommendations, recommended, now_s)
-        reason = SCALE_DOWN_STABILIZED
+        stabilized = stabilize_legacy(hpa, recommendations, recommended, now_s)
     set_condition(state, ABLE_TO_SCALE, TRUE, READY_FOR_NEW_SCALE if stabilized == recommended else reason)
-    if hpa.behavior_set:
-        desired, reason = limit_rate(hpa, state.up_events, state.down_events, current, stabilized, now_s)
-    else:
-        desired, reason = limit_legacy(hpa, current, stabilized)
-    set_condition(state, SCALING_LIMITED, FALSE if desired == stabilized else TRUE, reason)
-    return desired
+    return stabilized
 
 
 @njit(cache=True)
-def rescale(hpa, state, current, desired, fail_mask, now_s):
+def limited_replicas(hpa, state, up_events, down_events, current, stabilized, now_s):
+    """What range and pace let through [pods]."""
+    if hpa.behavior_set:
+        return limit_rate(hpa, state, up_events, down_events, current, stabilized, now_s)
+    return limit_legacy(hpa, state, current, stabilized)
+
+
+@njit(cache=True)
+def rescale(hpa, state, up_events, down_events, current, desired, fail_mask, now_s):
     """Writes the scale and remembers the change; returns the replicas that the target is left with [pods]."""
     if fail_mask & FAIL_UPDATE_SCALE:
         set_condition(state, ABLE_TO_SCALE, FALSE, FAILED_UPDATE_SCALE)
@@ -240,9 +224,9 @@ def rescale(hpa, state, current, desired, fail_mask, now_s):
         return current
     set_condition(state, ABLE_TO_SCALE, TRUE, SUCCEEDED_RESCALE)
     if desired > current:
-        store_event(hpa, state.up_events, hpa.scale_up, desired - current, now_s)
+        store_event(hpa, up_events, hpa.scale_up, desired - current, now_s)
     else:
-        store_event(hpa, state.down_events, hpa.scale_down, desired - current, now_s)
+        store_event(hpa, down_events, hpa.scale_down, desired - current, now_s)
     state.action = action_of(current, desired)
     state.scale_updated = True
     state.has_scaled = True
@@ -251,15 +235,21 @@ def rescale(hpa, state, current, desired, fail_mask, now_s):
 
 
 @njit(cache=True)
-def reconcile_hpa(hpa, state, pods, n_pods, samples, spec_replicas, status_replicas, fail_mask, now_s):
+def reconcile_hpa(
+    hpa, state, recommendations, up_events, down_events, pods, n_pods, samples,
+    spec_replicas, status_replicas, fail_mask, now_s,
+):  # fmt: skip
     """One reconcile.
 
     Args:
         hpa: HPA record.
-        state: HPA_STATE record; carries logs and conditions from one reconcile to the next, and holds the outcome.
+        state: HPA_STATE record; carries conditions from one reconcile to the next, and holds the outcome.
+        recommendations: RECOMMENDATION, shape (hpa.n_recommendations or more,): this autoscaler's log.
+        up_events, down_events: EVENT, shapes (hpa.n_up_events or more,) and (hpa.n_down_events or more,): its logs.
         pods: POD records of the pods that the selector selects, in slots 0 to n_pods - 1; phase 0: an empty slot.
-        samples: SAMPLE, shape (at least hpa.n_metrics, at least n_pods): the answer to each metric, in the slots of the
-            pods; a sample in an empty slot belongs to a pod that the selector does not select.
+        samples: SAMPLE, shape (at least hpa.n_metrics, at least n_pods): the answer to each metric. Of metrics of pods
+            it is in the slots of the pods, and a sample in an empty slot belongs to a pod that the selector does not
+            select; of Object and External metrics every slot may hold a series.
         spec_replicas: the scale's spec.replicas [pods].
         status_replicas: the scale's status.replicas [pods].
         fail_mask: FAIL_* and SELECTOR_* bits; 0: all goes well.
@@ -278,7 +268,7 @@ def reconcile_hpa(hpa, state, pods, n_pods, samples, spec_replicas, status_repli
         state.error = INTERNAL_ERROR
         return spec_replicas
     set_condition(state, ABLE_TO_SCALE, TRUE, SUCCEEDED_GET_SCALE)
-    log_first_recommendation(state.recommendations, spec_replicas, now_s)
+    log_first_recommendation(state, recommendations, spec_replicas, now_s)
     if spec_replicas == 0 and hpa.min_replicas != 0:
         set_condition(state, SCALING_ACTIVE, FALSE, SCALING_DISABLED)
         return spec_replicas
@@ -292,8 +282,9 @@ def reconcile_hpa(hpa, state, pods, n_pods, samples, spec_replicas, status_repli
         )
         if recommended == _HOLD:
             return spec_replicas
-        desired = normalize(hpa, state, spec_replicas, recommended, now_s)
+        stabilized = stabilized_replicas(hpa, state, recommendations, spec_replicas, recommended, now_s)
+        desired = limited_replicas(hpa, state, up_events, down_events, spec_replicas, stabilized, now_s)
     if desired != spec_replicas:
-        desired = rescale(hpa, state, spec_replicas, desired, fail_mask, now_s)
+        desired = rescale(hpa, state, up_events, down_events, spec_replicas, desired, fail_mask, now_s)
     state.desired_replicas = desired
     return desired

@@ -1,5 +1,7 @@
 """HorizontalPodAutoscaler: how fast replicas may change, and how long an earlier recommendation holds.
 
+What limits the replicas says so in condition ScalingLimited.
+
 Source: Kubernetes v1.28, pkg/controller/podautoscaler/horizontal.go; defaults: pkg/apis/autoscaling/v2/defaults.go.
 """
 
@@ -9,20 +11,24 @@ import math
 
 from numba import njit
 
+from sim_core.controlplane.hpa_conditions import set_condition
+from sim_core.controlplane.hpa_logs import change_in_period, count_used, log_recommendation
 from sim_core.controlplane.hpa_records import (
     DESIRED_WITHIN_RANGE,
     DISABLED,
     DOWN,
+    FALSE,
     MAX_CHANGE,
-    MAX_LOG,
     MIN_CHANGE,
     NOT_SET,
     PERCENT_POLICY,
     PODS_POLICY,
     SCALE_DOWN_LIMIT,
     SCALE_UP_LIMIT,
+    SCALING_LIMITED,
     TOO_FEW_REPLICAS,
     TOO_MANY_REPLICAS,
+    TRUE,
     UP,
 )
 
@@ -54,17 +60,6 @@ def _add_policy(rules, kind, value, period_s):
 
 
 @njit(cache=True)
-def change_in_period(log, period_s, now_s):
-    """Sum of the changes that are strictly younger than the period [pods]."""
-    change = 0
-    for index in range(log.n):
-        event = log.entries[index]
-        if now_s - event.time_s < period_s:
-            change += event.change
-    return change
-
-
-@njit(cache=True)
 def rate_limit(rules, direction, up_events, down_events, current, now_s):
     """Replicas that the policies of a direction allow [pods]; on the wrong side of `current` once they are used up."""
     if rules.select_policy == DISABLED:
@@ -87,130 +82,81 @@ def rate_limit(rules, direction, up_events, down_events, current, now_s):
 
 
 @njit(cache=True)
-def limit_rate(hpa, up_events, down_events, current, desired, now_s):
-    """Clamps to the policies' pace and to minReplicas and maxReplicas.
+def capped(state, desired, range_limit, pace_limit, range_reason, pace_reason):
+    """Clamps from above, and says which of two limits did it: the range on a tie [pods]."""
+    if desired <= min(range_limit, pace_limit):
+        return unlimited(state, desired)
+    set_condition(state, SCALING_LIMITED, TRUE, pace_reason if pace_limit < range_limit else range_reason)
+    return min(range_limit, pace_limit)
 
-    Returns:
-        (replicas [pods], reason).
-    """
+
+@njit(cache=True)
+def floored(state, desired, range_limit, pace_limit, range_reason, pace_reason):
+    """Clamps from below, and says which of two limits did it: the range on a tie [pods]."""
+    if desired >= max(range_limit, pace_limit):
+        return unlimited(state, desired)
+    set_condition(state, SCALING_LIMITED, TRUE, pace_reason if pace_limit > range_limit else range_reason)
+    return max(range_limit, pace_limit)
+
+
+@njit(cache=True)
+def unlimited(state, desired):
+    """Leaves the replicas as they are, and says so [pods]."""
+    set_condition(state, SCALING_LIMITED, FALSE, DESIRED_WITHIN_RANGE)
+    return desired
+
+
+@njit(cache=True)
+def limit_rate(hpa, state, up_events, down_events, current, desired, now_s):
+    """Clamps to the policies' pace and to minReplicas and maxReplicas [pods]."""
     if desired > current:
-        limit = max(current, rate_limit(hpa.scale_up, UP, up_events, down_events, current, now_s))
-        highest, reason = hpa.max_replicas, TOO_MANY_REPLICAS
-        if limit < highest:
-            highest, reason = limit, SCALE_UP_LIMIT
-        if desired > highest:
-            return highest, reason
-    elif desired < current:
-        limit = min(current, rate_limit(hpa.scale_down, DOWN, up_events, down_events, current, now_s))
-        lowest, reason = hpa.min_replicas, TOO_FEW_REPLICAS
-        if limit > lowest:
-            lowest, reason = limit, SCALE_DOWN_LIMIT
-        if desired < lowest:
-            return lowest, reason
-    return desired, DESIRED_WITHIN_RANGE
+        pace = max(current, rate_limit(hpa.scale_up, UP, up_events, down_events, current, now_s))
+        return capped(state, desired, hpa.max_replicas, pace, TOO_MANY_REPLICAS, SCALE_UP_LIMIT)
+    if desired < current:
+        pace = min(current, rate_limit(hpa.scale_down, DOWN, up_events, down_events, current, now_s))
+        return floored(state, desired, hpa.min_replicas, pace, TOO_FEW_REPLICAS, SCALE_DOWN_LIMIT)
+    return unlimited(state, desired)
 
 
 @njit(cache=True)
-def limit_legacy(hpa, current, desired):
-    """Clamps as an HPA without behavior does: to minReplicas, maxReplicas and a factor of the current replicas.
-
-    Returns:
-        (replicas [pods], reason).
-    """
-    limit = int(max(hpa.scale_up_limit_factor * float(current), hpa.scale_up_limit_minimum))
-    highest, reason = hpa.max_replicas, TOO_MANY_REPLICAS
-    if limit < highest:
-        highest, reason = limit, SCALE_UP_LIMIT
+def limit_legacy(hpa, state, current, desired):
+    """Clamps as an HPA without behavior does: to minReplicas, maxReplicas and a factor of current [pods]."""
     if desired < hpa.min_replicas:
-        return hpa.min_replicas, TOO_FEW_REPLICAS
-    if desired > highest:
-        return highest, reason
-    return desired, DESIRED_WITHIN_RANGE
+        return floored(state, desired, hpa.min_replicas, hpa.min_replicas, TOO_FEW_REPLICAS, TOO_FEW_REPLICAS)
+    pace = int(max(hpa.scale_up_limit_factor * float(current), hpa.scale_up_limit_minimum))
+    return capped(state, desired, hpa.max_replicas, pace, TOO_MANY_REPLICAS, SCALE_UP_LIMIT)
 
 
 @njit(cache=True)
-def free_slot(log, slot):
-    """Where the next entry of a log goes: the given slot if there is one, else the end, else over the oldest entry."""
-    if slot >= 0:
-        return slot
-    if log.n < MAX_LOG:
-        log.n += 1
-        return log.n - 1
-    oldest = 0
-    for index in range(1, log.n):
-        if log.entries[index].time_s < log.entries[oldest].time_s:
-            oldest = index
-    return oldest
-
-
-@njit(cache=True)
-def log_recommendation(log, slot, replicas, now_s):
-    """Writes a recommendation over an outdated one, or behind the others."""
-    entry = log.entries[free_slot(log, slot)]
-    entry.time_s = now_s
-    entry.replicas = replicas
-
-
-@njit(cache=True)
-def log_first_recommendation(log, current, now_s):
-    """Begins the log with the current replicas, once: a controller that has just started does not shrink at once."""
-    if not log.exists:
-        log.exists = True
-        log.n = 0
-        log_recommendation(log, -1, current, now_s)
-
-
-@njit(cache=True)
-def store_event(hpa, log, rules, change, now_s):
-    """Remembers a change of replicas; events older than the longest policy period give their place away."""
-    if not hpa.behavior_set:
-        return
-    longest_s = 0.0
-    for index in range(rules.n_policies):
-        longest_s = max(longest_s, rules.policies[index].period_s)
-    slot = -1
-    for index in range(log.n):
-        event = log.entries[index]
-        if now_s - event.time_s > longest_s:
-            event.outdated = True
-        if event.outdated:
-            slot = index
-    entry = log.entries[free_slot(log, slot)]
-    entry.time_s = now_s
-    entry.change = abs(change)
-    entry.outdated = False
-
-
-@njit(cache=True)
-def stabilize(hpa, log, current, desired, now_s):
+def stabilize(hpa, recommendations, current, desired, now_s):
     """Replicas that no recommendation of the windows contradicts [pods]; logs `desired` itself, not the result."""
     up_window_s = hpa.scale_up.stabilization_window_s
     down_window_s = hpa.scale_down.stabilization_window_s
     if down_window_s == NOT_SET:
         down_window_s = hpa.downscale_stabilization_window_s
-    up, down, slot = desired, desired, -1
-    for index in range(log.n):
-        entry = log.entries[index]
+    up, down, outdated = desired, desired, -1
+    for index in range(count_used(recommendations)):
+        entry = recommendations[index]
         age_s = now_s - entry.time_s
         if age_s < up_window_s:
             up = min(up, entry.replicas)
         if age_s < down_window_s:
             down = max(down, entry.replicas)
         if age_s > up_window_s and age_s > down_window_s:
-            slot = index
-    log_recommendation(log, slot, desired, now_s)
+            outdated = index
+    log_recommendation(recommendations, outdated, desired, now_s)
     return min(max(current, up), down)
 
 
 @njit(cache=True)
-def stabilize_legacy(hpa, log, desired, now_s):
+def stabilize_legacy(hpa, recommendations, desired, now_s):
     """Highest recommendation of the controller's downscale window [pods]; scale-up is not delayed."""
-    highest, slot = desired, -1
-    for index in range(log.n):
-        entry = log.entries[index]
+    highest, outdated = desired, -1
+    for index in range(count_used(recommendations)):
+        entry = recommendations[index]
         if now_s - entry.time_s > hpa.downscale_stabilization_window_s:
-            slot = index
+            outdated = index
         else:
             highest = max(highest, entry.replicas)
-    log_recommendation(log, slot, desired, now_s)
+    log_recommendation(recommendations, outdated, desired, now_s)
     return highest

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from sim_core.controlplane.hpa_behavior import default_rules
+from sim_core.controlplane.hpa_logs import place_logs
 from sim_core.controlplane.hpa_records import (
     ALL_CONTAINERS,
     CPU,
     DOWN,
     HPA,
-    MAX_LOG,
     MAX_POLICIES,
     METRIC_TYPES,
     NOT_SET,
@@ -24,10 +24,12 @@ from sim_core.controlplane.hpa_records import (
     UNKNOWN_METRIC,
     UP,
 )
-from sim_core.controlplane.pods import MAX_CONTAINERS, MAX_METRICS
 from sim_core.errors import InputError, nearest
+from sim_core.limits import MAX_CONTAINERS, MAX_METRICS
 
 DEFAULT_CPU_UTILIZATION_PCT = 80  # of an HPA without metrics
+LONGEST_WINDOW_S = 3600.0  # the API's bound of stabilizationWindowSeconds; of the controller's window here too
+LONGEST_PERIOD_S = 1800.0  # the API's bound of periodSeconds
 _TARGET_FIELDS = {"Utilization": "average_utilization", "AverageValue": "average_value_m", "Value": "value_m"}
 
 
@@ -52,6 +54,8 @@ def hpa_record(
 ) -> Any:
     """HPA record, a scalar of dtype HPA that can be assigned to a field of that type.
 
+    It says how many rows its logs need, placed as those of the only autoscaler of a lane; see `place_logs` for more.
+
     Args:
         max_replicas: maxReplicas [pods].
         min_replicas: minReplicas [pods]; 0 is the feature gate HPAScaleToZero.
@@ -70,7 +74,7 @@ def hpa_record(
     _check(problems, "min_replicas", min_replicas, 0, max_replicas)
     _check(problems, "max_replicas", max_replicas, 1, 2**31 - 1)
     _check(problems, "sync_period_s", sync_period_s, 1e-3, np.inf)
-    _check(problems, "downscale_stabilization_window_s", downscale_stabilization_window_s, 0, _longest_s(sync_period_s))
+    _check(problems, "downscale_stabilization_window_s", downscale_stabilization_window_s, 0, LONGEST_WINDOW_S)
     if metrics and target_cpu_utilization_pct is not None:
         problems.append("metrics: must be left out beside target_cpu_utilization_pct")
     if not metrics:
@@ -85,7 +89,7 @@ def hpa_record(
             near = nearest(direction, ("scale_up", "scale_down"))
             problems.append(f"behavior.{direction}: unknown key{near}")
     for direction in ("scale_up", "scale_down"):
-        _check_rules(problems, f"behavior.{direction}", (behavior or {}).get(direction), sync_period_s)
+        _check_rules(problems, f"behavior.{direction}", (behavior or {}).get(direction))
     if problems:
         raise InputError("HorizontalPodAutoscaler", problems)
 
@@ -106,6 +110,7 @@ def hpa_record(
     record.scale_up_limit_minimum = scale_up_limit_minimum
     record.container_resource_metrics_enabled = container_resource_metrics_enabled
     record.sync_period_s = sync_period_s
+    place_logs([record])
     return record
 
 
@@ -164,11 +169,6 @@ def _cpu_metric(target_pct: int) -> dict[str, Any]:
     return {"type": "Resource", "resource": "cpu", "target": target}
 
 
-def _longest_s(sync_period_s: float) -> float:
-    # A log gains an entry a reconcile, and one more from the first; the entry that is just as old as a window stays.
-    return (MAX_LOG - 3) * sync_period_s
-
-
 def _check(problems: list[str], where: str, value: float, lowest: float, highest: float) -> None:
     if not lowest <= value <= highest:
         problems.append(f"{where}: must be between {lowest:g} and {highest:g} (got {value})")
@@ -196,16 +196,15 @@ def _check_metric(problems: list[str], where: str, metric: Mapping[str, Any], co
         problems.append(f"containers: must be at most {MAX_CONTAINERS} (got {len(containers)})")
 
 
-def _check_rules(problems: list[str], where: str, rules: Mapping[str, Any] | None, sync_period_s: float) -> None:
+def _check_rules(problems: list[str], where: str, rules: Mapping[str, Any] | None) -> None:
     for key in rules or ():
         known = ("stabilization_window_s", "select_policy", "policies")
         if key not in known:
             problems.append(f"{where}.{key}: unknown key{nearest(key, known)}")
     rules = rules or {}
-    longest_s = _longest_s(sync_period_s)
     if rules.get("stabilization_window_s") is not None:
         window_s = rules["stabilization_window_s"]
-        _check(problems, f"{where}.stabilization_window_s", window_s, 0, min(3600.0, longest_s))
+        _check(problems, f"{where}.stabilization_window_s", window_s, 0, LONGEST_WINDOW_S)
     if rules.get("select_policy") not in (None, *SELECT_POLICIES):
         words = ", ".join(SELECT_POLICIES)
         problems.append(f"{where}.select_policy: must be one of {words} (got {rules['select_policy']!r})")
@@ -217,4 +216,4 @@ def _check_rules(problems: list[str], where: str, rules: Mapping[str, Any] | Non
         if policy.get("type") not in POLICY_TYPES:
             problems.append(f"{at}.type: must be one of {', '.join(POLICY_TYPES)} (got {policy.get('type')!r})")
         _check(problems, f"{at}.value", policy.get("value", 0), 1, 2**31 - 1)
-        _check(problems, f"{at}.period_s", policy.get("period_s", 0), 1, min(1800.0, longest_s))
+        _check(problems, f"{at}.period_s", policy.get("period_s", 0), 1, LONGEST_PERIOD_S)

@@ -1,6 +1,8 @@
 """HorizontalPodAutoscaler: from pods and metric answers to the replicas that one metric proposes.
 
-Integers are cut where Kubernetes cuts them, and floating-point numbers are multiplied and compared in its order.
+Integers are cut where Kubernetes cuts them, and floating-point numbers are multiplied and compared in its order. The
+pods of a metric are summed up by group (TALLY) first; what follows needs no pod any more. What a metric proposes goes
+into its RESULT; without a proposal its `failure` says why.
 
 Source: Kubernetes v1.28, pkg/controller/podautoscaler/replica_calculator.go and metrics/utilization.go; the tolerance
 with two sides is that of later releases.
@@ -14,6 +16,7 @@ from numba import njit
 
 from sim_core.controlplane.hpa_records import (
     ALL_CONTAINERS,
+    AVERAGE_VALUE,
     COMPUTED,
     CPU,
     MISSING_CONTAINER_METRIC,
@@ -23,7 +26,6 @@ from sim_core.controlplane.hpa_records import (
     NO_METRICS_RETURNED,
     NO_PODS,
     PODS,
-    VALUE,
 )
 from sim_core.controlplane.pods import (
     FAILED,
@@ -74,38 +76,74 @@ def within_tolerance(hpa, ratio):
 
 
 @njit(cache=True)
-def sample_value(metric, sample):
-    """Value of one pod in an answer [milli-units], whether there is one, whether the named container is missing."""
-    if math.isnan(sample.time_s):
-        return 0, False, False
-    if metric.type == PODS:
-        return sample.usage_m[0], True, False
-    if metric.container != ALL_CONTAINERS:
-        usage_m = sample.usage_m[metric.container]
-        return usage_m, usage_m != NO_USAGE and usage_m != NO_RESOURCE, usage_m == NO_USAGE
-    total_m, named, complete = 0, False, True
-    for container in range(MAX_CONTAINERS):
-        usage_m = sample.usage_m[container]
-        if usage_m == NO_RESOURCE:
-            complete = False
-        elif usage_m != NO_USAGE:
-            total_m += usage_m
-            named = True
-    return total_m, named and complete, False
+def has_sample(sample):
+    """Whether the answer holds anything at this place."""
+    return not math.isnan(sample.time_s)
 
 
 @njit(cache=True)
-def pod_request(metric, pod):
-    """Request of one pod [milli-units], and whether a container that counts sets none."""
+def container_of(metric):
+    """Container whose usage is the value of a pod; ALL_CONTAINERS: their sum."""
+    return 0 if metric.type == PODS else metric.container
+
+
+@njit(cache=True)
+def has_value(metric, sample):
+    """Whether the answer holds a value of the pod: of the named container, or of every container that it names."""
+    if not has_sample(sample):
+        return False
+    if metric.type == PODS:
+        return True
     if metric.container != ALL_CONTAINERS:
-        request_m = pod.request_m[metric.container]
-        return max(0, request_m), request_m == NO_REQUEST
-    total_m, lacking = 0, False
+        return sample.usage_m[metric.container] not in (NO_USAGE, NO_RESOURCE)
+    named = False
     for container in range(MAX_CONTAINERS):
-        request_m = pod.request_m[container]
-        lacking = lacking or request_m == NO_REQUEST
-        total_m += max(0, request_m)
-    return total_m, lacking
+        if sample.usage_m[container] == NO_RESOURCE:
+            return False
+        named = named or sample.usage_m[container] != NO_USAGE
+    return named
+
+
+@njit(cache=True)
+def pod_value_m(metric, sample):
+    """Value of a pod whose answer holds one [milli-units]."""
+    if container_of(metric) != ALL_CONTAINERS:
+        return sample.usage_m[container_of(metric)]
+    total_m = 0
+    for container in range(MAX_CONTAINERS):
+        if sample.usage_m[container] != NO_USAGE:
+            total_m += sample.usage_m[container]
+    return total_m
+
+
+@njit(cache=True)
+def lacks_container(metric, sample):
+    """Whether there is a sample that does not name the metric's container."""
+    if metric.type == PODS or metric.container == ALL_CONTAINERS or not has_sample(sample):
+        return False
+    return sample.usage_m[metric.container] == NO_USAGE
+
+
+@njit(cache=True)
+def pod_request_m(metric, pod):
+    """Request of the containers that count [milli-units]."""
+    if metric.container != ALL_CONTAINERS:
+        return max(0, pod.request_m[metric.container])
+    total_m = 0
+    for container in range(MAX_CONTAINERS):
+        total_m += max(0, pod.request_m[container])
+    return total_m
+
+
+@njit(cache=True)
+def lacks_request(metric, pod):
+    """Whether a container that counts sets no request."""
+    if metric.container != ALL_CONTAINERS:
+        return pod.request_m[metric.container] == NO_REQUEST
+    lacking = False
+    for container in range(MAX_CONTAINERS):
+        lacking = lacking or pod.request_m[container] == NO_REQUEST
+    return lacking
 
 
 @njit(cache=True)
@@ -119,15 +157,15 @@ def cpu_is_untrustworthy(hpa, pod, sample, now_s):
 
 
 @njit(cache=True)
-def pod_group(hpa, metric, pod, sample, found, now_s):
-    """Group of one pod: the first rule that fits. `found` is whether the answer holds a value of it."""
+def pod_group(hpa, metric, pod, sample, now_s):
+    """Group of one pod: the first rule that fits."""
     if pod.phase == 0:
         return ABSENT
     if pod.deleting or pod.phase == FAILED:
         return IGNORED
     if pod.phase == PENDING:
         return UNREADY
-    if not found:
+    if not has_value(metric, sample):
         return MISSING
     if metric.type != PODS and metric.resource == CPU and cpu_is_untrustworthy(hpa, pod, sample, now_s):
         return UNREADY
@@ -139,35 +177,140 @@ def group_pods(hpa, metric, pods, n_pods, samples, row, now_s, groups):
     """Writes the group of each pod into `groups`, shape (n_pods or more,); returns how many are ready."""
     ready = 0
     for index in range(n_pods):
-        _, found, _ = sample_value(metric, samples[row, index])
-        groups[index] = pod_group(hpa, metric, pods[index], samples[row, index], found, now_s)
+        groups[index] = pod_group(hpa, metric, pods[index], samples[row, index], now_s)
         ready += groups[index] == READY
     return ready
 
 
 @njit(cache=True)
-def count_ready_pods(pods, n_pods):
-    """Pods that are running and ready, and pods at all. Pods that are being deleted count too."""
-    ready, listed = 0, 0
+def tally_answer(hpa, metric, pods, n_pods, samples, row, now_s, tally):
+    """Sums up one metric's answer by groups of pods; the slots hold pods and samples as `reconcile_hpa` says."""
+    clear_tally(tally)
+    fallback_pct = max(100, metric.target)  # a missing pod uses its request, or as much as it may
     for index in range(n_pods):
-        if pods[index].phase != 0:
-            listed += 1
-            ready += pods[index].phase == RUNNING and pods[index].ready == READY_TRUE
-    return ready, listed
+        pod, sample = pods[index], samples[row, index]
+        tally.n_answered += has_sample(sample)
+        tally.lacks_container = tally.lacks_container or lacks_container(metric, sample)
+        group = pod_group(hpa, metric, pod, sample, now_s)
+        if group == ABSENT:
+            if has_value(metric, sample):
+                tally.n_foreign += 1
+                tally.foreign_m += pod_value_m(metric, sample)
+            continue
+        tally.n_listed += 1
+        tally.lacks_request = tally.lacks_request or lacks_request(metric, pod)
+        request_m = pod_request_m(metric, pod)
+        if group == READY:
+            tally.n_ready += 1
+            tally.ready_m += pod_value_m(metric, sample)
+            tally.ready_request_m += request_m
+        elif group == UNREADY:
+            tally.n_unready += 1
+            tally.unready_request_m += request_m
+        elif group == MISSING:
+            tally.n_missing += 1
+            tally.missing_request_m += request_m
+            tally.missing_usage_m += request_m * fallback_pct // 100
 
 
 @njit(cache=True)
-def utilization_ratio(usage_m, request_m, target_pct):
-    """Utilization in whole percent, cut before it is divided by the target, and the ratio of the two [1]."""
-    utilization_pct = truncated_quotient(100 * usage_m, request_m)
-    return utilization_pct, usage_ratio(utilization_pct, target_pct)
+def clear_tally(tally):
+    """Sets all counts and sums to 0."""
+    tally.n_answered = 0
+    tally.n_listed = 0
+    tally.n_ready = 0
+    tally.n_foreign = 0
+    tally.n_unready = 0
+    tally.n_missing = 0
+    tally.ready_m = 0
+    tally.foreign_m = 0
+    tally.ready_request_m = 0
+    tally.unready_request_m = 0
+    tally.missing_request_m = 0
+    tally.missing_usage_m = 0
+    tally.lacks_container = False
+    tally.lacks_request = False
 
 
 @njit(cache=True)
-def value_ratio(total_m, n_values, target_m):
-    """Mean value of a pod in whole milli-units, and its ratio to the target [1]."""
-    usage_m = truncated_quotient(total_m, n_values)
-    return usage_m, usage_ratio(usage_m, target_m)
+def answer_failure(tally):
+    """Why the pods' values say nothing, or COMPUTED."""
+    if tally.n_answered == 0:
+        return NO_METRICS_RETURNED
+    if tally.lacks_container:
+        return MISSING_CONTAINER_METRIC
+    if tally.n_listed == 0:
+        return NO_PODS
+    if tally.n_ready + tally.n_foreign == 0:
+        return NO_METRICS_LEFT
+    return COMPUTED
+
+
+@njit(cache=True)
+def request_failure(tally):
+    """Why the pods' requests do not make a utilization, or COMPUTED."""
+    if tally.lacks_request:
+        return MISSING_REQUEST
+    if tally.ready_request_m == 0:
+        return NO_METRICS_FOR_KNOWN_PODS
+    return COMPUTED
+
+
+@njit(cache=True)
+def utilization_pct(usage_m, request_m):
+    """Utilization in whole percent: cut before it is divided by its target."""
+    return truncated_quotient(100 * usage_m, request_m)
+
+
+@njit(cache=True)
+def fills_unready(tally, ratio):
+    """Whether unready pods count as pods that use nothing: only where the others ask for more."""
+    return tally.n_unready > 0 and ratio > 1.0
+
+
+@njit(cache=True)
+def is_complete(tally, ratio):
+    """Whether no pod without a value has to be filled in."""
+    return tally.n_missing == 0 and not fills_unready(tally, ratio)
+
+
+@njit(cache=True)
+def filled_in_values(tally, ratio):
+    """Number of values once pods without one are filled in: missing ones unless the ratio is exactly 1, unready ones."""
+    n_values = tally.n_ready + tally.n_foreign
+    if ratio < 1.0 or ratio > 1.0:
+        n_values += tally.n_missing
+    if fills_unready(tally, ratio):
+        n_values += tally.n_unready
+    return n_values
+
+
+@njit(cache=True)
+def filled_in_utilization_pct(tally, ratio):
+    """Utilization once missing and unready pods are filled in [whole %]."""
+    usage_m, request_m = tally.ready_m, tally.ready_request_m
+    if ratio < 1.0:
+        usage_m += tally.missing_usage_m
+    if ratio < 1.0 or ratio > 1.0:
+        request_m += tally.missing_request_m
+    if fills_unready(tally, ratio):
+        request_m += tally.unready_request_m
+    return utilization_pct(usage_m, request_m)
+
+
+@njit(cache=True)
+def filled_in_value_m(tally, ratio, target_m):
+    """Mean value of a pod once missing and unready pods are filled in [milli-units]."""
+    total_m = tally.ready_m + tally.foreign_m
+    if ratio < 1.0:
+        total_m += tally.n_missing * target_m
+    return truncated_quotient(total_m, filled_in_values(tally, ratio))
+
+
+@njit(cache=True)
+def ready_pods_replicas(hpa, ratio, n_ready, current):
+    """Replicas where no pod has to be filled in [pods]."""
+    return current if within_tolerance(hpa, ratio) else whole_replicas(ratio * n_ready)
 
 
 @njit(cache=True)
@@ -182,179 +325,125 @@ def rebalanced_replicas(hpa, ratio, new_ratio, n_values, current):
 
 
 @njit(cache=True)
-def utilization_replicas(hpa, metric, pods, n_pods, samples, row, current, now_s):
-    """Replicas that bring usage over request to the target percentage.
+def utilization_replicas(hpa, metric, pods, n_pods, samples, row, current, now_s, tally, result):
+    """Replicas that bring utilization to the target: Resource and ContainerResource metrics with target Utilization.
 
-    A sample whose slot holds no pod is one of a pod that the selector does not select: it has no request, yet counts
-    as a sample.
-
-    Returns:
-        (replicas [pods], utilization [whole %], mean usage of a pod [milli-units], utilization / target [1], failure).
+    Samples of pods that the selector does not select are values without a request: they count only where the ratio is
+    multiplied by the number of values.
     """
-    answered, listed, container_missing, request_missing = 0, 0, False, False
-    n_ready, n_foreign, n_unready, n_missing = 0, 0, 0, 0
-    usage_m, request_m, unready_request_m, missing_request_m, fallback_m = 0, 0, 0, 0, 0
-    fallback_pct = max(100, metric.target)
-    for index in range(n_pods):
-        pod, sample = pods[index], samples[row, index]
-        value_m, found, lacks_container = sample_value(metric, sample)
-        answered += not math.isnan(sample.time_s)
-        container_missing = container_missing or lacks_container
-        group = pod_group(hpa, metric, pod, sample, found, now_s)
-        if group == ABSENT:
-            n_foreign += found
-            continue
-        listed += 1
-        pod_request_m, lacks_request = pod_request(metric, pod)
-        request_missing = request_missing or lacks_request
-        if group == READY:
-            n_ready += 1
-            usage_m += value_m
-            request_m += pod_request_m
-        elif group == UNREADY:
-            n_unready += 1
-            unready_request_m += pod_request_m
-        elif group == MISSING:
-            n_missing += 1
-            missing_request_m += pod_request_m
-            fallback_m += pod_request_m * fallback_pct // 100
-
-    if answered == 0:
-        return 0, 0, 0, 0.0, NO_METRICS_RETURNED
-    if container_missing:
-        return 0, 0, 0, 0.0, MISSING_CONTAINER_METRIC
-    if listed == 0:
-        return 0, 0, 0, 0.0, NO_PODS
-    if n_ready + n_foreign == 0:
-        return 0, 0, 0, 0.0, NO_METRICS_LEFT
-    if request_missing:
-        return 0, 0, 0, 0.0, MISSING_REQUEST
-    if request_m == 0:
-        return 0, 0, 0, 0.0, NO_METRICS_FOR_KNOWN_PODS
-    utilization_pct, ratio = utilization_ratio(usage_m, request_m, metric.target)
-    average_m = truncated_quotient(usage_m, n_ready)
-    fill_unready = n_unready > 0 and ratio > 1.0
-    if n_missing == 0 and not fill_unready:
-        replicas = current if within_tolerance(hpa, ratio) else whole_replicas(ratio * n_ready)
-        return replicas, utilization_pct, average_m, ratio, COMPUTED
-    n_values = n_ready + n_foreign
-    if ratio < 1.0:
-        usage_m += fallback_m
-    if ratio < 1.0 or ratio > 1.0:
-        request_m += missing_request_m
-        n_values += n_missing
-    if fill_unready:
-        request_m += unready_request_m
-        n_values += n_unready
-    _, new_ratio = utilization_ratio(usage_m, request_m, metric.target)
-    replicas = rebalanced_replicas(hpa, ratio, new_ratio, n_values, current)
-    return replicas, utilization_pct, average_m, ratio, COMPUTED
+    tally_answer(hpa, metric, pods, n_pods, samples, row, now_s, tally)
+    result.failure = answer_failure(tally)
+    if result.failure == COMPUTED:
+        result.failure = request_failure(tally)
+    if result.failure != COMPUTED:
+        return
+    result.reported = utilization_pct(tally.ready_m, tally.ready_request_m)
+    result.average_value_m = truncated_quotient(tally.ready_m, tally.n_ready)
+    result.ratio = usage_ratio(result.reported, metric.target)
+    if is_complete(tally, result.ratio):
+        result.proposal = ready_pods_replicas(hpa, result.ratio, tally.n_ready, current)
+        return
+    new_ratio = usage_ratio(filled_in_utilization_pct(tally, result.ratio), metric.target)
+    n_values = filled_in_values(tally, result.ratio)
+    result.proposal = rebalanced_replicas(hpa, result.ratio, new_ratio, n_values, current)
 
 
 @njit(cache=True)
-def value_replicas(hpa, metric, pods, n_pods, samples, row, current, now_s):
+def value_replicas(hpa, metric, pods, n_pods, samples, row, current, now_s, tally, result):
     """Replicas that bring the mean value of a pod to the target: Pods metrics and resources with AverageValue.
 
     Samples of pods that the selector does not select count like any other.
-
-    Returns:
-        (replicas [pods], mean value of a pod [milli-units], mean / target [1], failure).
     """
-    answered, listed, container_missing = 0, 0, False
-    n_values, n_ready, n_unready, n_missing, total_m = 0, 0, 0, 0, 0
-    for index in range(n_pods):
-        sample = samples[row, index]
-        value_m, found, lacks_container = sample_value(metric, sample)
-        answered += not math.isnan(sample.time_s)
-        container_missing = container_missing or lacks_container
-        group = pod_group(hpa, metric, pods[index], sample, found, now_s)
-        listed += group != ABSENT
-        if group == READY or (group == ABSENT and found):
-            n_values += 1
-            n_ready += group == READY
-            total_m += value_m
-        elif group == UNREADY:
-            n_unready += 1
-        elif group == MISSING:
-            n_missing += 1
-
-    if answered == 0:
-        return 0, 0, 0.0, NO_METRICS_RETURNED
-    if container_missing:
-        return 0, 0, 0.0, MISSING_CONTAINER_METRIC
-    if listed == 0:
-        return 0, 0, 0.0, NO_PODS
-    if n_values == 0:
-        return 0, 0, 0.0, NO_METRICS_LEFT
-    usage_m, ratio = value_ratio(total_m, n_values, metric.target)
-    fill_unready = n_unready > 0 and ratio > 1.0
-    if n_missing == 0 and not fill_unready:
-        replicas = current if within_tolerance(hpa, ratio) else whole_replicas(ratio * n_ready)
-        return replicas, usage_m, ratio, COMPUTED
-    if ratio < 1.0:
-        total_m += n_missing * metric.target
-    if ratio < 1.0 or ratio > 1.0:
-        n_values += n_missing
-    if fill_unready:
-        n_values += n_unready
-    _, new_ratio = value_ratio(total_m, n_values, metric.target)
-    return rebalanced_replicas(hpa, ratio, new_ratio, n_values, current), usage_m, ratio, COMPUTED
+    tally_answer(hpa, metric, pods, n_pods, samples, row, now_s, tally)
+    result.failure = answer_failure(tally)
+    if result.failure != COMPUTED:
+        return
+    result.reported = truncated_quotient(tally.ready_m + tally.foreign_m, tally.n_ready + tally.n_foreign)
+    result.ratio = usage_ratio(result.reported, metric.target)
+    if is_complete(tally, result.ratio):
+        result.proposal = ready_pods_replicas(hpa, result.ratio, tally.n_ready, current)
+        return
+    new_ratio = usage_ratio(filled_in_value_m(tally, result.ratio, metric.target), metric.target)
+    n_values = filled_in_values(tally, result.ratio)
+    result.proposal = rebalanced_replicas(hpa, result.ratio, new_ratio, n_values, current)
 
 
 @njit(cache=True)
-def sum_values(values_m, n_values, row):
+def count_listed_pods(pods, n_pods):
+    """Pods that the selector selects."""
+    listed = 0
+    for index in range(n_pods):
+        listed += pods[index].phase != 0
+    return listed
+
+
+@njit(cache=True)
+def count_ready_pods(pods, n_pods):
+    """Pods that are running and ready. Pods that are being deleted count too."""
+    ready = 0
+    for index in range(n_pods):
+        ready += pods[index].phase == RUNNING and pods[index].ready == READY_TRUE
+    return ready
+
+
+@njit(cache=True)
+def count_series(answer):
+    """Series that an Object or External metric answers with."""
+    n = 0
+    for index in range(len(answer)):
+        n += has_sample(answer[index])
+    return n
+
+
+@njit(cache=True)
+def sum_series_m(answer):
     """Sum of the series of an Object or External metric [milli-units]."""
     total_m = 0
-    for index in range(n_values[row]):
-        total_m += values_m[row, index]
+    for index in range(len(answer)):
+        if has_sample(answer[index]):
+            total_m += answer[index].usage_m[0]
     return total_m
 
 
 @njit(cache=True)
-def total_value_replicas(hpa, target_m, pods, n_pods, usage_m, current):
-    """Replicas for an Object or External metric with target Value: the ratio times the pods that are running and ready.
-
-    Returns:
-        (replicas [pods], failure).
-    """
-    ratio = usage_ratio(usage_m, target_m)
+def total_value_replicas(hpa, target_m, pods, n_pods, usage_m, current, result):
+    """Replicas for an Object or External metric with target Value: the ratio times the pods that are running and ready."""
+    result.reported = usage_m
+    result.ratio = usage_ratio(usage_m, target_m)
     if current == 0:
-        return whole_replicas(ratio), COMPUTED
-    if within_tolerance(hpa, ratio):
-        return current, COMPUTED
-    ready, listed = count_ready_pods(pods, n_pods)
-    if listed == 0:
-        return 0, NO_PODS
-    return whole_replicas(ratio * ready), COMPUTED
+        result.proposal = whole_replicas(result.ratio)
+    elif within_tolerance(hpa, result.ratio):
+        result.proposal = current
+    elif count_listed_pods(pods, n_pods) == 0:
+        result.failure = NO_PODS
+    else:
+        result.proposal = whole_replicas(result.ratio * count_ready_pods(pods, n_pods))
 
 
 @njit(cache=True)
-def per_pod_value_replicas(hpa, target_m, usage_m, status_replicas):
-    """Replicas for an Object or External metric with target AverageValue.
-
-    Returns:
-        (replicas [pods], value of a pod, rounded up [milli-units]).
-    """
-    replicas = status_replicas
-    if not within_tolerance(hpa, usage_ratio(usage_m, float(target_m) * float(status_replicas))):
-        replicas = whole_replicas(usage_ratio(usage_m, target_m))
-    if status_replicas == 0:
-        return replicas, 0
-    return replicas, math.ceil(float(usage_m) / float(status_replicas))
+def per_pod_value_replicas(hpa, target_m, usage_m, status_replicas, result):
+    """Replicas for an Object or External metric with target AverageValue; reports the value of a pod, rounded up."""
+    result.proposal = status_replicas
+    result.ratio = usage_ratio(usage_m, float(target_m) * float(status_replicas))
+    if not within_tolerance(hpa, result.ratio):
+        result.proposal = whole_replicas(usage_ratio(usage_m, target_m))
+    if status_replicas != 0:
+        result.reported = math.ceil(float(usage_m) / float(status_replicas))
 
 
 @njit(cache=True)
-def series_replicas(hpa, metric, values_m, n_values, row, pods, n_pods, spec_replicas, status_replicas):
+def series_replicas(hpa, metric, answer, pods, n_pods, spec_replicas, status_replicas, result):
     """Replicas for an Object or External metric: its series are summed.
 
-    Returns:
-        (replicas [pods], reported value [milli-units], failure).
+    Args:
+        answer: SAMPLE, shape (n,): the series, in any of the slots.
     """
-    if n_values[row] == 0:
-        return 0, 0, NO_METRICS_RETURNED
-    usage_m = sum_values(values_m, n_values, row)
-    if metric.target_type == VALUE:
-        replicas, failure = total_value_replicas(hpa, metric.target, pods, n_pods, usage_m, spec_replicas)
-        return replicas, usage_m, failure
-    replicas, per_pod_m = per_pod_value_replicas(hpa, metric.target, usage_m, status_replicas)
-    return replicas, per_pod_m, COMPUTED
+    if count_series(answer) == 0:
+        result.failure = NO_METRICS_RETURNED
+        return
+    result.failure = COMPUTED
+    usage_m = sum_series_m(answer)
+    if metric.target_type == AVERAGE_VALUE:
+        per_pod_value_replicas(hpa, metric.target, usage_m, status_replicas, result)
+    else:
+        total_value_replicas(hpa, metric.target, pods, n_pods, usage_m, spec_replicas, result)

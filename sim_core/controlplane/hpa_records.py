@@ -1,7 +1,8 @@
-"""HorizontalPodAutoscaler: its parameters, its state and its codes, as records of one lane.
+"""HorizontalPodAutoscaler: its parameters, its state, its logs and its codes, as rows of tables.
 
 All fields are plain numbers: a sweep writes a few fields of the records of many lanes. A zeroed `HPA_STATE` is that of
-an autoscaler that has never run.
+an autoscaler that has never run, a zeroed log an empty one. How long the logs of an autoscaler must be follows from its
+settings, see `hpa_logs`; kernels take each log as a view of its rows.
 
 Source: Kubernetes API autoscaling/v2; kube-controller-manager flags --horizontal-pod-autoscaler-*.
 """
@@ -10,11 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim_core.controlplane.pods import MAX_METRICS
+from sim_core.limits import MAX_METRICS
 
 MAX_POLICIES = 8  # a direction
-MAX_VALUES = 16  # series that one external metric answers with
-MAX_LOG = 260  # recommendations, and events of a direction; the oldest goes when a log is full
 NOT_SET = -1  # of stabilization_window_s, select_policy and n_policies
 
 # METRIC.type
@@ -169,31 +168,36 @@ HPA = np.dtype(
         ("scale_up_limit_minimum", np.float64),  # ... or this many [pods]
         ("container_resource_metrics_enabled", np.bool_),
         ("sync_period_s", np.float64),  # for the caller: when the next reconcile is due
+        ("recommendations_first", np.int64),  # rows of the lane's `recommendations`
+        ("n_recommendations", np.int64),
+        ("up_events_first", np.int64),  # rows of the lane's `up_events`
+        ("n_up_events", np.int64),
+        ("down_events_first", np.int64),  # rows of the lane's `down_events`
+        ("n_down_events", np.int64),
     ],
     align=True,
 )
 
-RECOMMENDATION = np.dtype([("time_s", np.float64), ("replicas", np.int32)], align=True)
-
-RECOMMENDATION_LOG = np.dtype(
+# What the metrics asked for at one reconcile, before it was stabilized and limited.
+RECOMMENDATION = np.dtype(
     [
-        ("exists", np.bool_),  # else the first reconcile logs the current replicas
-        ("n", np.int64),
-        ("entries", RECOMMENDATION, (MAX_LOG,)),
+        ("time_s", np.float64),
+        ("replicas", np.int32),
+        ("used", np.bool_),  # else the log ends before this row
     ],
     align=True,
 )
 
+# A change of replicas.
 EVENT = np.dtype(
     [
         ("time_s", np.float64),
         ("change", np.int32),  # always positive [pods]
+        ("used", np.bool_),  # else the log ends before this row
         ("outdated", np.bool_),  # its place is free
     ],
     align=True,
 )
-
-EVENT_LOG = np.dtype([("n", np.int64), ("entries", EVENT, (MAX_LOG,))], align=True)
 
 CONDITION = np.dtype([("type", np.int64), ("status", np.int64), ("reason", np.int64)], align=True)
 
@@ -206,19 +210,37 @@ RESULT = np.dtype(
         ("proposal", np.int64),  # [pods]
         ("reported", np.int64),  # status.currentMetrics: whole % for a utilization target, else milli-units
         ("average_value_m", np.int64),  # utilization targets: mean usage of a pod
+        ("ratio", np.float64),  # of usage to target, before pods without a value are filled in [1]
+    ],
+    align=True,
+)
+
+# The answer to one metric of pods, summed up by their groups.
+TALLY = np.dtype(
+    [
+        ("n_answered", np.int64),  # samples, whosever they are
+        ("n_listed", np.int64),  # pods that the selector selects
+        ("n_ready", np.int64),
+        ("n_foreign", np.int64),  # values of pods that the selector does not select
+        ("n_unready", np.int64),
+        ("n_missing", np.int64),
+        ("ready_m", np.int64),  # sums of values
+        ("foreign_m", np.int64),
+        ("ready_request_m", np.int64),  # sums of requests
+        ("unready_request_m", np.int64),
+        ("missing_request_m", np.int64),
+        ("missing_usage_m", np.int64),  # what missing pods are taken to use when the others ask to shrink
+        ("lacks_container", np.bool_),  # a sample does not name the container
+        ("lacks_request", np.bool_),  # a container of a listed pod sets no request
     ],
     align=True,
 )
 
 HPA_STATE = np.dtype(
     [
-        ("recommendations", RECOMMENDATION_LOG),
-        ("up_events", EVENT_LOG),
-        ("down_events", EVENT_LOG),
+        ("has_log", np.bool_),  # else the first reconcile logs the current replicas
         ("has_scaled", np.bool_),
         ("last_scale_s", np.float64),  # meaningless before has_scaled
-        ("n_values", np.int64, (MAX_METRICS,)),  # input: series that an Object or External metric answers with
-        ("values_m", np.int64, (MAX_METRICS, MAX_VALUES)),  # input: the series
         # outcome of the last reconcile
         ("desired_replicas", np.int64),
         ("scale_updated", np.bool_),
@@ -228,6 +250,7 @@ HPA_STATE = np.dtype(
         ("results", RESULT, (MAX_METRICS,)),
         ("n_conditions", np.int64),
         ("conditions", CONDITION, (len(CONDITION_TYPES),)),  # in the order of their first appearance
+        ("tally", TALLY),  # of the metric that is looked at
     ],
     align=True,
 )

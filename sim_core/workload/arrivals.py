@@ -1,8 +1,8 @@
-"""Requests that arrive in a tick: Poisson draws around the rate of a trace."""
+"""Requests that arrive in a tick: Poisson draws around the rate of a trace, by class."""
 
 from __future__ import annotations
 
-from sim_core.compiled import kernel
+from sim_core.compiled import kernel, phase
 from sim_core.randomness import ARRIVALS, poisson_quantile, uniform
 
 
@@ -29,6 +29,33 @@ def rate_at(traffic, rates, time_s):
 
 
 @kernel
-def draw_arrivals(key, rate_per_s, tick, tick_s):
-    """Requests that arrive during one tick [count]: Poisson with mean rate_per_s * tick_s."""
-    return poisson_quantile(rate_per_s * tick_s, uniform(key, ARRIVALS, tick))
+def draw_arrivals(key, request_class, rate_per_s, tick, tick_s):
+    """Requests of a class that arrive during one tick [count]: Poisson with mean rate_per_s * tick_s."""
+    return poisson_quantile(rate_per_s * tick_s, uniform(key, ARRIVALS + (request_class << 8), tick))
+
+
+@kernel
+def share_at(request_class, shares, time_s):
+    """The share of a class in the traffic [1] at `time_s` of the trace: a step function that repeats.
+
+    Args:
+        request_class: record with `shares_first`, `n_shares`, `share_step_s`.
+        shares: of all classes of the lane [1].
+    """
+    step = 0
+    if request_class.n_shares > 1:
+        step = int(time_s / request_class.share_step_s) % request_class.n_shares
+    return shares[request_class.shares_first + step]
+
+
+@phase
+def arrive(world, now_s):
+    """The requests of one tick, by class: drawn, and expected."""
+    lane = world.lane
+    middle_s = now_s + 0.5 * lane.tick_s
+    rate_per_s = rate_at(lane.traffic, world.rates, middle_s)
+    for k in range(len(world.classes)):
+        own_per_s = rate_per_s * share_at(world.classes[k], world.shares, lane.traffic.start_s + middle_s)
+        arrivals = world.arrivals[k]
+        arrivals.requests = draw_arrivals(lane.key, k, own_per_s, world.state.tick, lane.tick_s)
+        arrivals.expected = own_per_s * lane.tick_s

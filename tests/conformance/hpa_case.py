@@ -12,19 +12,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from sim_core.controlplane import hpa_records as codes
 from sim_core.controlplane.hpa import reconcile_hpa
 from sim_core.controlplane.hpa_behavior import (
-    change_in_period,
     limit_legacy,
     limit_rate,
     rate_limit,
     stabilize,
     stabilize_legacy,
-    store_event,
 )
+from sim_core.controlplane.hpa_logs import change_in_period, count_used, store_event
 from sim_core.controlplane.hpa_manifest import write_metric, write_rules
 from sim_core.controlplane.hpa_metrics import (
     IGNORED,
@@ -35,12 +33,9 @@ from sim_core.controlplane.hpa_metrics import (
     utilization_replicas,
     value_replicas,
 )
-from sim_core.controlplane.hpa_records import HPA, HPA_STATE
+from sim_core.controlplane.hpa_records import EVENT, HPA, HPA_STATE, RECOMMENDATION
 from sim_core.controlplane.pods import (
     FAILED,
-    MAX_CONTAINERS,
-    MAX_METRICS,
-    MAX_PODS,
     NO_CONTAINER,
     NO_REQUEST,
     NO_RESOURCE,
@@ -55,12 +50,14 @@ from sim_core.controlplane.pods import (
     SAMPLE,
     SUCCEEDED,
 )
+from sim_core.limits import MAX_CONTAINERS, MAX_METRICS
 from tests.conformance.selectors import SelectorError, parse_selector, selects
 
 Json = dict[str, Any]
 
 NOW_S = 0.0
 VALUE_CONTAINER = "value"  # where samples without containers keep their value
+MOST_PODS, MOST_ENTRIES = 256, 64  # of a case, of one of its logs
 
 PHASES = {"Pending": PENDING, "Running": RUNNING, "Succeeded": SUCCEEDED, "Failed": FAILED}
 READY_WORDS = {None: READY_UNKNOWN, False: READY_FALSE, True: READY_TRUE}
@@ -82,42 +79,33 @@ FAILURES = {
     codes.NO_METRICS_FOR_KNOWN_PODS: "no_metrics_for_known_pods",
 }
 
-# The types that the simulation hands to the kernels: records, and pods nested in one.
-CASE = np.dtype(
-    [
-        ("hpa", HPA),
-        ("state", HPA_STATE),
-        ("pods", POD, (MAX_PODS,)),
-        ("n_pods", np.int64),
-        ("groups", np.int64, (MAX_PODS,)),
-    ],
-    align=True,
-)
-
 
 class Unsupported(Exception):
     """The case is larger than the records, or says something that has no record."""
 
 
 class Case:
-    """Records of one case, and the names of its pods and containers in the order of their slots."""
+    """Rows of the tables of one case, and the names of its pods and containers in the order of their slots."""
 
     def __init__(self) -> None:
-        self.record = np.zeros(1, CASE).view(np.recarray)[0]
-        self.samples = np.zeros((MAX_METRICS, MAX_PODS), SAMPLE).view(np.recarray)
+        self.hpa, self.state = rows(HPA, 1)[0], rows(HPA_STATE, 1)[0]
+        self.recommendations = rows(RECOMMENDATION, MOST_ENTRIES)
+        self.up_events, self.down_events = rows(EVENT, MOST_ENTRIES), rows(EVENT, MOST_ENTRIES)
+        self.pods = rows(POD, MOST_PODS)
+        self.n_pods = 0
+        self.samples = rows(SAMPLE, MAX_METRICS, MOST_PODS)
         self.samples.time_s = math.nan
         self.samples.usage_m = NO_USAGE
-        self.hpa, self.state = self.record.hpa, self.record.state
         self.slots: list[str] = []
         self.containers: list[str] = []
 
     def slot(self, name: str) -> int:
         """Slot of a pod; a new one when the name is new."""
         if name not in self.slots:
-            _fit(f"pods of the case and {name}", len(self.slots) + 1, MAX_PODS)
+            _fit(f"pods of the case and {name}", len(self.slots) + 1, MOST_PODS)
             self.slots.append(name)
-            self.record.n_pods = len(self.slots)
-            self.record.pods[len(self.slots) - 1].request_m[:] = NO_CONTAINER
+            self.n_pods = len(self.slots)
+            self.pods[self.n_pods - 1].request_m[:] = NO_CONTAINER
         return self.slots.index(name)
 
     def container(self, name: str) -> int:
@@ -129,7 +117,7 @@ class Case:
 
     def add_pod(self, pod: Json) -> None:
         """Writes a pod. Readiness is either `ready` and `ready_transition_age_s`, or `ready_condition`."""
-        record = self.record.pods[self.slot(pod["name"])]
+        record = self.pods[self.slot(pod["name"])]
         record.phase = PHASES[pod["phase"]]
         record.deleting = pod["deleting"]
         record.start_s = math.nan if pod["start_age_s"] is None else _time(pod["start_age_s"])
@@ -163,9 +151,10 @@ class Case:
 
     def add_values(self, row: int, values_m: Sequence[int]) -> None:
         """Writes the series that an Object or External metric answers with."""
-        _fit("values of a metric", len(values_m), codes.MAX_VALUES)
-        self.state.n_values[row] = len(values_m)
-        self.state.values_m[row, : len(values_m)] = values_m
+        _fit("values of a metric", len(values_m), MOST_PODS)
+        for index, value_m in enumerate(values_m):
+            self.samples[row, index].time_s = NOW_S
+            self.samples[row, index].usage_m[0] = value_m
 
     def set_controller(self, flags: Mapping[str, Any]) -> None:
         """Writes the controller's flags. Tolerance is one number or one a direction."""
@@ -201,27 +190,26 @@ class Case:
 
     def events(self, direction: str) -> Any:
         """Event log of one direction."""
-        return self.state.up_events if direction == "up" else self.state.down_events
+        return self.up_events if direction == "up" else self.down_events
 
     def add_events(self, direction: str, events: Sequence[Json]) -> None:
         """Writes the events of one direction."""
-        log = self.events(direction)
-        _fit("events", len(events), codes.MAX_LOG)
-        log.n = len(events)
-        for index, event in enumerate(events):
-            entry = log.entries[index]
-            entry.time_s, entry.change = _time(event["age_s"]), event["replica_change"]
+        _fit("events", len(events), MOST_ENTRIES)
+        for entry, event in zip(self.events(direction), events, strict=False):
+            entry.time_s, entry.change, entry.used = _time(event["age_s"]), event["replica_change"], True
             entry.outdated = event.get("outdated", False)
 
     def add_recommendations(self, recommendations: Sequence[Json] | None) -> None:
         """Writes the recommendations; None: there is no log yet."""
-        log = self.state.recommendations
-        log.exists = recommendations is not None
-        _fit("recommendations", len(recommendations or ()), codes.MAX_LOG)
-        log.n = len(recommendations or ())
-        for index, recommendation in enumerate(recommendations or ()):
-            entry = log.entries[index]
-            entry.time_s, entry.replicas = _time(recommendation["age_s"]), recommendation["replicas"]
+        self.state.has_log = recommendations is not None
+        _fit("recommendations", len(recommendations or ()), MOST_ENTRIES)
+        for entry, recommendation in zip(self.recommendations, recommendations or (), strict=False):
+            entry.time_s, entry.replicas, entry.used = _time(recommendation["age_s"]), recommendation["replicas"], True
+
+
+def rows(dtype: np.dtype, *shape: int) -> Any:
+    """Zeroed rows whose fields are attributes."""
+    return np.zeros(shape, dtype).view(np.recarray)
 
 
 def _time(age_s: float | None) -> float:
@@ -233,38 +221,36 @@ def _fit(what: str, count: int, most: int) -> None:
         raise Unsupported(f"{what}: {count}, the records hold {most}")
 
 
-# The kernels under test, called with the types that they have in the simulation.
+# The kernels under test, called with the rows of a case.
 
 
-@njit(cache=True)
-def call_reconcile(case, samples, spec_replicas, status_replicas, fail_mask, now_s):
+def call_reconcile(case: Case, spec_replicas: int, status_replicas: int, fail_mask: int, now_s: float) -> int:
+    """One reconcile; the scale's spec.replicas afterwards."""
     return reconcile_hpa(
-        case.hpa, case.state, case.pods, case.n_pods, samples, spec_replicas, status_replicas, fail_mask, now_s
+        case.hpa, case.state, case.recommendations, case.up_events, case.down_events, case.pods, case.n_pods,
+        case.samples, spec_replicas, status_replicas, fail_mask, now_s,
+    )  # fmt: skip
+
+
+def _pods_result(kernel: Callable[..., None], case: Case, current: int) -> Any:
+    """What the first metric proposes, if it is one of pods."""
+    result = case.state.results[0]
+    kernel(
+        case.hpa, case.hpa.metrics[0], case.pods, case.n_pods, case.samples, 0, current, NOW_S, case.state.tally, result
     )
+    return result
 
 
-@njit(cache=True)
-def _group_pods(case, samples, now_s):
-    return group_pods(case.hpa, case.hpa.metrics[0], case.pods, case.n_pods, samples, 0, now_s, case.groups)
+def _series_result(case: Case, current: int) -> Any:
+    """What the first metric proposes, if it is an Object or External one."""
+    result, metric = case.state.results[0], case.hpa.metrics[0]
+    series_replicas(case.hpa, metric, case.samples[0], case.pods, case.n_pods, current, current, result)
+    return result
 
 
-@njit(cache=True)
-def _utilization_replicas(case, samples, current, now_s):
-    return utilization_replicas(case.hpa, case.hpa.metrics[0], case.pods, case.n_pods, samples, 0, current, now_s)
-
-
-@njit(cache=True)
-def _value_replicas(case, samples, current, now_s):
-    return value_replicas(case.hpa, case.hpa.metrics[0], case.pods, case.n_pods, samples, 0, current, now_s)
-
-
-@njit(cache=True)
-def _series_replicas(case, current):
-    state = case.state
-    metric = case.hpa.metrics[0]
-    return series_replicas(
-        case.hpa, metric, state.values_m, state.n_values, 0, case.pods, case.n_pods, current, current
-    )
+def _limiting_reason(case: Case) -> str:
+    """Reason of the only condition that was set, ScalingLimited."""
+    return codes.REASONS[case.state.conditions[0].reason]
 
 
 # Replica calculation
@@ -288,11 +274,11 @@ def resource_utilization(given: Json) -> Json:
     target = {"type": "Utilization", "average_utilization": given["target_utilization"]}
     case = _calculation(given, _resource_metric(given, target))
     case.add_samples(0, given["pod_metrics"])
-    found = _utilization_replicas(case.record, case.samples, given["current_replicas"], NOW_S)
-    replicas, utilization, average_value_m, _, failure = found
-    if failure != codes.COMPUTED:
-        return {"error": FAILURES[failure]}
-    return {"replicas": replicas, "utilization": utilization, "average_value_m": average_value_m}
+    found = _pods_result(utilization_replicas, case, given["current_replicas"])
+    if found.failure != codes.COMPUTED:
+        return {"error": FAILURES[found.failure]}
+    utilization, average_value_m = int(found.reported), int(found.average_value_m)
+    return {"replicas": int(found.proposal), "utilization": utilization, "average_value_m": average_value_m}
 
 
 def pods_metric(given: Json) -> Json:
@@ -300,10 +286,10 @@ def pods_metric(given: Json) -> Json:
     target = {"type": "AverageValue", "average_value_m": given["target_average_m"]}
     case = _calculation(given, {"type": "Pods", "target": target})
     case.add_samples(0, given["pod_metrics"])
-    replicas, usage_m, _, failure = _value_replicas(case.record, case.samples, given["current_replicas"], NOW_S)
-    if failure != codes.COMPUTED:
-        return {"error": FAILURES[failure]}
-    return {"replicas": replicas, "usage_m": usage_m}
+    found = _pods_result(value_replicas, case, given["current_replicas"])
+    if found.failure != codes.COMPUTED:
+        return {"error": FAILURES[found.failure]}
+    return {"replicas": int(found.proposal), "usage_m": int(found.reported)}
 
 
 def series_value(given: Json) -> Json:
@@ -313,10 +299,10 @@ def series_value(given: Json) -> Json:
         target = {"type": "AverageValue", "average_value_m": given["target_average_m"]}
     case = _calculation(given, {"type": "External", "target": target})
     case.add_values(0, given["values_m"] if "values_m" in given else [given["value_m"]])
-    replicas, usage_m, failure = _series_replicas(case.record, given["current_replicas"])
-    if failure != codes.COMPUTED:
-        return {"error": FAILURES[failure]}
-    return {"replicas": replicas, "usage_m": usage_m}
+    found = _series_result(case, given["current_replicas"])
+    if found.failure != codes.COMPUTED:
+        return {"error": FAILURES[found.failure]}
+    return {"replicas": int(found.proposal), "usage_m": int(found.reported)}
 
 
 def pod_groups(given: Json) -> Json:
@@ -324,9 +310,10 @@ def pod_groups(given: Json) -> Json:
     flags = {"tolerance": 0.1} | given
     case = _calculation(flags, {"type": "Resource" if given["resource"] else "Pods", "resource": given["resource"]})
     case.add_samples(0, given["pod_metrics"])
-    ready = _group_pods(case.record, case.samples, NOW_S)
+    groups = np.zeros(case.n_pods, np.int64)
+    ready = group_pods(case.hpa, case.hpa.metrics[0], case.pods, case.n_pods, case.samples, 0, NOW_S, groups)
     names = {group: [] for group in (UNREADY, MISSING, IGNORED)}
-    for name, group in zip(case.slots, case.record.groups, strict=False):
+    for name, group in zip(case.slots, groups, strict=True):
         names.get(group, []).append(name)
     return {
         "ready_count": ready,
@@ -350,10 +337,11 @@ def utilization_ratio(given: Json) -> Json:
     case = _calculation(flags, _resource_metric(flags, target))
     values = given["pod_metrics_m"].items()
     case.add_samples(0, [{"pod": pod, "usage_m": {VALUE_CONTAINER: value_m}} for pod, value_m in values])
-    _, utilization, average_value_m, ratio, failure = _utilization_replicas(case.record, case.samples, 1, NOW_S)
-    if failure != codes.COMPUTED:
+    found = _pods_result(utilization_replicas, case, 1)
+    if found.failure != codes.COMPUTED:
         return {"error": FAILURES[codes.NO_METRICS_FOR_KNOWN_PODS]}  # the only failure that the function has
-    return {"ratio": ratio, "utilization": utilization, "average_value_m": average_value_m}
+    utilization, average_value_m = int(found.reported), int(found.average_value_m)
+    return {"ratio": float(found.ratio), "utilization": utilization, "average_value_m": average_value_m}
 
 
 def usage_ratio(given: Json) -> Json:
@@ -363,8 +351,8 @@ def usage_ratio(given: Json) -> Json:
     flags = {"tolerance": 0.1, "pods": _plain_pods(given["pod_metrics_m"], {})}
     case = _calculation(flags, {"type": "Pods", "target": target})
     case.add_samples(0, [{"pod": pod, "value_m": value_m} for pod, value_m in values])
-    _, usage_m, ratio, _ = _value_replicas(case.record, case.samples, 1, NOW_S)
-    return {"ratio": ratio, "usage_m": usage_m}
+    found = _pods_result(value_replicas, case, 1)
+    return {"ratio": float(found.ratio), "usage_m": int(found.reported)}
 
 
 # Behavior
@@ -404,8 +392,9 @@ def rate(given: Json) -> Json:
         case.set_rules(direction, given[f"scale_{direction}_rules"])
         case.add_events(direction, given[f"scale_{direction}_events"])
     events = (case.events("up"), case.events("down"))
-    replicas, reason = limit_rate(case.hpa, *events, given["current_replicas"], given["desired_replicas"], NOW_S)
-    return {"replicas": replicas, "reason": codes.REASONS[reason]}
+    current, desired = given["current_replicas"], given["desired_replicas"]
+    replicas = limit_rate(case.hpa, case.state, *events, current, desired, NOW_S)
+    return {"replicas": replicas, "reason": _limiting_reason(case)}
 
 
 def event_log(given: Json) -> Json:
@@ -418,7 +407,7 @@ def event_log(given: Json) -> Json:
     before = change_in_period(log, float(given["change_query_period_s"]), NOW_S)
     store_event(case.hpa, log, rules, given["new_replicas"] - given["previous_replicas"], NOW_S)
     entries = [
-        {"replica_change": int(entry.change), "outdated": bool(entry.outdated)} for entry in log.entries[: log.n]
+        {"replica_change": int(entry.change), "outdated": bool(entry.outdated)} for entry in log[: count_used(log)]
     ]
     return {"change_in_period_before": before, "events": entries}
 
@@ -429,9 +418,9 @@ def stabilization(given: Json) -> Json:
     case.add_recommendations(given["recommendations"])
     case.set_rules("up", {"stabilization_window_s": given["scale_up_stabilization_window_s"]})
     case.set_rules("down", {"stabilization_window_s": given["scale_down_stabilization_window_s"]})
-    log = case.state.recommendations
+    log = case.recommendations
     replicas = stabilize(case.hpa, log, given["current_replicas"], given["desired_replicas"], NOW_S)
-    return {"replicas": replicas, "recommendation_log": [int(entry.replicas) for entry in log.entries[: log.n]]}
+    return {"replicas": replicas, "recommendation_log": [int(entry.replicas) for entry in log[: count_used(log)]]}
 
 
 def legacy_stabilization(given: Json) -> Json:
@@ -439,8 +428,8 @@ def legacy_stabilization(given: Json) -> Json:
     case = Case()
     case.add_recommendations(given["recommendations"])
     case.hpa.downscale_stabilization_window_s = given["downscale_stabilization_window_s"]
-    replicas = stabilize_legacy(case.hpa, case.state.recommendations, given["desired_replicas"], NOW_S)
-    return {"replicas": replicas, "log_length": int(case.state.recommendations.n)}
+    replicas = stabilize_legacy(case.hpa, case.recommendations, given["desired_replicas"], NOW_S)
+    return {"replicas": replicas, "log_length": count_used(case.recommendations)}
 
 
 def legacy_limits(given: Json) -> Json:
@@ -448,8 +437,8 @@ def legacy_limits(given: Json) -> Json:
     case = Case()
     for name in ("min_replicas", "max_replicas", "scale_up_limit_factor", "scale_up_limit_minimum"):
         setattr(case.hpa, name, given[name])
-    replicas, reason = limit_legacy(case.hpa, given["current_replicas"], given["desired_replicas"])
-    return {"replicas": replicas, "reason": codes.REASONS[reason]}
+    replicas = limit_legacy(case.hpa, case.state, given["current_replicas"], given["desired_replicas"])
+    return {"replicas": replicas, "reason": _limiting_reason(case)}
 
 
 # Controller
@@ -478,7 +467,7 @@ def reconcile(given: Json) -> Json:
     _add_answers(case, hpa["metrics"], samples)
 
     spec_replicas, status_replicas = scale["spec_replicas"], scale["status_replicas"]
-    replicas = call_reconcile(case.record, case.samples, spec_replicas, status_replicas, fail_mask, NOW_S)
+    replicas = call_reconcile(case, spec_replicas, status_replicas, fail_mask, NOW_S)
     return {"desired_replicas": replicas} | _outcome(case.state, hpa["metrics"])
 
 

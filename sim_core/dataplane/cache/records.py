@@ -25,6 +25,7 @@ CACHE_STATE = np.dtype(
         ("cached_keys", np.float64),
         ("hit_ratio", np.float64),  # of this tick
         ("lookup_s", np.float64),  # mean sojourn of a lookup in this tick
+        ("misses", np.float64),  # of this tick: reads that go on to the database
         ("lookups", np.float64),  # in the window between two scrapes
         ("hits", np.float64),
         ("total_lookups", np.float64),  # since the start

@@ -18,10 +18,22 @@ DATABASE = np.dtype(
     align=True,
 )
 
+# The primary, or the read replicas together.
+DATABASE_GROUP = np.dtype(
+    [
+        ("queue_len", np.float64),
+        ("wait_s", np.float64),  # of this tick
+        ("wait_variance_s2", np.float64),
+        ("utilization", np.float64),
+    ],
+    align=True,
+)
+
 DATABASE_STATE = np.dtype(
     [
-        ("primary_queue", np.float64),
-        ("replica_queue", np.float64),
+        ("primary", DATABASE_GROUP),
+        ("replicas", DATABASE_GROUP),
+        ("pool", np.float64),  # connections that ready pods hold open
         ("pool_queue", np.float64),
         ("read_s", np.float64),  # mean sojourn of a query in this tick, its wait for a connection included
         ("read_variance_s2", np.float64),
@@ -33,3 +45,9 @@ DATABASE_STATE = np.dtype(
     ],
     align=True,
 )
+
+# Of each service: whether its pods open connections.
+DATABASE_CLIENT = np.dtype([("connects", np.bool_)], align=True)
+
+# Of each endpoint: queries of one call that reach the database or the cache before it.
+ENDPOINT_QUERIES = np.dtype([("queries", np.float64)], align=True)

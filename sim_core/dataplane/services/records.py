@@ -9,22 +9,76 @@ from __future__ import annotations
 import numpy as np
 
 from sim_core.controlplane.hpa_records import HPA, HPA_STATE
+from sim_core.dataplane.services.kinds import (
+    BALANCINGS,
+    BRANCH,
+    CACHED_READ,
+    CALL_STEP,
+    CFS_QUOTA,
+    CPU,
+    EXTERNAL,
+    FIFO,
+    HORIZONTAL_POD_AUTOSCALER,
+    INGRESS,
+    LATENCY_BUCKETS,
+    LATENCY_MAX_S,
+    LATENCY_MIN_S,
+    LEAST_OUTSTANDING,
+    MAX_RETRIES,
+    NO_PARENT,
+    PARALLEL,
+    POWER_OF_TWO,
+    PROCESSOR_SHARING,
+    RANDOM,
+    READ,
+    RETRY_SLOTS,
+    ROUND_ROBIN,
+    SCHEDULE,
+    SHARINGS,
+    STATIC,
+    WAIT,
+    WRITE,
+)
 
-MAX_RETRIES = 3  # of a call
-RETRY_SLOTS = 64  # ticks; the fluid engine lets a retry lie less far ahead
-LATENCY_BUCKETS = 640  # even in log(latency): a percentile read from them is off by at most 1 %
-LATENCY_MIN_S, LATENCY_MAX_S = 5e-4, 120.0  # outermost bucket edges
-
-RANDOM, ROUND_ROBIN, LEAST_OUTSTANDING, POWER_OF_TWO = range(4)  # SERVICE.balancing
-BALANCINGS = ("random", "round_robin", "least_outstanding", "power_of_two")
-FIFO, PROCESSOR_SHARING, CFS_QUOTA = range(3)  # SERVICE.sharing
-SHARINGS = ("fifo", "processor_sharing", "cfs_quota")
-EXTERNAL, STATIC, HORIZONTAL_POD_AUTOSCALER, SCHEDULE = range(4)  # SCALER.kind
-
-# STEP.kind. A step is a row; what it holds follows it: a PARALLEL holds BRANCH rows, a BRANCH the steps of one branch.
-CPU, WAIT, CALL_STEP, PARALLEL, BRANCH, CACHED_READ, READ, WRITE = range(8)
-INGRESS = -1  # ENDPOINT.service of what the load balancer does for a class of requests: it has no pods
-NO_PARENT = -1  # STEP.parent of a step of the endpoint itself
+__all__ = [  # the kinds stand in kinds.py, which needs no numba; who works on rows finds them here too
+    "BALANCINGS",
+    "BRANCH",
+    "CACHED_READ",
+    "CALL_STEP",
+    "CFS_QUOTA",
+    "CPU",
+    "EXTERNAL",
+    "FIFO",
+    "HORIZONTAL_POD_AUTOSCALER",
+    "INGRESS",
+    "LATENCY_BUCKETS",
+    "LATENCY_MAX_S",
+    "LATENCY_MIN_S",
+    "LEAST_OUTSTANDING",
+    "MAX_RETRIES",
+    "NO_PARENT",
+    "PARALLEL",
+    "POWER_OF_TWO",
+    "PROCESSOR_SHARING",
+    "RANDOM",
+    "READ",
+    "RETRY_SLOTS",
+    "ROUND_ROBIN",
+    "SCHEDULE",
+    "SHARINGS",
+    "STATIC",
+    "WAIT",
+    "WRITE",
+    "SCALER",
+    "SERVICE",
+    "ENDPOINT",
+    "STEP",
+    "CALL",
+    "REQUEST_CLASS",
+    "SERVICE_STATE",
+    "SERVICE_SUMS",
+    "CLASS_SUMS",
+]
 
 SCALER = np.dtype(
     [
@@ -66,6 +120,7 @@ SERVICE = np.dtype(
         ("cold_s", np.float64),
         ("cold_factor", np.float64),  # CPU time of a call on a cold pod over that on a warm one
         ("termination_s", np.float64),
+        ("cpu_s", np.float64),  # mean CPU time of a call on a warm pod, in the mean mix of requests
         ("cpu_s_per_request", np.float64),  # CPU time on warm pods that a request of the mean mix costs this service
         ("usd_per_pod_s", np.float64),
         ("scaler", SCALER),
@@ -81,6 +136,7 @@ ENDPOINT = np.dtype(
         ("steps_first", np.int64),  # rows of `steps`, in the order in which they are done
         ("n_steps", np.int64),
         ("cpu_s", np.float64),  # mean CPU time of one call on a warm pod, all its CPU steps together
+        ("cpu_s2", np.float64),  # mean of its square [s^2]
     ],
     align=True,
 )
@@ -95,6 +151,8 @@ STEP = np.dtype(
         ("end", np.int64),  # the row after it and all it holds
         ("probability", np.float64),
         ("count", np.float64),
+        ("executions", np.float64),  # probability * count: mean number of them
+        ("executions_variance", np.float64),
         ("mean_s", np.float64),  # CPU: of one core on a warm pod; WAIT: as it is
         ("scv", np.float64),
         ("target", np.int64),  # CALL_STEP: row of `calls`; CACHED_READ: of `caches`; READ, WRITE: of `databases`
@@ -132,7 +190,7 @@ REQUEST_CLASS = np.dtype(
         ("latency_threshold_s", np.float64),
         ("latency_threshold_log", np.float64),
         ("slo_objective", np.float64),
-        ("own_slo", np.bool_),  # else its threshold is the whole's
+        ("own_slo", np.bool_),  # else its threshold and objective are the whole's
     ],
     align=True,
 )
@@ -148,6 +206,7 @@ SERVICE_STATE = np.dtype(
         ("serial", np.int64),
         ("next_event_s", np.float64),  # earliest change of any pod
         ("ready_cpu_core_s", np.float64),  # integral of CPU per ready pod (fluid engine)
+        ("pod_s", np.float64),  # time of pods, since the start
         ("hpa", HPA_STATE),
     ],
     align=True,
@@ -165,6 +224,9 @@ SERVICE_SUMS = np.dtype(
     ],
     align=True,
 )
+
+# Requests of a class that arrive in a tick: drawn, and expected at the trace's rate.
+ARRIVALS = np.dtype([("requests", np.float64), ("expected", np.float64)], align=True)
 
 # What became of the requests of a class.
 CLASS_SUMS = np.dtype(
