@@ -40,7 +40,7 @@ class Table(NamedTuple):
 
 
 @intrinsic
-def rows(typingctx, array, first, n):  # type: ignore[no-untyped-def]
+def rows(typingctx, array, first, n):
     """`array[first : first + n]` that owns nothing: no reference is counted, so cutting costs next to nothing.
 
     The caller keeps `array` alive, as everybody does who passes tables down.
@@ -49,7 +49,7 @@ def rows(typingctx, array, first, n):  # type: ignore[no-untyped-def]
         return None
     signature = array(array, types.intp, types.intp)
 
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, arguments):
         source = make_array(signature.args[0])(context, builder, arguments[0])
         view = make_array(signature.return_type)(context, builder)
         stride = builder.extract_value(source.strides, 0)
@@ -82,8 +82,8 @@ class Layout:
         self.lane = np.dtype([*lane, *ranges], align=True)
         self.state = np.dtype(list(state), align=True)
         self.shared = tuple(shared)
-        self.Tables = namedtuple("Tables", ["lanes", "states", *self.tables, *shared])  # type: ignore[misc]
-        self.World = namedtuple("World", ["lane", "state", *self.tables, *shared])  # type: ignore[misc]
+        self.Tables: Any = namedtuple("Tables", ["lanes", "states", *self.tables, *shared])  # type: ignore[misc]
+        self.World: Any = namedtuple("World", ["lane", "state", *self.tables, *shared])  # type: ignore[misc]
 
     def cutter(self) -> Any:
         """A kernel (tables, lane) -> World."""
@@ -138,7 +138,7 @@ def phases(*kernels: Any) -> Any:
     first, then = kernels[0], phases(*kernels[1:])
 
     @phase
-    def in_turn(world):  # type: ignore[no-untyped-def]
+    def in_turn(world):
         first(world)
         then(world)
 

@@ -16,11 +16,12 @@ import numpy as np
 
 from agents.observation import Observations
 from sim_core.compiled import kernel
+from sim_core.dataplane.services.graph import resolve
 from sim_core.profile import Profile
-from sim_core.simulation import simulate
+from sim_core.simulation import Worlds, cut, simulate
 from sim_core.workload import Trace
-from sim_core.workload.arrivals import draw_arrivals, rate_at
-from sim_core.world import Lane, Scaler, build_params
+from sim_core.workload.arrivals import arrive
+from sim_core.world import Lane, Scaler
 
 # Price of the bad requests that use up the error budget of the mean load, in pods.
 PRICES = np.geomspace(0.004, 2.0, 14)
@@ -35,11 +36,16 @@ _RAMP_STEP_S = 20.0
 
 
 @kernel
-def arrivals_ahead(params, rates, out):
+def arrivals_ahead(tables, index, out):
     """Every arrival of one lane, one entry a tick [requests]."""
+    world = cut(tables, index)
     for tick in range(len(out)):
-        rate = rate_at(params.traffic, rates, (tick + 0.5) * params.tick_s)
-        out[tick] = draw_arrivals(params.key, rate, tick, params.tick_s)
+        world.state.tick = tick
+        arrive(world, tick * world.lane.tick_s)
+        out[tick] = 0.0
+        for k in range(len(world.arrivals)):
+            out[tick] += world.arrivals[k].requests
+    world.state.tick = 0
 
 
 @lru_cache(maxsize=8)
@@ -51,8 +57,7 @@ def bad_shares(profile: Profile, service: int) -> tuple[np.ndarray, np.ndarray]:
         bad: share of bad requests, shape (max_replicas + 1, n_points); row 0 is 1.
     """
     limit = profile.services[service].replicas.max
-    container, calls = profile.services[service].container, profile.services[service].calls_per_request
-    full_rate = container.cpu_limit_cores / (container.cpu_seconds_per_request * calls)
+    full_rate = _requests_per_pod_s(profile, service)
     n_steps = int(_RAMP_S / _RAMP_STEP_S)
     ramp = np.linspace(*_RAMP, n_steps)
     lanes = []
@@ -65,6 +70,11 @@ def bad_shares(profile: Profile, service: int) -> tuple[np.ndarray, np.ndarray]:
     bad = 1.0 - np.nan_to_num(timeline["slo_attainment"], nan=1.0)
     bad = np.maximum.accumulate(np.vstack([np.ones(n_steps), bad]), axis=1)
     return ramp, bad
+
+
+def _requests_per_pod_s(profile: Profile, service: int) -> float:
+    """User requests per second that use up the CPU limit of one pod of a service [1/s]."""
+    return profile.services[service].container.cpu_limit_cores / resolve(profile).cpu_seconds_per_request[service]
 
 
 class ClairvoyantPolicy:
@@ -96,7 +106,7 @@ class ClairvoyantPolicy:
         self._schedules = [future.schedule(k, *choices[best]) for k in range(len(lanes))]
 
     def predict(self, observations: Observations) -> np.ndarray:
-        rows = np.round(observations.time_s / self._sync_s).astype(int)
+        rows = (observations.time_s / self._sync_s).astype(int)  # a sync of its own in every period
         return np.stack([plan[min(row, len(plan) - 1)] for plan, row in zip(self._schedules, rows, strict=True)])
 
     def scalers(self) -> list[Scaler]:
@@ -122,13 +132,15 @@ class _Future:
     """What is to come in each lane, and what it needs at any price of a bad request."""
 
     def __init__(self, lanes: Sequence[Lane], duration_s: float):
-        params, rates, _ = build_params(lanes)
+        worlds = Worlds(lanes)
+        params = worlds.params
         self._profile = lanes[0].profile
         self._tick_s = float(params["tick_s"][0])
         self._sync_ticks = int(params["sync_ticks"][0])
         self._arrivals = np.zeros((len(lanes), round(duration_s / self._tick_s)))
-        for row, record in zip(self._arrivals, params, strict=True):
-            arrivals_ahead(record, rates, row)
+        for lane, row in enumerate(self._arrivals):
+            arrivals_ahead(worlds.tables, lane, row)
+        self._sync_phases = params["sync_phase_ticks"].tolist()
         self._needed: dict[tuple[int, float, float], np.ndarray] = {}
         self._lead_s = []
         for service in self._profile.services:
@@ -151,7 +163,7 @@ class _Future:
         """Cheapest replicas at each sync, delays aside, shape (n_syncs, n_services) [pods]."""
         key = lane, price, smoothing_s
         if key not in self._needed:
-            arrivals = self._arrivals[lane]
+            arrivals = self._arrivals[lane][self._sync_phases[lane] :]  # its syncs are at moments of its own
             window = max(1, round(smoothing_s / self._tick_s))
             smooth = np.convolve(np.pad(arrivals, window // 2, mode="edge"), np.ones(window) / window, mode="same")
             smooth = smooth[window // 2 : window // 2 + len(arrivals)]
@@ -166,10 +178,7 @@ class _Future:
     def _cheapest(self, i: int, load: np.ndarray, bad_cost: np.ndarray) -> np.ndarray:
         """Replicas with the least sum of pods and bad requests; `bad_cost` is what it costs if all are bad [pods]."""
         service = self._profile.services[i]
-        container = service.container
-        per_pod = (
-            container.cpu_limit_cores / (container.cpu_seconds_per_request * service.calls_per_request) * self._tick_s
-        )
+        per_pod = _requests_per_pod_s(self._profile, i) * self._tick_s
         utilization, bad = bad_shares(self._profile, i)
         best = np.full(len(load), service.replicas.min)
         least = np.full(len(load), np.inf)

@@ -9,9 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from agents.observation import Observations
+from sim_core.dataplane.services.kinds import EXTERNAL
 from sim_core.engines import FLUID, check_engine
 from sim_core.simulation import Simulation, TimelineRecorder, Worlds, check_duration, simulate
-from sim_core.world import EXTERNAL, Lane, Scaler
+from sim_core.world import Lane, Scaler
 
 
 class Policy(Protocol):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from agents.observation import Observations
+from sim_core.dataplane.services.profile import MAX_PODS
 from sim_core.errors import PolicyError
-from sim_core.limits import MAX_PODS
 from sim_core.world import Lane, Scaler
 
 

@@ -137,12 +137,12 @@ def _hpa_broken(entry: dict[str, Any], profile: Profile | None, overrides: dict[
     import numpy as np  # the simulator, only where settings are sound so far
 
     from sim_core.workload import Trace
-    from sim_core.world import Lane, build_params
+    from sim_core.world import Lane, build_tables
 
     flat = Trace("flat", 60.0, np.ones(2))
     for settings in combinations(entry, without="policy")[:MAX_POINTS]:
         try:
-            build_params([Lane(profile, flat, seed=0, scaler=scaler_of("hpa", dict(settings)))])
+            build_tables([Lane(profile, flat, seed=0, scaler=scaler_of("hpa", dict(settings)))])
         except InputError as error:
             for line in error.problems:
                 yield Problem((), line, _written(settings))

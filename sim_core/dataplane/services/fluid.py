@@ -103,7 +103,7 @@ def spread(world, e):
                 target.expected += step_flow.expected
             if call_flow.failed_share > 0.0:
                 reach *= all_answered(1.0 - call_flow.failed_share, step)
-        elif kind == PARALLEL or kind == BRANCH:
+        elif kind == PARALLEL or kind == BRANCH:  # noqa: SIM109 (Numba would build a tuple)
             step_flow.sum_mean_s = step_flow.sum_variance_s2 = 0.0
 
 
@@ -222,7 +222,7 @@ def compose(world, e):
         if kind == CPU:
             time_s = step.mean_s * stretch
             spread_s2 = step.scv * time_s * time_s
-        elif kind == PARALLEL or kind == BRANCH:
+        elif kind == PARALLEL or kind == BRANCH:  # noqa: SIM109 (Numba would build a tuple)
             time_s, spread_s2 = step_flow.sum_mean_s, step_flow.sum_variance_s2
         else:
             if kind == CALL_STEP:
