@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from agents.learning.evaluate import BASELINE, EvaluateRequest, Evaluation, evaluate
+from agents.learning.evaluate import BASELINE, FIRST_SEED, EvaluateRequest, Evaluation, evaluate
 from agents.policies.learned import LearnedPolicy
 from agents.policies.registry import Choice, choice_of, policy_of, tuned_policy
 from experiments.analysis.savings import Savings, savings
@@ -18,7 +18,9 @@ from experiments.analysis.summaries import measured
 from experiments.store.files import write_atomically
 from experiments.store.identity import digest, sources_version
 from experiments.store.state import StateDir
+from sim_core.engines import FLUID
 from sim_core.errors import InputError
+from sim_core.world import Lane
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +46,7 @@ class HeldOut:
         budget_steps: env steps of a training; a search may simulate as much.
         names: policies by name; those of `models` among them.
         models: learned policies by name: content and metadata.
+        engine: that all of them are played in; they are tuned in the fluid one.
     """
 
     profile: Profile
@@ -56,6 +59,7 @@ class HeldOut:
     budget_steps: int
     names: Sequence[str]
     models: Mapping[str, tuple[bytes, dict[str, Any]]] = field(default_factory=dict)
+    engine: str = FLUID
 
     @property
     def key(self) -> str:
@@ -70,9 +74,15 @@ class HeldOut:
                 "names": list(self.names),
                 "models": {name: digest(content.hex()) for name, (content, _) in sorted(self.models.items())},
                 "own": own_sources(self.names),
+                "engine": self.engine,
                 "sources": sources_version(),
             }
         )
+
+    def lanes(self) -> Iterator[tuple[Lane, float]]:
+        """The worlds that every policy plays and how long [s]."""
+        for seed in range(FIRST_SEED, FIRST_SEED + self.seeds):
+            yield Lane(self.profile, self.trace, seed, self.start_s), self.duration_s
 
     def describe(self) -> dict[str, Any]:
         """The comparison as plain data, for parameters and documents."""
@@ -85,6 +95,7 @@ class HeldOut:
             "duration_s": self.duration_s,
             "seeds": self.seeds,
             "policies": list(self.names),
+            "engine": self.engine,
             "version": sources_version(),
         }
 
@@ -117,7 +128,13 @@ def compare_policies(
         on_progress(done, total, name)
 
     request = EvaluateRequest(
-        held_out.profile, held_out.trace, policies, held_out.start_s, held_out.duration_s, held_out.seeds
+        held_out.profile,
+        held_out.trace,
+        policies,
+        held_out.start_s,
+        held_out.duration_s,
+        held_out.seeds,
+        engine=held_out.engine,
     )
     evaluation = evaluate(request, on_policy)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ import typer
 from agents.policies.registry import split_outside
 from flows.commands import options
 from flows.commands.catalog import profile_app, trace_app
+from sim_core.engines import FLUID
 
 _RESUME = " What is finished is kept: the same command goes on from there."
 
@@ -28,6 +29,8 @@ app = typer.Typer(
 )
 app.add_typer(profile_app, name="profile")
 app.add_typer(trace_app, name="trace")
+bench_app = typer.Typer(help="Measure the engines, the environment, training and sweeps on this machine.")
+app.add_typer(bench_app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:
@@ -74,7 +77,8 @@ def run(
     traffic_seed: options.TrafficSeed = 0,
     scale_peak_to_replicas: options.ScalePeak = None,
     settings: options.Settings = None,
-    engine: options.Engine = "fluid",
+    engine: options.Engine = FLUID,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads that share the lanes.")] = 1,
     timeline: Annotated[
         Path | None, typer.Option(help="Write the time series of every lane and service into this Parquet file.")
     ] = None,
@@ -104,6 +108,7 @@ def run(
         state,
         timeline,
         timeline_step,
+        threads,
     )
     document = _present(lambda: run_lanes(request), show_run, as_json)
     if not no_track:
@@ -118,6 +123,7 @@ def sweep(
     scale_peak_to_replicas: options.ScalePeak = None,
     last: options.Last = None,
     date: options.Date = None,
+    engine: options.OtherEngine = None,
     actors: Annotated[int | None, typer.Option(min=1, max=256, help="Simulation actors; default: one a CPU.")] = None,
     state: options.State = None,
     as_json: options.Json = False,
@@ -136,6 +142,7 @@ def sweep(
         scale_peak_to_replicas=scale_peak_to_replicas,
         last=last,
         date=date_of("--date", date) if date else None,
+        engine=engine,
         actors=actors,
         state=str(state) if state else None,
     )
@@ -224,6 +231,7 @@ def evaluate(
     traffic_seed: options.TrafficSeed = 0,
     scale_peak_to_replicas: options.ScalePeak = None,
     settings: options.Settings = None,
+    engine: options.Engine = FLUID,
     no_track: options.NoTrack = False,
     state: options.State = None,
     as_json: options.Json = False,
@@ -236,7 +244,9 @@ def evaluate(
 
     choice = TrafficChoice(trace, traffic, traffic_seed, scale_peak_to_replicas)
     named = split_outside(policies)
-    request = EvaluationRequest(profile, settings or [], choice, named, seeds, start, duration, state, not no_track)
+    request = EvaluationRequest(
+        profile, settings or [], choice, named, seeds, start, duration, state, not no_track, engine
+    )
     _present(lambda: evaluate_policies(request), show_evaluation, as_json, quiet)
 
 
@@ -275,8 +285,9 @@ def report(
     _present(lambda: make_report(sweep_id, output, state, pictures), show_report, as_json)
 
 
-@app.command()
+@bench_app.callback(invoke_without_command=True)
 def bench(
+    context: typer.Context,
     quick: Annotated[bool, typer.Option(help="A tenth of the work, for a first look.")] = False,
     trace: Annotated[
         Path | None, typer.Option(help="Train and evaluate agents on the halves of this trace too.")
@@ -284,11 +295,43 @@ def bench(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure the simulator, the environment, training and sweeps on this machine."""
+    """Measure the engines, the environment, training and sweeps on this machine."""
+    if context.invoked_subcommand is not None:
+        if quick or trace or as_json or quiet:
+            raise typer.BadParameter(f"options of {context.invoked_subcommand} stand behind it")
+        return
     from flows.commands.bench import measure
     from flows.terminal.tables import show_bench
 
     _present(lambda: measure(quick, trace), show_bench, as_json, quiet)
+
+
+@bench_app.command()
+def agreement(
+    only: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Scenarios with this in their name, or as '*random*'.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=3, max=4096, help="Most seeds of a scenario.")] = 64,
+    traces: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of trace files; without it their scenarios are skipped.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads that share the seeds; default: one a CPU.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write what was validated into this JSON file.")
+    ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Play scenarios in both engines and judge how far apart they are; exit code 1 where they do not agree."""
+    from flows.commands.agreement import AgreementRequest, measure_agreement
+    from flows.terminal.tables import show_agreement
+
+    request = AgreementRequest(only, seeds, traces, threads, record)
+    document = _present(lambda: measure_agreement(request), show_agreement, as_json, quiet)
+    if not document["verdict"]["agree"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from sim_core.profile import Profile
     from sim_core.workload import Trace
 
-ENGINES = ("fluid",)
 _LEAST_GENERATED_S = 3600.0  # of which less may be played
 GENERATOR_REPLICAS = 20
 
@@ -210,14 +209,3 @@ def date_of(option: str, text: str) -> dt.date:
         return dt.date.fromisoformat(text)
     except ValueError:
         raise InputError(option, f"must be a date like 2026-11-22 (got {text!r})") from None
-
-
-def check_engine(name: str) -> str:
-    """The name of the engine, if it is one.
-
-    Raises:
-        InputError: unknown.
-    """
-    if name not in ENGINES:
-        raise InputError("--engine", f"unknown engine {name!r}; known: {', '.join(ENGINES)}{nearest(name, ENGINES)}")
-    return name

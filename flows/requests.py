@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sim_core.engines import check_engine
 from sim_core.errors import InputError, SpecError
 
 if TYPE_CHECKING:
@@ -149,6 +150,9 @@ class SweepRequest(BaseModel):
     date: dt.date | None = Field(
         default=None, description="The day that decides rolling windows and the seed null; default: today (UTC)."
     )
+    engine: str | None = Field(
+        default=None, description="How requests are served, in place of the specification's: fluid or requests."
+    )
     actors: int | None = Field(default=None, ge=1, le=256, description="Simulation actors; default: one a CPU.")
     state: str | None = Field(default=None, description="State folder; default: $DEVOPS_SIM_HOME, else ./.devops-sim.")
 
@@ -157,11 +161,14 @@ class SweepRequest(BaseModel):
 
         Raises:
             SpecError: it breaks the schema, with or without the differences; every problem at once.
+            InputError: no such engine.
         """
         from experiments.planning.spec import load_spec, shrink_windows, spec_from_dict
         from flows.inputs import duration_s
         from sim_core.dates import seed_of, today
 
+        if self.engine:
+            check_engine(self.engine, "--engine")
         if self.trace and self.traffic:
             raise SpecError("--trace and --traffic", "give one of them")
         spec = load_spec(self.spec)
@@ -184,6 +191,8 @@ class SweepRequest(BaseModel):
             data = shrink_windows(data, traffic["last"])
         if self.scale_peak_to_replicas:
             data["traffic"] |= {"scale_peak_to_replicas": self.scale_peak_to_replicas}
+        if self.engine:
+            data["engine"] = self.engine
         date = self.date or spec.traffic.date or today()
         if traffic["last"]:
             data["traffic"]["date"] = date.isoformat()

@@ -35,6 +35,7 @@ from experiments.store.state import StateDir
 from experiments.tracking import FAILURES, MlflowTracker
 from experiments.training.gate import not_evaluated, promotion_gate, reigning_champion
 from experiments.training.job import CurveLogger, Job, Trained, describe, register
+from flows.estimates import tell_time
 from flows.pages import ShownProgress, log, published, tag
 from flows.requests import SweepRequest
 from flows.stopping import stoppable, task
@@ -143,6 +144,7 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
         "sweep_id": plan.sweep_id,
         "name": plan.spec.name,
         "profile": plan.profile.name,
+        "engine": plan.spec.engine,
         "slo": plan.profile.slo.model_dump(mode="json"),
         "points": counts,
         "actors": actors,
@@ -239,6 +241,7 @@ def held_out_of(plan: Plan, trained: Trained | None, tracker: MlflowTracker, sta
         max(plan.spec.train.steps if plan.spec.train else 0, DEFAULT_STEPS),
         [*names, *(name for name in models if name not in names)],
         models,
+        plan.spec.engine,
     )
 
 
@@ -256,6 +259,7 @@ def provenance(plan: Plan, job: Job | None, model: dict[str, Any] | None) -> dic
     return {
         "sweep": plan.sweep_id,
         "version": sources_version(),
+        "engine": plan.spec.engine,
         "profile_digest": plan.profile.digest,
         "trace_digest": plan.trace.digest,
         "sweep_seeds": f"{plan.spec.seeds.first} to {plan.spec.seeds.first + plan.spec.seeds.count - 1}",
@@ -279,6 +283,7 @@ def simulate_missing(plan: Plan, store: ResultStore, actors: int, progress: Prog
     progress.update("simulate", total - missing, total, ", ".join(notes))
     log("%d points: %d from earlier runs, %d to simulate with %d actors", total, total - missing, missing, actors)
     if missing:
+        tell_time(plan.spec.engine, plan.lanes(finished), threads=actors, say=progress.say)
         shown = ShownProgress(plan.spec.name, total)
         lanes = min(max(-(-missing // (actors * _SHARDS_PER_ACTOR)), _LEAST_LANES), _MOST_LANES)
         shards = plan.batches(finished, actors, lanes)

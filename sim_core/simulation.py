@@ -29,6 +29,7 @@ from sim_core.controlplane.pods import SAMPLE, advance_pods, collect_samples, se
 from sim_core.dataplane.fluid import begin_components, serve
 from sim_core.dataplane.services import fluid as services
 from sim_core.dataplane.services.kinds import HORIZONTAL_POD_AUTOSCALER, SCHEDULE, STATIC
+from sim_core.engines import check_engine, is_installed
 from sim_core.errors import InputError
 from sim_core.limits import MAX_METRICS
 from sim_core.tables import rows
@@ -168,15 +169,22 @@ class Worlds:
 
     Args:
         lanes: one a world; they may differ in everything but `tick_seconds`.
+        engine: how requests are served, see `sim_core.engines`.
+        threads: that lanes are shared among; the outcome does not depend on them.
+
+    Raises:
+        InputError: no lane, or no such engine.
 
     Attributes:
         tables: the arrays, by name `lanes` (parameters), `states`, and those of `world.LAYOUT`.
         service_rows: rows of each lane's services, shape (n_lanes, n_services of the widest); -1: it has no more.
     """
 
-    def __init__(self, lanes: Sequence[Lane]):
+    def __init__(self, lanes: Sequence[Lane], engine: str = "fluid", threads: int = 1):
         if not lanes:
             raise InputError("lanes", "must hold at least one lane (got none)")
+        if not is_installed(check_engine(engine)):
+            raise InputError("engine", f"is not part of this package (got {engine!r})")
         self.lanes = tuple(lanes)
         arrays, records = build_tables(self.lanes)
         samples = np.zeros((MAX_METRICS, int(arrays["services"]["n_pods"].max())), dtype=SAMPLE)
@@ -282,14 +290,24 @@ class Simulation:
         return cls(*tables) if recorder is None else cls(*tables, recorder.timeline(), recorder.service_timeline())
 
 
-def simulate(lanes: Sequence[Lane], duration_s: float, timeline_step_s: float | None = None) -> Simulation:
-    """Plays every lane for `duration_s` [s] on the fluid engine.
+def simulate(
+    lanes: Sequence[Lane],
+    duration_s: float,
+    timeline_step_s: float | None = None,
+    engine: str = "fluid",
+    threads: int = 1,
+) -> Simulation:
+    """Plays every lane for `duration_s` [s].
+
+    Args:
+        timeline_step_s: record a timeline with this step [s].
+        engine, threads: see `Worlds`.
 
     Raises:
-        InputError: a lane's trace ends before the simulation does, or the duration is not positive.
+        InputError: a lane's trace ends before the simulation does, the duration is not positive, or no such engine.
     """
     check_duration(lanes, duration_s)
-    worlds = Worlds(lanes)
+    worlds = Worlds(lanes, engine, threads)
     n_ticks = round(duration_s / float(worlds.params["tick_s"][0]))
     if timeline_step_s is None:
         worlds.advance(n_ticks)

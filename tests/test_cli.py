@@ -102,6 +102,9 @@ def test_every_command_has_help(sim):
         (["run", "production", "--set", "startup=60"], ["did you mean 'services.api.lifecycle.startup_seconds'?"]),
         (["run", "production", "--policy", "hpa", "--replicas", "3"], ["--replicas"]),
         (["run", "production", "--engine", "fluids"], ["--engine", "did you mean 'fluid'?"]),
+        (["run", "production", "--threads", "0"], ["--threads"]),
+        (["sweep", "demo", "--engine", "request"], ["--engine", "did you mean 'requests'?"]),
+        (["evaluate", "production", "--engine", "fluidd"], ["--engine", "did you mean 'fluid'?"]),
         (["run", "production", "--duration", "1 fortnight"], ["--duration"]),
         (["run", "production", "--duration", "0s"], ["--duration", "greater than 0"]),
         (["run", "production", "--traffic", "diurnl"], ["diurnl", "diurnal"]),
@@ -109,6 +112,9 @@ def test_every_command_has_help(sim):
         (["run", "production", "--set", "services.api.replicas.mx=3"], ["replicas.mx", "did you mean 'max'?"]),
         (["run", "production", "--set", "nonsense"], ["--set", "PATH=VALUE"]),
         (["sweep", "no/such.yaml"], ["SpecError", "no/such.yaml"]),
+        (["bench", "agreement", "--seeds", "2"], ["--seeds"]),
+        (["bench", "agreement", "--onyl", "random"], ["--onyl", "--only"]),
+        (["bench", "--quick", "agreement"], ["options of agreement stand behind it"]),
         (["profile", "check", "no/such.yaml"], ["ProfileError", "no/such.yaml"]),
         (["trace", "info", "no/such.csv"], ["TraceError", "no/such.csv"]),
     ],
@@ -134,6 +140,8 @@ LIGHT_REFUSALS = [
     ["run", "prodution"],
     ["run", "production", "--traffic", "diurnl"],
     ["run", "production", "--set", "startup=60"],
+    ["run", "production", "--engine", "fluids"],
+    ["evaluate", "production", "--engine", "fluids"],
     ["evaluate", "production", "--policies", "hpa,agent"],
     ["evaluate", "prodution"],
     ["train", "prodution"],
@@ -178,6 +186,8 @@ def test_version_names_package_python_and_simulator(sim):
     [
         ("run pro", {"production"}),
         ("run production --policy cl", {"clairvoyant"}),
+        ("run production --engine re", {"requests"}),
+        ("sweep demo --engine fl", {"fluid"}),
         ("run production --traffic f", {"flash-crowd"}),
         ("evaluate production --policies static,hpa", {"static,hpa", "static,hpa-tuned"}),
         ("sweep dem", {"demo"}),
@@ -286,6 +296,7 @@ def test_run_prints_one_json_document_with_intervals_over_seeds(sim, trace):
     played = document["policies"]["hpa"]
     assert document["seeds"] == [7, 8, 9, 10] == [lane["seed"] for lane in played["lanes"]]
     assert document["duration_s"] == 3600
+    assert document["engine"] == "fluid"
     for name, value in played["indicators"].items():
         values = np.array([lane[name] for lane in played["lanes"]], dtype=float)
         if np.isfinite(values).all():
@@ -294,7 +305,9 @@ def test_run_prints_one_json_document_with_intervals_over_seeds(sim, trace):
             assert value["mean"] == pytest.approx(values.mean())
     # 5 replicas serve the peak at 70 %: 5 x 0.7 x 40 requests/s of a core
     assert document["traffic"]["peak_per_s"] == pytest.approx(140.0, rel=0.01)
-    again = json.loads(sim(*args, "--duration", "1h", "--scale-peak-to-replicas", "5", "--json").stdout)
+    again = json.loads(
+        sim(*args, "--threads", "2", "--duration", "1h", "--scale-peak-to-replicas", "5", "--json").stdout
+    )
     assert again == document
 
 
@@ -406,12 +419,14 @@ def test_evaluate_leaves_a_report_and_its_runs(sim, tmp_path):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     report = Path(document["report"]).read_text()
+    assert document["engine"] == "fluid" and "Engine: fluid." in report
     assert "Policies on held-out traffic" in report and 'id="figure-timeline"' in report
     client = MlflowClient(f"sqlite:///{tmp_path}/state/mlflow.db")
     run_id = document["mlflow"]["run_id"]
     assert document["mlflow"]["page"].endswith(f"/runs/{run_id}?workflowType=machine_learning")
     artifacts = {file.path for file in client.list_artifacts(run_id)}
     assert artifacts == {"lanes.parquet", "policies.parquet", Path(document["report"]).name}
+    assert client.get_run(run_id).data.params["engine"] == "fluid"
     children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run_id}'")
     assert {child.data.params["policy"] for child in children} == {"hpa", "clairvoyant"}
     again = sim(*args, "--seeds", "3", "--no-track", "--json")

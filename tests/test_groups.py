@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments.analysis.comparability import differences, groups_of
 from experiments.analysis.comparison import best, best_by_scenario, compare, indicators_of
 from experiments.analysis.ties import without_effect
 from experiments.compute.actors import run_batch
@@ -103,6 +104,20 @@ def test_no_best_is_named_over_sweeps_that_did_not_meet_the_same(state, changes,
     assert "2 groups that did not meet the same" in document["no_best_because"]
     assert named in [line.split(":")[0] for line in document["differences"]]
     assert {row["group"] for row in document["configurations"]} == {1, 2}
+
+
+def test_what_two_engines_found_is_not_ranked_together(state):
+    """By what sweeps say of themselves; one that names no engine was played before there were two."""
+    store = ResultStore(state.results)
+    ids = []
+    for name, engine in (("one", "fluid"), ("two", "requests"), ("old", "fluid")):
+        plan = make_plan(spec_from_dict(spec(name, engine=engine)))
+        basis = plan.basis() if name != "old" else {k: v for k, v in plan.basis().items() if k != "engine"}
+        store.register(plan.sweep_id, plan.keys, plan.spec.to_dict(), basis)
+        ids.append(plan.sweep_id)
+    groups = groups_of([store.manifest(sweep_id) for sweep_id in ids])
+    assert [group.sweeps for group in groups] == [(ids[0], ids[2]), (ids[1],)]
+    assert differences(groups) == ["engine: group 1 fluid; group 2 requests"]
 
 
 def test_another_profile_is_another_group_and_its_paths_are_named(state, tmp_path):

@@ -71,8 +71,17 @@ def test_every_input_decides_the_key_and_its_spelling_does_not(tmp_path):
         {"profile": "development"},
         {"parameters": {"database.max_connections": 450}},
         {"policies": [{"policy": "static", "replicas": 2}]},
+        {"engine": "requests"},
     ):
         assert keys(with_changes(**change)).isdisjoint(base), change
+
+
+def test_the_engine_decides_what_a_configuration_is():
+    """Else means over seeds could mix what both engines found; the row says which one it was."""
+    fluid, requests = (with_changes(engine=engine) for engine in ("fluid", "requests"))
+    assert {p.configuration_key for p in fluid}.isdisjoint(p.configuration_key for p in requests)
+    assert {p.row()["engine"] for p in fluid} == {"fluid"} and {p.row()["engine"] for p in requests} == {"requests"}
+    assert keys(with_changes()) == keys(fluid)
 
 
 def test_a_profile_file_with_the_same_content_has_the_same_points(tmp_path):
@@ -182,3 +191,11 @@ def test_profiles_of_equal_shape_share_a_batch_and_others_do_not():
     assert [len(batch) for batch in plan.batches(workers=2)] == [6, 6]
     other = make_plan(spec_from_dict(SMALL | {"parameters": {"tick_seconds": [1.0, 0.5]}}))
     assert [len(batch) for batch in other.batches()] == [6, 6]
+
+
+def test_a_batch_holds_points_of_one_engine():
+    points = [Point("p", "p", (), "t", "static", (), seed, 0.0, 60.0, engine=engine)
+              for seed in range(3) for engine in ("fluid", "requests")]  # fmt: skip
+    batches = pack(points)
+    assert [len({point.engine for point in batch}) for batch in batches] == [1, 1]
+    assert sorted(point.key for batch in batches for point in batch) == sorted(point.key for point in points)

@@ -280,6 +280,17 @@ def test_the_interval_of_the_gap_says_what_it_is_over(data: ReportData, page: Pa
     assert "one stretch of 6h and one training" in comparison_text(report_data(evaluation_duration_s=21_600.0))
 
 
+def test_the_page_says_which_engine_served_and_where_its_figures_were_not_validated(tmp_path):
+    fluid = visible(write_report(report_data(), tmp_path / "fluid.html"))
+    assert "Engine: fluid." in fluid and "engine “fluid”: flows and backlogs" in fluid
+    assert "searched or trained in is the fluid engine" not in fluid
+    beyond = report_data(engine="requests", beyond=("Load 1.7 <was> not validated.",))
+    requests = visible(write_report(beyond, tmp_path / "requests.html"))
+    assert "Engine: requests." in requests and "every request is an event" in requests
+    assert "searched or trained in is the fluid engine" in requests
+    assert "Load 1.7 &lt;was&gt; not validated." in requests
+
+
 def test_durations_of_windows_read_as_people_write_them(tmp_path: Path):
     windows = {"train": {"start": 0.0, "duration": 604_800.0}, "evaluate": {"start": 604_800.0, "duration": 86_400.0}}
     spec = {"name": "demo", "duration": 86_400.0, "traffic": windows, "parameters": {"a.b": [604_800.0]}}

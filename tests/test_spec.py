@@ -61,6 +61,14 @@ def test_bundled_specs_are_sound_and_the_demo_asks_what_its_comment_says():
     assert load_spec("capacity").evaluation is None
 
 
+def test_the_engine_is_fluid_unless_the_specification_names_the_other_one():
+    assert spec_from_dict(SOUND).engine == "fluid"
+    assert spec_from_dict(changed("engine", "requests")).engine == "requests"
+    expected = "engine: must be one of fluid, requests; did you mean 'requests'? (got 'request')"
+    assert problems(changed("engine", "request")) == [expected]
+    assert problems(changed("engine", 7)) == ["engine: must be text (got 7)"]
+
+
 def test_settings_are_the_product_in_the_order_written():
     data = changed(
         "policies",

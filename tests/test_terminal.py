@@ -83,6 +83,7 @@ def test_compare_shows_its_figures_on_a_narrow_terminal(home, columns, variable)
 
 EVALUATED = {
     "profile": "production",
+    "engine": "fluid",
     "duration_s": 86_400.0,
     "seeds": 10,
     "slo": {"objective": 0.99},

@@ -116,7 +116,8 @@ def test_a_sweep_is_a_parent_run_and_a_child_run_a_configuration(state, plan):
     assert len(children) == 6
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent_id}
     child = next(run for run in children if run.info.run_name == "static 12 replicas / max_connections 450")
-    assert child.data.params == {"policy": "static", "seeds": "3", "replicas": "12", "database.max_connections": "450"}
+    decided = {"policy": "static", "replicas": "12", "database.max_connections": "450"}
+    assert child.data.params == decided | {"seeds": "3", "engine": "fluid"}
     costs = points[points["configuration_key"] == child.data.tags["configuration_key"]]["cost_usd"]
     spread = math.exp(4.302653 * costs.std(ddof=1) / math.sqrt(3) / costs.mean())  # t(0.975, 2); a cost is positive
     assert child.data.metrics["cost_usd"] == pytest.approx(costs.mean())

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from agents.policies.contract import Policy, play
+from sim_core.engines import FLUID
 from sim_core.errors import PolicyError
 from sim_core.indicators import INDICATORS, bounds_of
 from sim_core.intervals import interval
@@ -33,6 +34,7 @@ class EvaluateRequest:
         policies: with unique names.
         start_s, duration_s: the held-out part of the trace [s].
         seeds: how many; lane k has seed first_seed + k in every policy.
+        engine: that the policies are played in; what they were tuned, searched or trained in is the fluid one.
     """
 
     profile: Profile
@@ -42,6 +44,7 @@ class EvaluateRequest:
     duration_s: float
     seeds: int = 10
     first_seed: int = FIRST_SEED
+    engine: str = FLUID
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def evaluate(request: EvaluateRequest, on_policy: Callable[[str], None] = lambda
     lanes = [Lane(request.profile, request.trace, seed, request.start_s) for seed in seeds]
     rows, timelines, settings = [], {}, {}
     for policy in request.policies:
-        played = play(lanes, policy, request.duration_s, TIMELINE_STEP_S)
+        played = play(lanes, policy, request.duration_s, TIMELINE_STEP_S, engine=request.engine)
         assert played.timeline is not None
         timelines[policy.name] = {
             name: values if name == "time_s" else values[0] for name, values in played.timeline.items()

@@ -10,6 +10,7 @@ import numpy as np
 
 from agents.observation import Observations
 from sim_core.dataplane.services.kinds import EXTERNAL
+from sim_core.engines import FLUID, check_engine
 from sim_core.simulation import Simulation, TimelineRecorder, Worlds, check_duration, simulate
 from sim_core.world import Lane, Scaler
 
@@ -39,6 +40,8 @@ def play(
     timeline_step_s: float | None = None,
     *,
     through_predict: bool = False,
+    engine: str = FLUID,
+    threads: int = 1,
 ) -> Simulation:
     """Plays lanes under a policy; their own scalers are replaced.
 
@@ -46,11 +49,14 @@ def play(
         duration_s: how long [s].
         timeline_step_s: record a timeline with this step, a multiple of the controller's sync period [s].
         through_predict: ask `predict` even where the simulation can decide by itself; slower, with the same outcome.
+        engine, threads: see `sim_core.simulation.Worlds`. What a policy tries out before, in `reset`, it tries in the
+            fluid engine.
 
     Raises:
         InputError: see `simulate`.
     """
     check_duration(lanes, duration_s)
+    check_engine(engine)
     policy.reset(lanes, duration_s)
     scalers = policy.scalers()
     if scalers is None:
@@ -58,8 +64,8 @@ def play(
         through_predict = True
     steered = [replace(lane, scaler=scaler) for lane, scaler in zip(lanes, scalers, strict=True)]
     if not through_predict:
-        return simulate(steered, duration_s, timeline_step_s)
-    worlds = Worlds(steered)  # with the replicas that the policy's own scalers would begin with
+        return simulate(steered, duration_s, timeline_step_s, engine, threads)
+    worlds = Worlds(steered, engine, threads)  # with the replicas that the policy's own scalers would begin with
     worlds.tables.services["scaler"]["kind"] = EXTERNAL
     observations = Observations(worlds)
     tick_s = float(worlds.params["tick_s"][0])

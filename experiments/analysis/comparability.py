@@ -15,6 +15,7 @@ from experiments.analysis.comparison import limits_words, scenario_words
 from experiments.planning.values import combinations, limits_of
 from experiments.store.identity import digest
 from sim_core.documents import shown
+from sim_core.engines import FLUID
 from sim_core.profile import load_profile
 
 UNKNOWN = "not kept: the sweep was registered by an earlier version; run it again to compare it with others"
@@ -68,13 +69,14 @@ def basis_of(manifest: Mapping[str, Any]) -> Basis:
         "scenarios": "; ".join(map(scenario_words, scenarios)) if scenarios[0] else "none",
     }
     if not kept:
-        met = dict.fromkeys(("traffic", "window", "profile", "simulator"), UNKNOWN)
+        met = dict.fromkeys(("traffic", "window", "profile", "engine", "simulator"), UNKNOWN)
         return Basis({**met, **asked}, {"sweep": manifest["sweep_id"]}, minimize, subject_to, {})
     traffic = kept["traffic"]
     met = {
         "traffic": f"{traffic['name']}, peak {traffic['peak_per_s']:.6g}/s ({traffic['digest'][:8]})",
         "window": f"{kept['duration_s']:g} s from {kept['start_s']:g} s",
         "profile": f"{profile['name']} ({digest(profile)[:8]})",
+        "engine": kept.get("engine", FLUID),  # manifests that name none are older than the other one
         "simulator": kept["version"],
     }
     exact = {"traffic": traffic["digest"], "profile": digest(profile), "objective": digest([minimize, subject_to]),

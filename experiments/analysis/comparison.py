@@ -34,6 +34,7 @@ IDENTITY = frozenset(
         "seed",
         "start_s",
         "duration_s",
+        "engine",
         "compute_s",
     }
 )

@@ -12,13 +12,11 @@ from typing import Any
 
 import ray
 
-from agents.policies.registry import scaler_of
-from experiments.planning.plan import Plan, Point
+from experiments.planning.plan import Plan, Point, lane_of
 from sim_core.errors import PlatformError
 from sim_core.profile import Profile
 from sim_core.simulation import simulate
 from sim_core.workload import Trace
-from sim_core.world import Lane
 
 Columns = dict[str, list[Any]]
 RunBatch = Callable[[Sequence[Point], Trace, Mapping[str, Profile]], Columns]
@@ -31,7 +29,7 @@ def run_batch(points: Sequence[Point], trace: Trace, profiles: Mapping[str, Prof
     """Simulates points as the lanes of one batch.
 
     Args:
-        points: of equal duration, with profiles of equal shape.
+        points: of equal duration and engine, with profiles of equal shape.
         trace: the whole scaled traffic of the sweep.
         profiles: profile of each `profile_digest`.
 
@@ -39,18 +37,9 @@ def run_batch(points: Sequence[Point], trace: Trace, profiles: Mapping[str, Prof
         One entry a point in each column: those of `Point.row`, every indicator, and `compute_s`, its share of the time
         of the batch [s]. The result depends on the points alone, not on the actor or on what it ran before.
     """
-    lanes = [
-        Lane(
-            profile=profiles[point.profile_digest],
-            trace=trace,
-            seed=point.seed,
-            start_s=point.start_s,
-            scaler=scaler_of(point.policy, dict(point.settings)),
-        )
-        for point in points
-    ]
+    lanes = [lane_of(point, trace, profiles) for point in points]
     began_s = time.perf_counter()
-    indicators = simulate(lanes, points[0].duration_s).indicators
+    indicators = simulate(lanes, points[0].duration_s, engine=points[0].engine).indicators
     compute_s = (time.perf_counter() - began_s) / len(points)
     rows = [point.row() for point in points]
     columns: Columns = {name: [row[name] for row in rows] for name in rows[0]}

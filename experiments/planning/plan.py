@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from agents.policies.registry import scaler_of
 from experiments.analysis.comparison import label
 from experiments.planning.spec import Spec, Traffic
 from experiments.planning.values import Settings, combinations
 from experiments.store.identity import digest, simulator_version
 from sim_core.dates import end_of_window_s, today
+from sim_core.engines import FLUID
 from sim_core.errors import SpecError
 from sim_core.profile import Profile, load_profile
 from sim_core.workload import Trace, bundled_traffic, read_trace
 from sim_core.workload.prometheus import read_prometheus
 from sim_core.workload.rolling import generated_until, last_part
-from sim_core.world import scale_to_replicas
+from sim_core.world import Lane, scale_to_replicas
 
 LANES_PER_BATCH = 64
 
@@ -31,7 +33,8 @@ class Point:
 
     `profile_digest` is that of the profile as played, after `overrides` (what was decided) and `scenario` (what it
     meets), and `decision_digest` that after `overrides` alone, when there is a scenario. `trace_digest` is that of the
-    whole scaled traffic, of which the point plays `duration_s` from `start_s`.
+    whole scaled traffic, of which the point plays `duration_s` from `start_s`. `engine` serves the requests: what one
+    engine finds is no result of the other.
     """
 
     profile: str
@@ -45,6 +48,7 @@ class Point:
     duration_s: float
     scenario: Settings = ()
     decision_digest: str | None = None
+    engine: str = FLUID
 
     @cached_property
     def configuration_key(self) -> str:
@@ -71,6 +75,7 @@ class Point:
                 "settings": dict(self.settings),
                 "start_s": self.start_s,
                 "duration_s": self.duration_s,
+                "engine": self.engine,
                 "version": simulator_version(),
             }
         )
@@ -90,6 +95,7 @@ class Point:
             "seed": self.seed,
             "start_s": self.start_s,
             "duration_s": self.duration_s,
+            "engine": self.engine,
         }
 
     def identity(self) -> dict[str, str]:
@@ -140,11 +146,17 @@ class Plan:
             },
             "start_s": self.points[0].start_s,
             "duration_s": self.points[0].duration_s,
+            "engine": self.spec.engine,
         }
 
     def pending(self, finished: Collection[str]) -> list[Point]:
         """Points without a result yet, in order."""
         return [point for point in self.points if point.key not in finished]
+
+    def lanes(self, finished: Collection[str] = ()) -> Iterator[tuple[Lane, float]]:
+        """The world of each pending point and how long it is played [s], in order."""
+        for point in self.pending(finished):
+            yield lane_of(point, self.trace, self.profiles), point.duration_s
 
     def batches(
         self, finished: Collection[str] = (), workers: int = 1, lanes: int = LANES_PER_BATCH
@@ -173,7 +185,7 @@ def make_plan(spec: Spec) -> Plan:
     seeds = range(spec.seeds.first, spec.seeds.first + spec.seeds.count)
     points = (
         Point(profile.name, world.digest, chosen, trace.digest, policy, settings, seed, start_s, duration_s,
-              scenario, decided)
+              scenario, decided, spec.engine)
         for policy, settings in spec.settings()
         for chosen, scenario, decided, world in worlds
         for seed in seeds
@@ -192,6 +204,22 @@ def _worlds(spec: Spec, profile: Profile) -> list[tuple[Settings, Settings, str 
             played = profile.with_overrides({**dict(chosen), **dict(scenario)}) if scenario else decided
             worlds.append((chosen, scenario, decided.digest if scenario else None, played))
     return worlds
+
+
+def lane_of(point: Point, trace: Trace, profiles: Mapping[str, Profile]) -> Lane:
+    """The world of a point.
+
+    Args:
+        trace: the whole scaled traffic of its sweep.
+        profiles: profile of each `profile_digest`.
+    """
+    scaler = scaler_of(point.policy, dict(point.settings))
+    return Lane(profiles[point.profile_digest], trace, point.seed, point.start_s, scaler)
+
+
+def worlds_of(spec: Spec, profile: Profile) -> list[Profile]:
+    """Every profile that a specification plays, in its order, each once."""
+    return list({world.digest: world for _, _, _, world in _worlds(spec, profile)}.values())
 
 
 def expand(spec: Spec) -> list[Point]:
@@ -249,15 +277,16 @@ def pack(
         points: what to simulate.
         lanes_per_batch: most points of a batch.
         workers: actors that share the work; there are enough batches to keep all of them busy.
-        shapes: shape of the profile of each `profile_digest`; only equal shapes and durations share a batch.
+        shapes: shape of the profile of each `profile_digest`; only equal shapes, durations and engines share a
+            batch.
 
     Returns:
         Every point exactly once.
     """
-    groups: dict[tuple[str, float], list[Point]] = {}
+    groups: dict[tuple[str, float, str], list[Point]] = {}
     for point in points:
         shape = shapes[point.profile_digest] if shapes else point.profile_digest
-        groups.setdefault((shape, point.duration_s), []).append(point)
+        groups.setdefault((shape, point.duration_s, point.engine), []).append(point)
     batches = []
     for group in groups.values():
         count = max(math.ceil(len(group) / lanes_per_batch), math.ceil(workers / len(groups)))

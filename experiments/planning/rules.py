@@ -15,6 +15,7 @@ from experiments.planning.values import Settings, combinations, is_finite_number
 from sim_core.bundled import check_traffic
 from sim_core.controlplane.hpa_settings import HPA_SETTINGS
 from sim_core.documents import Problem, shown
+from sim_core.engines import NAMES as ENGINE_NAMES
 from sim_core.errors import InputError, PolicyError, ProfileError, nearest
 from sim_core.indicators import HIGHER_IS_BETTER, INDICATORS
 from sim_core.profile import Profile, load_profile
@@ -45,6 +46,9 @@ def broken_rules(spec: Any) -> Iterator[Problem]:
         except ProfileError as error:
             yield Problem(("profile",), "; ".join(error.problems), spec.profile)
     yield from _traffic_broken(spec)
+    if isinstance(spec.engine, str) and spec.engine not in ENGINE_NAMES:
+        rule = f"must be one of {', '.join(ENGINE_NAMES)}{nearest(spec.engine, ENGINE_NAMES)}"
+        yield Problem(("engine",), rule, spec.engine)
     yield from _policies_broken(spec.policies, profile, {**_mapping(spec.parameters), **_mapping(spec.scenarios)})
     parameters = yield from _values_broken("parameters", spec.parameters)
     scenarios = yield from _values_broken("scenarios", spec.scenarios)

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from experiments.planning.rules import broken_rules, suffered
 from experiments.planning.values import Settings, combinations, date_of, limits_of, seconds_of, values_of
 from sim_core.documents import Section, read_yaml, refuse_inconsistent, shown, validate
+from sim_core.engines import FLUID, described
 from sim_core.errors import SpecError, nearest
 from sim_core.profile import Profile, bundled_profiles
 
@@ -116,6 +117,11 @@ class Spec(Section):
         default=None, gt=0, description="Of one point [s, or text]; default: traffic.train."
     )
     seeds: Seeds = Field(default=Seeds(), description="Repetitions.")
+    engine: str = Field(
+        default=FLUID,
+        description=f"How requests are served, in the sweep and in the section `evaluation`: {described()}. Searches and "
+        "training are always in fluid.",
+    )
     policies: tuple[dict[str, Any], ...] = Field(
         min_length=1, strict=False, description="`policy` and its settings; lists and ranges are expanded as a product."
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.analysis.comparison import Best
+from sim_core.engines import FLUID
 from sim_core.indicators import GAP_CLOSED, HIGHER_IS_BETTER, INDICATORS
 
 SECONDS_PER_DAY = 86_400.0
@@ -45,6 +46,8 @@ class ReportData:
         remarks: sentences about the sweep beside its table: ties, parameters without effect, the best in each scenario.
         sweep_duration_s: simulated time of one row of the sweep [s]; turns its sums into figures per day.
         evaluation_duration_s: the same for the evaluation [s].
+        engine: that served the requests, by its name in `sim_core.engines`.
+        beyond: sentences on where the figures lie outside of what the fluid engine was validated for.
 
     Raises:
         ValueError: the profile has no SLO, a duration is not positive, or a table lacks a column that every report needs.
@@ -63,6 +66,8 @@ class ReportData:
     sweep_duration_s: float = SECONDS_PER_DAY
     evaluation_duration_s: float = SECONDS_PER_DAY
     recommended: Best | None = None
+    engine: str = FLUID
+    beyond: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         problems = [

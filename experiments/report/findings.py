@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from experiments.agreement.validated import facts_of_report, remarks, shipped_record
 from experiments.analysis.comparison import best, best_by_scenario, compare, indicators_of, scenario_words
 from experiments.analysis.ties import ties, without_effect
+from experiments.planning.plan import worlds_of
 from experiments.planning.spec import Spec, spec_from_dict
 from experiments.report.data import ReportData
 from experiments.store.files import write_atomically
 from experiments.store.results import ResultStore
 from experiments.store.state import StateDir
+from sim_core.engines import FLUID
 from sim_core.errors import InputError
-from sim_core.profile import load_profile
+from sim_core.profile import Profile, load_profile
 
 if TYPE_CHECKING:
     from agents.learning.evaluate import Evaluation
@@ -98,6 +101,8 @@ def evaluation_data(held_out: HeldOut, evaluation: Evaluation, commands: Sequenc
             "commands": list(commands),
         },
         evaluation_duration_s=held_out.duration_s,
+        engine=held_out.engine,
+        beyond=_beyond(held_out.engine, lambda: [held_out.profile], evaluation.timelines),
     )
 
 
@@ -123,6 +128,10 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
     findings = json.loads(file.read_text()) if file.exists() else {}
     table = compare(points)
     evaluation, curve = findings.get("evaluation"), findings.get("curve")
+    timelines = {
+        policy: {name: np.array(values) for name, values in timeline.items()}
+        for policy, timeline in findings.get("timelines", {}).items()
+    }
     return ReportData(
         title=f"Sweep {spec.name}",
         profile=profile.to_dict(),
@@ -130,17 +139,26 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
         traffic=findings.get("traffic", manifest["spec"]["traffic"]),
         sweep=_configurations(table),
         evaluation=pd.DataFrame(**evaluation) if evaluation else None,
-        timelines={
-            policy: {name: np.array(values) for name, values in timeline.items()}
-            for policy, timeline in findings.get("timelines", {}).items()
-        },
+        timelines=timelines,
         learning_curve=pd.DataFrame(curve).rename(columns=_CURVE) if curve else None,
         provenance=findings.get("provenance", {"sweep": sweep_id}),
         remarks=_remarks(spec, table, points, spec.limits(profile)),
         sweep_duration_s=float(points["duration_s"].iloc[0]),
         evaluation_duration_s=findings.get("evaluation_duration_s") or 86_400.0,
         recommended=best(table, spec.objective.minimize, spec.limits(profile)),
+        engine=spec.engine,
+        beyond=_beyond(spec.engine, lambda: worlds_of(spec, profile), timelines),
     )
+
+
+def _beyond(
+    engine: str, worlds: Callable[[], Sequence[Profile]], timelines: Mapping[str, Mapping[str, np.ndarray]]
+) -> tuple[str, ...]:
+    """Where figures of the fluid engine lie outside of what it was validated for; nothing of the other engine."""
+    record = shipped_record()
+    if engine != FLUID or record is None:
+        return ()
+    return tuple(remarks(facts_of_report(worlds(), timelines), record))
 
 
 def _configurations(table: pd.DataFrame) -> pd.DataFrame:

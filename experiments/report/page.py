@@ -51,6 +51,7 @@ from experiments.report.words import (
     worded,
 )
 from experiments.store.files import write_atomically
+from sim_core.engines import engine_named
 from sim_core.errors import InputError, PlatformError
 from sim_core.units import format_duration
 
@@ -155,6 +156,7 @@ def render(data: ReportData) -> str:
         plotly_js=plotly_js.body if plotly_js else None,
         page_js=page_js.body,
         script_hashes=Markup(" ".join(f"'{script.digest}'" for script in scripts)),
+        engine=engine_named(data.engine),
         has_clairvoyant=any(outcome.role == "clairvoyant" for outcome in outcomes),
     )
 

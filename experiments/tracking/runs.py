@@ -161,7 +161,8 @@ class MlflowTracker:
             for row in compare(pd.concat([ready[cell] for cell in missing])).to_dict("records"):
                 cell = (str(row["configuration_key"]), str(row["scenario"]))
                 run_id = known.get(child_key(*cell), (None, ""))[0]
-                self._log_configuration(run_id or self._create_configuration(plan, parent, cell, called), row, names)
+                run_id = run_id or self._create_configuration(plan, parent, cell, called)
+                self._log_configuration(run_id, row, names, plan.spec.engine)
         if len(complete) == len(planned):
             self._log_best(plan, parent, compare(points))
             self._log_frame(parent, "points", points)
@@ -176,8 +177,8 @@ class MlflowTracker:
         tags |= {"scenario": scenario} if scenario != NO_SCENARIO else {}
         return self._create(tags, " · ".join(filter(None, (called[key], scenario_words(json.loads(scenario))))))
 
-    def _log_configuration(self, run_id: str, row: Mapping[Any, Any], names: Sequence[str]) -> None:
-        params = {"policy": row["policy"], "seeds": row["seeds"]}
+    def _log_configuration(self, run_id: str, row: Mapping[Any, Any], names: Sequence[str], engine: str) -> None:
+        params = {"policy": row["policy"], "seeds": row["seeds"], "engine": engine}
         params |= json.loads(row["settings"]) | json.loads(row["parameters"]) | json.loads(row["scenario"])
         self._log_metrics(run_id, _with_intervals(row, names), params)
         self._client().set_terminated(run_id)
@@ -190,7 +191,8 @@ class MlflowTracker:
         name, scenarios = _names_of(plan)[chosen.configuration_key], int(table["scenario"].nunique())
         params = {"best": name, "policy": row["policy"], **json.loads(row["settings"]), **json.loads(row["parameters"])}
         params |= {"configurations": len(decisions), "points": len(plan.points), "seeds": plan.spec.seeds.count}
-        params |= {"traffic": plan.trace.name} | ({"scenarios": scenarios} if scenarios > 1 else {})
+        params |= {"traffic": plan.trace.name, "engine": plan.spec.engine}
+        params |= {"scenarios": scenarios} if scenarios > 1 else {}
         names = [indicator for indicator in indicators_of(table) if f"{indicator}_ci95_low" in row]
         self._log_metrics(parent, _with_intervals(row, names), params)
         text = f"Best of {len(decisions)} configurations: **{name}** ({chosen.label}), {chosen.reason}."

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.policies.registry import check_made, choices_of
+from flows.estimates import tell_time
 from flows.inputs import TrafficChoice, duration_s, load_profile, overrides
 from flows.terminal.progress import Progress
+from sim_core.engines import FLUID, check_engine
 
 if TYPE_CHECKING:
     from agents.learning.evaluate import Evaluation
@@ -30,6 +32,7 @@ class EvaluationRequest:
     duration: str
     state: Path | None
     track: bool = True
+    engine: str = FLUID
 
 
 def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
@@ -41,6 +44,7 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
     Raises:
         InputError: any part of the request is wrong, a model cannot be found, or a policy has nothing to be tuned on.
     """
+    engine = check_engine(request.engine, "--engine")
     choices = choices_of("--policies", request.policies, "evaluate")
     start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
     request.traffic.check()
@@ -57,8 +61,11 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
     state = StateDir.open(request.state)  # only now: nothing is made for a request that cannot be answered
     trained_steps = [int((metadata.get("training") or {}).get("steps", 0)) for _, metadata in models.values()]
     budget_steps = max([*trained_steps, 0]) or DEFAULT_STEPS
-    held_out = HeldOut(profile, trace, 0.0, start_s, start_s, length_s, request.seeds, budget_steps, names, models)
+    held_out = HeldOut(
+        profile, trace, 0.0, start_s, start_s, length_s, request.seeds, budget_steps, names, models, engine
+    )
     with Progress() as progress:
+        tell_time(engine, held_out.lanes(), len(names), say=progress.say)
         evaluation = compare_policies(
             held_out, state, lambda done, total, note: progress.update("evaluate", done, total, note)
         )

@@ -11,11 +11,17 @@ import typer
 import experiments
 from agents.policies.registry import described, known, split_outside
 from sim_core.bundled import PROFILES, TRAFFICS, names_in
+from sim_core.engines import NAMES as ENGINE_NAMES
+from sim_core.engines import described as described_engines
 
 
 def _bundled(folder: Path) -> Callable[[str], list[str]]:
     """Completes the names of what comes with the package; the shell itself completes files."""
     return lambda incomplete: [name for name in names_in(folder) if name.startswith(incomplete)]
+
+
+def _engine(incomplete: str) -> list[str]:
+    return [name for name in ENGINE_NAMES if name.startswith(incomplete)]
 
 
 def _policy(incomplete: str) -> list[str]:
@@ -101,7 +107,18 @@ Last = Annotated[
     ),
 ]
 Date = Annotated[str | None, typer.Option("--date", help="The day that decides, as 2026-11-22; default: today (UTC).")]
-Engine = Annotated[str, typer.Option("--engine", help="How requests are served: fluid.")]
+Engine = Annotated[
+    str,
+    typer.Option("--engine", help=f"How requests are served: {described_engines()}.", autocompletion=_engine),
+]
+OtherEngine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help=f"In place of the specification's: {described_engines()}. Training is always in fluid.",
+        autocompletion=_engine,
+    ),
+]
 State = Annotated[
     Path | None,
     typer.Option("--state", help="Folder of results, models and databases [$DEVOPS_SIM_HOME, else ./.devops-sim]."),

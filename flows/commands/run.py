@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.policies.registry import Choice, choices_of
-from flows.inputs import TrafficChoice, check_engine, duration_s, load_profile, overrides
+from flows.estimates import tell_time
+from flows.inputs import TrafficChoice, duration_s, load_profile, overrides
+from flows.terminal.output import say
+from sim_core.engines import FLUID, check_engine
 from sim_core.errors import InputError, PolicyError
 
 if TYPE_CHECKING:
     from agents.policies.contract import Policy
+    from sim_core.profile import Profile
+    from sim_core.simulation import Simulation
+
+_WATCHED_STEPS, _WATCHED_CELLS = 144, 100_000  # of the timeline that is kept for a look at loads: steps; times lanes
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class RunRequest:
     state: Path | None
     timeline: Path | None = None
     timeline_step: str = "60s"
+    threads: int = 1
 
 
 def run_lanes(request: RunRequest) -> dict[str, Any]:
@@ -46,7 +55,7 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
     Raises:
         InputError: any part of the request is wrong.
     """
-    engine = check_engine(request.engine)
+    engine = check_engine(request.engine, "--engine")
     choices = chosen(request)
     start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
     request.traffic.check()
@@ -66,9 +75,18 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
     trace = request.traffic.load(profile, start_s, length_s)
     seeds = list(range(request.seed, request.seed + request.lanes))
     lanes = [Lane(profile, trace, seed, start_s) for seed in seeds]
-    played = {policy.name: play(lanes, policy, length_s, step_s) for policy in policies}
+    watched_s = step_s or watch_step_s(engine, profile, length_s, len(lanes))
+    tell_time(engine, ((lane, length_s) for lane in lanes), len(policies), request.threads)
+    played = {
+        policy.name: play(lanes, policy, length_s, watched_s, engine=engine, threads=request.threads)
+        for policy in policies
+    }
     if request.timeline is not None:
         write_timeline(request.timeline, played, seeds, [service.name for service in profile.services])
+    not_validated = {name: beyond_validated(engine, profile, simulation) for name, simulation in played.items()}
+    for name, sentences in not_validated.items():
+        for sentence in sentences:
+            say(f"{name}: {sentence}")
     return {
         "command": "run",
         "profile": profile.name,
@@ -83,6 +101,7 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
                 "settings": getattr(policy, "settings", {}),
                 "indicators": over_seeds(played[policy.name].indicators),
                 "services": services_over_seeds(played[policy.name].services),
+                "not_validated": not_validated[policy.name],
                 "lanes": [
                     {"seed": seed, **row}
                     for seed, row in zip(seeds, played[policy.name].indicators.to_dict("records"), strict=True)
@@ -94,6 +113,30 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
     }
 
 
+def watch_step_s(engine: str, profile: Profile, length_s: float, lanes: int) -> float | None:
+    """Step of a timeline that tells how loaded the services were, coarse where there are many lanes [s].
+
+    None where nothing is to be told: of the request engine, and without a record of what was validated.
+    """
+    from experiments.agreement.validated import shipped_record
+
+    if engine != FLUID or shipped_record() is None:
+        return None
+    steps = max(1, min(_WATCHED_STEPS, _WATCHED_CELLS // lanes))
+    sync_s = profile.controller.sync_period_seconds
+    return math.ceil(length_s / steps / sync_s) * sync_s
+
+
+def beyond_validated(engine: str, profile: Profile, simulation: Simulation) -> list[str]:
+    """In which respects a run in the fluid engine lies outside of what it was validated for, a sentence each."""
+    from experiments.agreement.validated import facts_of, peak_load, remarks, shipped_record
+
+    record = shipped_record()
+    if engine != FLUID or record is None or simulation.service_timeline is None:
+        return []
+    return remarks(facts_of(profile, *peak_load(profile, simulation.service_timeline)), record)
+
+
 def track_run(request: RunRequest, document: Mapping[str, Any]) -> None:
     """Write to MLflow what `run_lanes` returned, and say where it is; a failure is a warning.
 
@@ -103,7 +146,7 @@ def track_run(request: RunRequest, document: Mapping[str, Any]) -> None:
     from experiments.store.identity import digest, simulator_version
     from experiments.store.state import StateDir
     from experiments.tracking import MlflowTracker
-    from flows.terminal.output import announce, plain, say
+    from flows.terminal.output import announce, plain
 
     profile = load_profile(request.profile, overrides(request.settings))
     inputs = {name: document[name] for name in ("engine", "seeds", "start_s", "duration_s")}

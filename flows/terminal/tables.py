@@ -17,6 +17,7 @@ from experiments.analysis.amounts import objective_text
 from experiments.analysis.savings import Savings
 from experiments.store.state import DEFAULT_FOLDER, HOME_VARIABLE
 from flows.terminal.output import figure, print_table, print_text, with_interval
+from sim_core.engines import FLUID
 from sim_core.indicators import FIXED_COST_TITLES, MIN_VALUES
 from sim_core.units import format_duration
 
@@ -39,7 +40,8 @@ def show_run(document: Mapping[str, Any]) -> None:
     """Indicators of `devops-sim run` with their intervals, a column a policy, then services and lanes of each."""
     seeds, played = document["seeds"], document["policies"]
     several = len(played) > 1
-    title = f"{document['profile']} under {', '.join(played)}, {_stretch(document['duration_s'], len(seeds))}"
+    stretch = _stretch(document["duration_s"], len(seeds)) + _engine(document)
+    title = f"{document['profile']} under {', '.join(played)}, {stretch}"
     names = list(next(iter(played.values()))["indicators"])
     rows = [[name, *(_measured(name, entry["indicators"][name]) for entry in played.values())] for name in names]
     alone = "mean [95 % interval]" if len(seeds) >= MIN_VALUES else "mean"
@@ -152,7 +154,8 @@ def show_evaluation(document: Mapping[str, Any]) -> None:
         )
     objective = objective_text(document["slo"]["objective"])
     title = (
-        f"{document['profile']}, {_stretch(document['duration_s'], document['seeds'])} (* keeps the SLO of {objective})"
+        f"{document['profile']}, {_stretch(document['duration_s'], document['seeds'])}{_engine(document)} "
+        f"(* keeps the SLO of {objective})"
     )
     print_table(title, ("", "policy", *names), rows, words=2)
     _show_fixed_cost([entry["indicators"] for entry in policies.values()])
@@ -329,6 +332,25 @@ def show_bench(document: Mapping[str, Any]) -> None:
     print_table("Figures", columns, [[_plain_figure(row.get(column)) for column in columns] for row in rows])
 
 
+def show_agreement(document: Mapping[str, Any]) -> None:
+    """How far the engines are apart, a scenario a row, and the verdict."""
+    from experiments.agreement.table import cells, columns
+
+    bounds = ", ".join(f"{name} {bound['bound']:g} {bound['unit']}" for name, bound in document["bounds"].items())
+    print_table(
+        "Fluid engine less request engine, paired by seed, ± half of the 95 % interval",
+        columns(),
+        [cells(row) for row in document["scenarios"]],
+        words=2,
+    )
+    print_text(
+        f"Bounds: {bounds}. x: beyond one (!); f: may be fitted to, does not count; ~: noise above a third of one."
+    )
+    if document["skipped"]:
+        print_text(f"Skipped: {', '.join(document['skipped'])}")
+    print_text(document["verdict"]["words"])
+
+
 def _command() -> str:
     """The command as the user can type it: the one on the path, or the one beside this Python."""
     beside = Path(sys.executable).with_name("devops-sim")
@@ -357,6 +379,11 @@ def _learned_figure(name: str, value: Any) -> str:
 def _stretch(duration_s: float, seeds: int) -> str:
     count = f"{seeds} seed{'' if seeds == 1 else 's'}" + ("" if seeds >= MIN_VALUES else ", too few for intervals")
     return f"{format_duration(duration_s)}, {count}"
+
+
+def _engine(document: Mapping[str, Any]) -> str:
+    """Which engine it was, unless it was the usual one."""
+    return "" if document["engine"] == FLUID else f", engine {document['engine']}"
 
 
 def _measured(name: str, value: Mapping[str, Any] | None) -> str:
