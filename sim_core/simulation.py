@@ -27,15 +27,20 @@ from sim_core.compiled import kernel, phase
 from sim_core.controlplane.hpa import reconcile_hpa
 from sim_core.controlplane.pods import SAMPLE, advance_pods, collect_samples, set_replicas, start_warm
 from sim_core.dataplane.fluid import begin_components, serve
+from sim_core.dataplane.requests.begin import begin_engine
+from sim_core.dataplane.requests.events import serve_requests
+from sim_core.dataplane.requests.lanes import RequestEngines
 from sim_core.dataplane.services import fluid as services
 from sim_core.dataplane.services.kinds import HORIZONTAL_POD_AUTOSCALER, SCHEDULE, STATIC
-from sim_core.engines import check_engine, is_installed
+from sim_core.engines import FLUID, REQUESTS, check_engine
 from sim_core.errors import InputError
 from sim_core.limits import MAX_METRICS
 from sim_core.tables import rows
 from sim_core.telemetry import publish, scrape
 from sim_core.workload.arrivals import arrive
 from sim_core.world import LAYOUT, Lane, Tables, build_tables
+
+SPANS_KEPT = 1_000_000  # of sampled requests, a lane; more are counted and lost
 
 cut = LAYOUT.cutter()
 
@@ -164,6 +169,44 @@ def _begin_lanes(tables, lanes):
         begin_lane(cut(tables, lane))
 
 
+@kernel
+def advance_lanes_by_requests(tables, engines, lanes, n_ticks):
+    """As `advance_lanes`, every request an event.
+
+    Args:
+        engines: ENGINE records, shape (n_lanes,).
+    """
+    for k in range(len(lanes)):
+        world, engine = cut(tables, lanes[k]), engines[lanes[k]]
+        account = world.state.account
+        for _ in range(n_ticks[k]):
+            before_serving(world)
+            good = 0.0
+            for c in range(len(world.classes)):
+                account.requests += world.arrivals[c].requests
+                good -= world.class_windows[c].good
+            serve_requests(
+                engine, world.services, world.service_states, world.endpoints, world.steps, world.calls, world.classes,
+                world.pods, world.caches, world.cache_states, world.databases, world.database_states,
+                world.service_windows, world.class_windows, world.latency, world.arrivals.requests, world.lane.key,
+                world.lane.latency_threshold_s, world.state.tick, world.lane.tick_s,
+            )  # fmt: skip
+            for c in range(len(world.classes)):
+                good += world.class_windows[c].good
+            account.good += good
+            after_serving(world)
+
+
+@kernel
+def _begin_engines(tables, engines, lanes, trace_share, room_spans):
+    for lane in lanes:
+        world = cut(tables, lane)
+        begin_engine(
+            engines[lane], world.services, world.endpoints, world.steps, world.calls, world.classes, world.pods,
+            world.caches, world.databases, world.lane.key, trace_share, room_spans,
+        )  # fmt: skip
+
+
 class Worlds:
     """A batch of worlds: tables of all that there is, see `sim_core/tables.py`.
 
@@ -171,6 +214,7 @@ class Worlds:
         lanes: one a world; they may differ in everything but `tick_seconds`.
         engine: how requests are served, see `sim_core.engines`.
         threads: that lanes are shared among; the outcome does not depend on them.
+        trace_share: of the requests that leave spans behind, request engine only [1].
 
     Raises:
         InputError: no lane, or no such engine.
@@ -180,11 +224,10 @@ class Worlds:
         service_rows: rows of each lane's services, shape (n_lanes, n_services of the widest); -1: it has no more.
     """
 
-    def __init__(self, lanes: Sequence[Lane], engine: str = "fluid", threads: int = 1):
+    def __init__(self, lanes: Sequence[Lane], engine: str = FLUID, threads: int = 1, trace_share: float = 0.0):
         if not lanes:
             raise InputError("lanes", "must hold at least one lane (got none)")
-        if not is_installed(check_engine(engine)):
-            raise InputError("engine", f"is not part of this package (got {engine!r})")
+        check_engine(engine)
         self.lanes = tuple(lanes)
         arrays, records = build_tables(self.lanes)
         samples = np.zeros((MAX_METRICS, int(arrays["services"]["n_pods"].max())), dtype=SAMPLE)
@@ -193,7 +236,12 @@ class Worlds:
         places = np.arange(n.max())
         self.service_rows = np.where(places < n[:, None], records["services_first"][:, None] + places, -1)
         self._everyone = np.arange(len(lanes))
-        _begin_lanes(self.tables, self._everyone)
+        self._threads = max(1, min(threads, len(lanes)))
+        # Each thread has a place of its own for the samples that it collects.
+        self._parts = [self.tables._replace(samples=np.zeros_like(samples)) for _ in range(self._threads)]
+        self._trace_share = trace_share
+        self.engines = RequestEngines(len(lanes)) if engine == REQUESTS else None
+        self._begin(self._everyone)
 
     def __len__(self) -> int:
         return len(self.lanes)
@@ -235,11 +283,28 @@ class Worlds:
             if table.is_state:
                 for lane in lanes:
                     self.of(lane, table.name).view(np.uint8)[:] = 0
+        self._begin(lanes)
+
+    def _begin(self, lanes: np.ndarray) -> None:
         _begin_lanes(self.tables, lanes)
+        if self.engines is not None:
+            _begin_engines(self.tables, self.engines.records, lanes, self._trace_share, SPANS_KEPT)
 
     def advance(self, n_ticks: int | np.ndarray) -> None:
         """Takes every world `n_ticks` further; with an array of shape (n_lanes,) each as far as its entry says."""
-        advance_lanes(self.tables, self._everyone, np.broadcast_to(np.int64(n_ticks), len(self)).copy())
+        ticks = np.broadcast_to(np.int64(n_ticks), len(self)).copy()
+        if self._threads == 1:
+            self._advance(0, self._everyone, ticks)
+            return
+        parts = np.array_split(self._everyone, self._threads)
+        with ThreadPoolExecutor(self._threads) as pool:
+            list(pool.map(self._advance, range(self._threads), parts, [ticks[part] for part in parts]))
+
+    def _advance(self, part: int, lanes: np.ndarray, ticks: np.ndarray) -> None:
+        if self.engines is None:
+            advance_lanes(self._parts[part], lanes, ticks)
+        else:
+            advance_lanes_by_requests(self._parts[part], self.engines.records, lanes, ticks)
 
     def request_replicas(self, desired: np.ndarray) -> None:
         """What services of `Scaler.external` lanes scale to at their next sync, shape (n_lanes, n_services) [pods]."""
@@ -294,7 +359,7 @@ def simulate(
     lanes: Sequence[Lane],
     duration_s: float,
     timeline_step_s: float | None = None,
-    engine: str = "fluid",
+    engine: str = FLUID,
     threads: int = 1,
 ) -> Simulation:
     """Plays every lane for `duration_s` [s].

@@ -290,7 +290,9 @@ def two_choices_mean_sojourn_s(utilization: float, service_rate_per_s: float) ->
     return sum(shares) / service_rate_per_s
 
 
-def join_shortest_of_two_mean_sojourn_s(arrival_rate_per_s: float, service_rate_per_s: float, longest: int = 30) -> float:
+def join_shortest_of_two_mean_sojourn_s(
+    arrival_rate_per_s: float, service_rate_per_s: float, longest: int = 30
+) -> float:
     """Mean sojourn where each request joins the shorter of two queues, exponential servers [s].
 
     Args:

@@ -82,7 +82,9 @@ def end_engine(engine):
 
 
 @kernel
-def begin_engine(engine, services, endpoints, steps, calls, classes, pods, caches, databases, key, trace_share, room_spans):
+def begin_engine(
+    engine, services, endpoints, steps, calls, classes, pods, caches, databases, key, trace_share, room_spans
+):
     """An engine with nothing under way.
 
     Args:

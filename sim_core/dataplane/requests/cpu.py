@@ -54,7 +54,9 @@ def start_cpu_step(engine, thread, work_s):
     station = station_at(engine.stations, frame.station)
     group = group_at(engine.groups, frame.service)
     if group.sharing == FIFO:
-        server = first_free(engine.servers, group.servers_first + (frame.station - group.first) * group.servers, group.servers)
+        server = first_free(
+            engine.servers, group.servers_first + (frame.station - group.first) * group.servers, group.servers
+        )
         clock = clock_at(engine.servers, server)
         begin_s = max(clock.free_s, engine.now_s)
         clock.free_s = begin_s + work_s / group.speed

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from sim_core.compiled import kernel
-from sim_core.dataplane.fluid import cache_hit_ratio
+from sim_core.dataplane.cache.fluid import cache_hit_ratio
 from sim_core.dataplane.requests.calls import change_waiting, handle_ejection, handle_timeouts
 from sim_core.dataplane.requests.cpu import handle_station, report_cpu
 from sim_core.dataplane.requests.draws import mixed, unit
@@ -75,11 +75,23 @@ def serve_requests(
         threshold_s: latency of a good request [s].
         tick: number of the tick; tick_s: its length [s].
     """
-    engine.the_services, engine.the_states, engine.the_endpoints = services.ctypes.data, states.ctypes.data, endpoints.ctypes.data
+    engine.the_services, engine.the_states, engine.the_endpoints = (
+        services.ctypes.data,
+        states.ctypes.data,
+        endpoints.ctypes.data,
+    )
     engine.the_steps, engine.the_calls, engine.the_classes = steps.ctypes.data, calls.ctypes.data, classes.ctypes.data
-    engine.the_pods, engine.the_caches, engine.the_cache_states = pods.ctypes.data, caches.ctypes.data, cache_states.ctypes.data
+    engine.the_pods, engine.the_caches, engine.the_cache_states = (
+        pods.ctypes.data,
+        caches.ctypes.data,
+        cache_states.ctypes.data,
+    )
     engine.the_databases, engine.the_database_states = databases.ctypes.data, database_states.ctypes.data
-    engine.the_sums, engine.the_class_sums, engine.the_latency = sums.ctypes.data, class_sums.ctypes.data, latency.ctypes.data
+    engine.the_sums, engine.the_class_sums, engine.the_latency = (
+        sums.ctypes.data,
+        class_sums.ctypes.data,
+        latency.ctypes.data,
+    )
     engine.key = key
     engine.threshold_s = threshold_s
     engine.now_s = tick * tick_s

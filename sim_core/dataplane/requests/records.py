@@ -27,9 +27,22 @@ from sim_core.dataplane.services.records import (
 NONE = -1  # no thread, no station, no call
 
 # FRAME.state: what a thread waits for, or why it goes on.
-FREE, START, DONE, FAILED, RETRY, QUEUED, TIMED, ON_CPU, IN_CALL, JOINING, LOOKING_UP, FOR_CONNECTION, QUERYING, ZOMBIE = (
-    range(14)
-)
+(
+    FREE,
+    START,
+    DONE,
+    FAILED,
+    RETRY,
+    QUEUED,
+    TIMED,
+    ON_CPU,
+    IN_CALL,
+    JOINING,
+    LOOKING_UP,
+    FOR_CONNECTION,
+    QUERYING,
+    ZOMBIE,
+) = range(14)
 
 # EVENT.thread of events that are no thread's own; EVENT.token then is the row they are about.
 OF_STATION, OF_TIMEOUTS, OF_CACHE, OF_EJECTION = -1, -2, -3, -4

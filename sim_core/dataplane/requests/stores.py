@@ -8,7 +8,7 @@ connection of its pod's pool from before it waits for a server until it is answe
 from __future__ import annotations
 
 from sim_core.compiled import kernel
-from sim_core.dataplane.fluid import cache_hit_ratio
+from sim_core.dataplane.cache.fluid import cache_hit_ratio
 from sim_core.dataplane.requests.cpu import first_free
 from sim_core.dataplane.requests.draws import next_below, next_time, next_uniform
 from sim_core.dataplane.requests.heap import push_event
@@ -131,9 +131,7 @@ def _run_query(engine, thread):
         station.replicas_s += service_s
     else:
         station.primary_s += service_s
-    server = first_free(
-        engine.database_servers, station.servers_first + instance * station.servers, station.servers
-    )
+    server = first_free(engine.database_servers, station.servers_first + instance * station.servers, station.servers)
     clock = clock_at(engine.database_servers, server)
     clock.free_s = max(clock.free_s, engine.now_s) + service_s / station.speed
     sleep_until(engine, thread, clock.free_s, QUERYING)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sim_core.compiled import kernel
 from sim_core.dataplane.requests.heap import push_event
-from sim_core.dataplane.requests.records import FRAME, FREE, NONE, TIMED, frame_at
 from sim_core.dataplane.requests.memory import grow
+from sim_core.dataplane.requests.records import FRAME, FREE, NONE, TIMED, frame_at
 
 _FRAME_BYTES = FRAME.itemsize
 
