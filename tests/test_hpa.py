@@ -463,6 +463,13 @@ def test_no_row_of_a_log_is_spare(sync_s, recommendations, up_events):
     assert count_used(events) == up_events
 
 
+def test_a_quotient_that_is_rounded_down_costs_no_row():
+    """33 s are 30 periods of 1.1 s, though 33 / 1.1 is a hair less than 30 as a float."""
+    assert 33 / 1.1 < 30
+    hpa = hpa_record(max_replicas=10, downscale_stabilization_window_s=33.0, sync_period_s=1.1)
+    assert hpa.n_recommendations == 32
+
+
 def test_a_full_log_gives_up_its_oldest_entry():
     """A record whose windows were made longer by hand stays sound: it forgets early, and never writes elsewhere."""
     target = Target(1, behavior=BEHAVIOR)
