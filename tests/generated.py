@@ -213,8 +213,9 @@ def _give_endpoints(draw: Draw, data: dict[str, Any], service: dict[str, Any], b
     service["queries"] = {}
     service["endpoints"] = []
     for name in reversed(names):
-        steps = draw(st.lists(_steps(data, list(behind)), min_size=1, max_size=4))
-        service["endpoints"].append({"name": name, "steps": steps})
+        steps = draw(st.lists(_steps(data, list(behind)), max_size=3))
+        work = {"cpu": {"seconds": draw(numbers(SMALLEST, 60.0)), "scv": draw(numbers(0.0, 100.0))}}
+        service["endpoints"].append({"name": name, "steps": [work, *steps]})
         behind.append(f"{service['name']}.{name}")
     return [f"{service['name']}.{name}" for name in names]
 
@@ -373,9 +374,13 @@ class Play:
 
 
 @st.composite
-def plays(draw: Draw, most: float = 50.0, least: float = 0.0) -> Play:
-    """Lanes under loads of `least` to `most` times their capacity, in up to six steps, under every kind of scaler."""
-    profile = draw(profiles())
+def plays(draw: Draw, most: float = 50.0, least: float = 0.0, worlds: st.SearchStrategy[Profile] | None = None) -> Play:
+    """Lanes under loads of `least` to `most` times their capacity, in up to six steps, under every kind of scaler.
+
+    Args:
+        worlds: the profiles; plain ones by default, or `graph_profiles()`.
+    """
+    profile = draw(profiles() if worlds is None else worlds)
     loads = st.one_of(numbers(max(least, 1e-3), most), st.sampled_from([least, most]))
     load = tuple(draw(st.lists(loads, min_size=1, max_size=6)))
     n_ticks = draw(st.integers(30, 400))
