@@ -7,16 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sim_core.dataplane.services.drafts import Draft, callees_of, calls_of, cycles_of, drafts_of
-from sim_core.dataplane.services.graph import Graph, build, resolve
+from sim_core.dataplane.services.graph import Graph, build, client_of, resolve
 from sim_core.dataplane.services.kinds import INGRESS
-from sim_core.dataplane.services.profile import (
-    STEP_KEYS,
-    client_of,
-    impatience,
-    repeated_names,
-    retries_broken,
-    steps_of,
-)
+from sim_core.dataplane.services.profile import STEP_KEYS
+from sim_core.dataplane.services.rules import impatience, repeated_names, retries_broken, steps_of
 from sim_core.documents import Location, Problem, dotted
 from sim_core.errors import nearest
 
