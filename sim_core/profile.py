@@ -6,15 +6,12 @@ in the names; `world.py` converts them. Every problem of a file is reported at o
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -23,12 +20,10 @@ from pydantic import Field, create_model, model_validator
 
 from sim_core.bundled import PROFILES, names_in
 from sim_core.components import COMPONENTS
-from sim_core.dataplane.services import graph, graph_rules
-from sim_core.dataplane.services import profile as services
+from sim_core.dataplane.services import graph, graph_rules, rules
 from sim_core.dataplane.services.graph_rules import warnings_of
 from sim_core.dataplane.services.profile import (
     MAX_CLASSES,
-    MAX_LOG,
     MAX_POLICIES,
     MAX_RETRY_TICKS,
     MAX_SERVICES,
@@ -43,23 +38,19 @@ from sim_core.dataplane.services.profile import (
     Service,
 )
 from sim_core.documents import (
-    Location,
     Number,
     Problem,
     Section,
-    dotted,
     examine,
-    list_depth,
     read_yaml,
     refuse_inconsistent,
-    section_of,
     shown,
     validate,
 )
 from sim_core.errors import ProfileError, nearest
+from sim_core.overrides import override
 
 __all__ = [
-    "MAX_LOG",
     "MAX_POLICIES",
     "MAX_RETRY_TICKS",
     "Autoscaler",
@@ -81,8 +72,6 @@ __all__ = [
     "profile_model",
     "warnings_of",
 ]
-
-_UNIT = r"(seconds|cores|bytes|pct|ratio|usd\w*|per_\w+)"  # what the names of quantities end in
 
 
 class Slo(Section):
@@ -194,14 +183,9 @@ class CoreProfile(Section):
         """Broken rules between the fields of a profile of this class. Also sees profiles with invalid fields (as NaN)."""
         yield from _ticks_broken(profile)
         yield from graph_rules.broken_rules(profile)
-        yield from services.broken_rules(profile)
+        yield from rules.broken_rules(profile)
         for component in cls.components:
             yield from component.broken_rules(profile)
-        yield from services.too_long_for_log(
-            profile,
-            ("controller", "downscale_stabilization_window_seconds"),
-            profile.controller.downscale_stabilization_window_seconds,
-        )
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "profile") -> Self:
@@ -234,14 +218,7 @@ class CoreProfile(Section):
                 schema; every problem at once.
         """
         data = self.to_dict()
-        problems, targets = [], dict[Location, str]()
-        for path in overrides:
-            try:
-                _claim(targets, _target(type(self), data, path), path)
-            except LookupError as unknown:
-                problems.append(str(unknown.args[0]))
-        for target, path in targets.items():
-            _put(data, target, overrides[path])
+        problems = override(type(self), data, overrides)
         found, profile = examine(type(self), data, self.broken_rules)
         if problems or profile is None:
             raise ProfileError(f"{self.name} with overrides", problems + found)
@@ -321,115 +298,3 @@ def _ticks_broken(profile: Any) -> Iterator[Problem]:
 def ideal_latency_seconds(profile: Any) -> float:
     """Mean end-to-end time of a request that waits nowhere, on warm pods, with every cacheable read a hit [s]."""
     return graph.build(profile).mean_idle_s
-
-
-# --- Overrides
-
-
-def _target(model: type[Section], data: dict[str, Any], path: str) -> Location:
-    """Location of a dotted path; LookupError with a problem line when the schema or the data have no such place."""
-    if not isinstance(path, str):
-        raise LookupError(f"{shown(path)}: a path must be text such as services.0.replicas.max")
-    at: list[int | str] = []
-    section: type[Section] | None = model
-    node: Any = data
-    depth = 0  # lists around what `node` is a list of
-    for step in path.split("."):
-        here = dotted([*at, step])
-        if depth > 0:
-            index = _item(node or [], step, here)
-            at.append(index)
-            node, depth = node[index], depth - 1
-        elif section is None:
-            raise LookupError(f"{here}: unknown key; {dotted(at)} holds a value, not keys")
-        elif step not in section.model_fields:
-            raise LookupError(_unknown_place(model, data, path, [*at, step], section))
-        else:
-            annotation = section.model_fields[step].annotation
-            section, depth = section_of(annotation), list_depth(annotation)
-            at.append(step)
-            node = node.get(step) if isinstance(node, dict) else None
-    return tuple(at)
-
-
-def _unknown_place(
-    model: type[Section], data: dict[str, Any], path: str, at: list[int | str], section: type[Section]
-) -> str:
-    """Problem line of a path that leads nowhere: the nearest key beside it, else the nearest path there is."""
-    line = f"{dotted(at)}: unknown key"
-    hint = nearest(str(at[-1]), section.model_fields)
-    return line + (hint or _nearest_path(path, list(_value_paths(model, data))))
-
-
-def _nearest_path(path: str, known: list[str]) -> str:
-    """`; did you mean 'services.api.lifecycle.startup_seconds'?` for a path, a part or the last word of one, or nothing.
-
-    The end of a path counts most, then a last key without its unit, the beginning of one, and one that is spelled alike.
-    """
-    word = path.rpartition(".")[2]
-    leaves = {other: other.rpartition(".")[2] for other in known}
-    candidates = (
-        [other for other in known if other.endswith(f".{path}")]
-        or [
-            other for other, leaf in leaves.items() if leaf == word or re.fullmatch(rf"{re.escape(word)}_{_UNIT}", leaf)
-        ]
-        or [other for other, leaf in leaves.items() if leaf.startswith(f"{word}_")]
-        or [other for other, leaf in leaves.items() if leaf in difflib.get_close_matches(word, set(leaves.values()), 1)]
-    )
-    if not candidates:
-        return ""
-    best = max(candidates, key=lambda other: difflib.SequenceMatcher(None, path, other).ratio())
-    return f"; did you mean '{best}'?"
-
-
-def _value_paths(section: type[Section], data: Any, prefix: str = "") -> Iterator[str]:
-    """Every path that holds a value, list items by name where they have one; sections that are null by their schema."""
-    for name, field in section.model_fields.items():
-        below, here = section_of(field.annotation), f"{prefix}{name}"
-        value = data.get(name) if isinstance(data, dict) else None
-        if below is None:
-            yield here
-        else:
-            yield from _paths_within(below, list_depth(field.annotation), value, here)
-
-
-def _paths_within(section: type[Section], depth: int, value: Any, at: str) -> Iterator[str]:
-    if depth == 0:
-        yield from _value_paths(section, value, f"{at}.")
-        return
-    for index, item in enumerate(value or []):
-        yield from _paths_within(section, depth - 1, item, f"{at}.{_name_of(item) or index}")
-
-
-def _name_of(item: Any) -> str | None:
-    """How a list item is called in a path, unless by its index; an edge by the service that it leads to."""
-    return item.get("name", item.get("service")) if isinstance(item, dict) else None
-
-
-def _item(items: list[Any], step: str, here: str) -> int:
-    names = [_name_of(item) for item in items]
-    if step in names:
-        return names.index(step)
-    if step.isascii() and step.isdigit() and int(step) < len(items):
-        return int(step)
-    named = [name for name in names if name is not None]
-    known = ", ".join(named) or (f"0 to {len(items) - 1}" if items else "none")
-    raise LookupError(f"{here}: no such item (there are: {known}){nearest(step, named)}")
-
-
-def _claim(targets: dict[Location, str], target: Location, path: str) -> None:
-    """Remember that a path sets a place; LookupError when another one sets it, a part of it, or the whole around it."""
-    for other, other_path in targets.items():
-        shared = min(len(other), len(target))
-        if other[:shared] == target[:shared]:
-            raise LookupError(f"{path}: overlaps with the override {other_path}")
-    targets[target] = path
-
-
-def _put(data: dict[str, Any], target: Location, value: Any) -> None:
-    node: Any = data
-    for step in target[:-1]:
-        if isinstance(step, str) and node.get(step) is None:
-            node[step] = {}
-        node = node[step]
-    node[target[-1]] = deepcopy(value)

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from sim_core.dataplane.services.graph import build, resolve
 from sim_core.documents import Section, is_list, readable, section_of
-from sim_core.profile import MAX_LOG, MAX_RETRY_TICKS, Profile, ideal_latency_seconds, load_profile
+from sim_core.profile import MAX_RETRY_TICKS, Profile, ideal_latency_seconds, load_profile
 from sim_core.workload import Trace
 from sim_core.world import Lane, Scaler
 
 Draw = typing.Callable[[st.SearchStrategy[Any]], Any]
 SMALLEST = 1e-6  # beside 0 itself, where a field may be 0
+MOST_SYNCS = 255  # that an autoscaler remembers
 MOST_PODS = 256  # of a service: enough to be many, few enough for hundreds of worlds
 PLAIN: dict[str, Any] = {"requests": None, "endpoints": None, "calls": []}  # what a plain profile leaves out
 PLAIN_ONLY = ("cpu_seconds_per_request", "cpu_scv", "io_seconds_per_request")  # null where a service has endpoints
@@ -101,7 +102,7 @@ def _plain_data(draw: Draw) -> dict[str, Any]:
         service["name"] = f"s{index}"
         _set_limits(data, service)
         _set_patience(data, service["client"], tick_s)
-        _shorten_memory(service["autoscaler"], MAX_LOG * data["controller"]["sync_period_seconds"])
+        _shorten_memory(service["autoscaler"], MOST_SYNCS * data["controller"]["sync_period_seconds"])
     _set_stores(data)
     return data
 
@@ -113,7 +114,7 @@ def _set_clocks(draw: Draw, data: dict[str, Any], tick_s: float) -> None:
     data["telemetry"]["delay_seconds"] = draw(st.integers(0, scrape_ticks)) * tick_s
     sync_s = data["controller"]["sync_period_seconds"] = draw(st.integers(1, min(60, longest))) * tick_s
     window = data["controller"]["downscale_stabilization_window_seconds"]
-    data["controller"]["downscale_stabilization_window_seconds"] = min(window, MAX_LOG * sync_s)
+    data["controller"]["downscale_stabilization_window_seconds"] = min(window, MOST_SYNCS * sync_s)
 
 
 def _set_limits(data: dict[str, Any], service: dict[str, Any]) -> None:
@@ -213,8 +214,9 @@ def _give_endpoints(draw: Draw, data: dict[str, Any], service: dict[str, Any], b
     service["queries"] = {}
     service["endpoints"] = []
     for name in reversed(names):
-        steps = draw(st.lists(_steps(data, list(behind)), min_size=1, max_size=4))
-        service["endpoints"].append({"name": name, "steps": steps})
+        steps = draw(st.lists(_steps(data, list(behind)), max_size=3))
+        work = {"cpu": {"seconds": draw(numbers(SMALLEST, 60.0)), "scv": draw(numbers(0.0, 100.0))}}
+        service["endpoints"].append({"name": name, "steps": [work, *steps]})
         behind.append(f"{service['name']}.{name}")
     return [f"{service['name']}.{name}" for name in names]
 
@@ -373,9 +375,13 @@ class Play:
 
 
 @st.composite
-def plays(draw: Draw, most: float = 50.0, least: float = 0.0) -> Play:
-    """Lanes under loads of `least` to `most` times their capacity, in up to six steps, under every kind of scaler."""
-    profile = draw(profiles())
+def plays(draw: Draw, most: float = 50.0, least: float = 0.0, worlds: st.SearchStrategy[Profile] | None = None) -> Play:
+    """Lanes under loads of `least` to `most` times their capacity, in up to six steps, under every kind of scaler.
+
+    Args:
+        worlds: the profiles; plain ones by default, or `graph_profiles()`.
+    """
+    profile = draw(profiles() if worlds is None else worlds)
     loads = st.one_of(numbers(max(least, 1e-3), most), st.sampled_from([least, most]))
     load = tuple(draw(st.lists(loads, min_size=1, max_size=6)))
     n_ticks = draw(st.integers(30, 400))

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from sim_core.dataplane.services.profile import LEAST_CORES, LEAST_SECONDS, asks, queries_broken
+from sim_core.dataplane.services.profile import LEAST_CORES, LEAST_SECONDS
+from sim_core.dataplane.services.rules import asks, queries_broken
 from sim_core.documents import Number, Problem, Section
 
 KEY = "database"

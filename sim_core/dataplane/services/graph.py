@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from sim_core.dataplane.services.drafts import Action, Draft, callees_of, callers_first, calls_of, drafts_of
@@ -27,10 +28,9 @@ from sim_core.dataplane.services.kinds import (
     SHARINGS,
     WRITE,
 )
-from sim_core.dataplane.services.profile import client_of
+from sim_core.dataplane.services.profile import Client
 
 if TYPE_CHECKING:
-    from sim_core.dataplane.services.profile import Client
     from sim_core.profile import CoreProfile
 
 DAY_S = 86_400.0
@@ -255,6 +255,16 @@ class _Tables:
             ejection_s=0.0 if ejection is None else ejection.base_ejection_seconds,
             ejection_share=0.0 if ejection is None else ejection.max_ejection_share,
         )
+
+
+def client_of(service: Any, changes: Any) -> Any:
+    """The client of a service as one of its callers has it: with the changes of the edge between them, if there are any."""
+    if changes is None:
+        return service.client
+    given = {name: value for name in Client.model_fields if (value := getattr(changes, name)) is not None}
+    if isinstance(service.client, Client):
+        return service.client.model_copy(update=given)
+    return SimpleNamespace(**{name: given.get(name, getattr(service.client, name)) for name in Client.model_fields})
 
 
 def _services(profile: Any, endpoints: Sequence[Endpoint]) -> Iterator[Service]:

@@ -7,16 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sim_core.dataplane.services.drafts import Draft, callees_of, calls_of, cycles_of, drafts_of
-from sim_core.dataplane.services.graph import Graph, build, resolve
+from sim_core.dataplane.services.graph import Graph, build, client_of, resolve
 from sim_core.dataplane.services.kinds import INGRESS
-from sim_core.dataplane.services.profile import (
-    STEP_KEYS,
-    client_of,
-    impatience,
-    repeated_names,
-    retries_broken,
-    steps_of,
-)
+from sim_core.dataplane.services.profile import STEP_KEYS
+from sim_core.dataplane.services.rules import impatience, repeated_names, retries_broken, steps_of
 from sim_core.documents import Location, Problem, dotted
 from sim_core.errors import nearest
 
@@ -34,7 +28,7 @@ def broken_rules(profile: Any) -> Iterator[Problem]:
     if _names_readable(profile):
         broken += _calls_broken(profile)
         if not broken:
-            yield from _latency_broken(profile)
+            yield from _means_broken(profile)
     yield from broken
 
 
@@ -52,8 +46,10 @@ def _names_readable(profile: Any) -> bool:
     )
 
 
-def _latency_broken(profile: Any) -> Iterator[Problem]:
+def _means_broken(profile: Any) -> Iterator[Problem]:
     graph = build(profile)
+    if sum(graph.cpu_seconds_per_request) == 0.0:  # nothing to size pods by
+        yield Problem(("requests",), "must lead to an endpoint with a cpu step", profile.requests)
     for kind in graph.classes:
         ideal_s = graph.idle_s[kind.endpoint]
         if ideal_s < kind.latency_threshold_s or math.isnan(ideal_s) or math.isnan(kind.latency_threshold_s):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from sim_core.dataplane.services.kinds import RETRY_SLOTS
-from sim_core.documents import Location, Number, Problem, Section
+from sim_core.documents import Number, Section
 
 MAX_SERVICES = 200
 MAX_PODS = 5000  # a service
@@ -19,7 +17,6 @@ MAX_CLASSES = 50
 MAX_SHARES = 1440  # a class: one a minute
 MAX_BALANCER_NODES = 64
 MAX_POLICIES = 8  # of an autoscaler, a direction
-MAX_LOG = 255  # recommendations and scale events that an autoscaler remembers
 MAX_RETRY_TICKS = RETRY_SLOTS - 1  # a retry lies at most so far ahead
 LEAST_CORES = 0.001  # of a CPU: Kubernetes counts in milli-cores
 LEAST_QUERIES = 1e-6  # of a call, where it makes any
@@ -451,167 +448,3 @@ class RequestClass(Section):
     slo: ClassSlo | None = Field(
         default=None, description="A promise of its own, beside the whole's; null: the whole's."
     )
-
-
-# --- Rules between fields. Written as "if broken": an invalid number reads as NaN and breaks none of them.
-
-
-def broken_rules(profile: Any) -> Iterator[Problem]:
-    """Broken rules between the fields of each service; those of the graph of calls are in `graph_rules.py`."""
-    for index, service in enumerate(profile.services):
-        for problem in _service_broken(profile, service):
-            yield problem._replace(at=("services", index, *problem.at))
-    yield from _names_broken("services", profile.services)
-
-
-def _service_broken(profile: Any, service: Any) -> Iterator[Problem]:
-    replicas, container = service.replicas, service.container
-    if replicas.min > replicas.max:
-        yield Problem(("replicas", "min"), f"must be at most replicas.max {replicas.max}", replicas.min)
-    if replicas.initial is not None and replicas.initial < replicas.min:
-        yield Problem(("replicas", "initial"), f"must be at least replicas.min {replicas.min}", replicas.initial)
-    if replicas.initial is not None and replicas.initial > replicas.max:
-        yield Problem(("replicas", "initial"), f"must be at most replicas.max {replicas.max}", replicas.initial)
-    limit = f"must be at most container.cpu_limit_cores {container.cpu_limit_cores:g}"
-    if container.cpu_request_cores > container.cpu_limit_cores:
-        yield Problem(("container", "cpu_request_cores"), limit, container.cpu_request_cores)
-    if service.lifecycle.startup_cpu_cores > container.cpu_limit_cores:
-        yield Problem(("lifecycle", "startup_cpu_cores"), limit, service.lifecycle.startup_cpu_cores)
-    yield from _client_broken(profile, service)
-    yield from _work_broken(service)
-    for field in ("reads_per_call", "writes_per_call", "cacheable_share"):
-        if 0 < getattr(service.queries, field) < LEAST_QUERIES:
-            rule = f"must be 0 or at least {LEAST_QUERIES:g}"
-            yield Problem(("queries", field), rule, getattr(service.queries, field))
-    yield from _behavior_broken(profile, service.autoscaler.behavior)
-
-
-def _client_broken(profile: Any, service: Any) -> Iterator[Problem]:
-    overridden = any(edge.service == service.name and edge.client is not None for edge in profile.ingress.calls)
-    if profile.requests is None and not overridden:
-        yield from impatience(profile, service.client, ("client",))
-    yield from retries_broken(profile, service.client, ("client",))
-
-
-def impatience(profile: Any, client: Any, at: Location) -> Iterator[Problem]:
-    """A timeout of the ingress below the latency threshold, in a profile without kinds of requests."""
-    if client.timeout_seconds <= profile.slo.latency_threshold_seconds:
-        rule = f"must be greater than slo.latency_threshold_seconds {profile.slo.latency_threshold_seconds:g}"
-        yield Problem((*at, "timeout_seconds"), rule, client.timeout_seconds)
-
-
-def retries_broken(profile: Any, client: Any, at: Location) -> Iterator[Problem]:
-    """Retries that lie further ahead than the fluid engine remembers."""
-    if client.max_retries > 0:
-        backoff_s = client.backoff_seconds * 2 ** (client.max_retries - 1)  # doubles with each attempt
-        longest_s = MAX_RETRY_TICKS * profile.tick_seconds
-        if client.timeout_seconds + backoff_s > longest_s:
-            limit = f"{MAX_RETRY_TICKS} ticks = {longest_s:g} s"
-            rule = f"timeout and the last backoff, {backoff_s:g} s, must be at most {limit}"
-            yield Problem((*at, "timeout_seconds"), rule, client.timeout_seconds)
-
-
-def _work_broken(service: Any) -> Iterator[Problem]:
-    """Either the container and `queries` say what a call costs, or the steps of the endpoints do."""
-    for field in ("cpu_seconds_per_request", "cpu_scv", "io_seconds_per_request"):
-        value = getattr(service.container, field)
-        if service.endpoints is None and value is None:
-            yield Problem(("container", field), "required where a service has no endpoints", value)
-        elif service.endpoints is not None and value is not None:
-            yield Problem(("container", field), "must be left out beside endpoints: their steps say it", value)
-    if service.endpoints is not None:
-        for field in ("reads_per_call", "writes_per_call", "cacheable_share"):
-            if getattr(service.queries, field) > 0:
-                rule = "must be left out beside endpoints: their steps say it"
-                yield Problem(("queries", field), rule, getattr(service.queries, field))
-
-
-def _behavior_broken(profile: Any, behavior: Any) -> Iterator[Problem]:
-    for direction in ("scale_up", "scale_down"):
-        rules = getattr(behavior, direction, None)
-        if rules is None:
-            continue
-        at: Location = ("autoscaler", "behavior", direction)
-        if rules.stabilization_window_seconds is not None:
-            at_window = (*at, "stabilization_window_seconds")
-            yield from too_long_for_log(profile, at_window, rules.stabilization_window_seconds)
-        for index, policy in enumerate(rules.policies or ()):
-            yield from too_long_for_log(profile, (*at, "policies", index, "period_seconds"), policy.period_seconds)
-
-
-def too_long_for_log(profile: Any, at: Location, seconds: float) -> Iterator[Problem]:
-    """A window that an autoscaler cannot remember."""
-    # One recommendation and at most one scale event a sync are remembered until they are older than the window.
-    longest_s = MAX_LOG * profile.controller.sync_period_seconds
-    if seconds > longest_s:
-        yield Problem(at, f"must be at most {MAX_LOG} x controller.sync_period_seconds = {longest_s:g}", seconds)
-
-
-def _names_broken(key: str, items: Any) -> Iterator[Problem]:
-    for index, first in repeated_names([item.name for item in items]):
-        yield Problem((key, index, "name"), f"must be unique; {key}.{first} has it too", items[index].name)
-
-
-def repeated_names(names: list[Any]) -> Iterator[tuple[int, int]]:
-    """Place of each name that stands there before, with the place of the first such; what is no text has no name."""
-    first: dict[str, int] = {}
-    for index, name in enumerate(names):
-        if isinstance(name, str) and first.setdefault(name, index) != index:
-            yield index, first[name]
-
-
-# --- What components ask of services
-
-
-def asks(service: Any) -> bool:
-    """Whether calls of a service ask the database, through the cache or not."""
-    if service.endpoints is None:
-        return bool(service.queries.reads_per_call + service.queries.writes_per_call > 0)
-    return any(
-        getattr(step, key) is not None for _, step in steps_of(service) for key in ("cached_read", "read", "write")
-    )
-
-
-def steps_of(service: Any) -> Iterator[tuple[Location, Any]]:
-    """Every step of the endpoints of a service, those within branches too, and where it stands in the service."""
-    for index, endpoint in enumerate(service.endpoints or ()):
-        yield from _within(endpoint.steps, ("endpoints", index, "steps"))
-
-
-def _within(steps: Any, at: Location) -> Iterator[tuple[Location, Any]]:
-    for index, step in enumerate(steps):
-        yield (*at, index), step
-        for number, branch in enumerate(step.parallel or ()):
-            yield from _within(branch, (*at, index, "parallel", number))
-
-
-def queries_broken(profile: Any, fields: tuple[str, ...], keys: tuple[str, ...], needed: str) -> Iterator[Problem]:
-    """Queries of services that need a component which the profile does not have.
-
-    Args:
-        fields: of `queries`.
-        keys: of steps.
-        needed: the component's key.
-    """
-    for index, service in enumerate(profile.services):
-        for field in fields:
-            if getattr(service.queries, field) > 0:
-                at: Location = ("services", index, "queries", field)
-                yield Problem(at, f"must be 0 without a {needed}", getattr(service.queries, field))
-        for place, step in steps_of(service):
-            for key in keys:
-                if getattr(step, key) is not None:
-                    yield Problem(("services", index, *place, key), f"needs a {needed}", getattr(step, key).count)
-
-
-# --- Clients and balancers, with what is inherited
-
-
-def client_of(service: Any, changes: Any) -> Any:
-    """The client of a service as one of its callers has it: with the changes of the edge between them, if there are any."""
-    if changes is None:
-        return service.client
-    given = {name: value for name in Client.model_fields if (value := getattr(changes, name)) is not None}
-    if isinstance(service.client, Client):
-        return service.client.model_copy(update=given)
-    return SimpleNamespace(**{name: given.get(name, getattr(service.client, name)) for name in Client.model_fields})
