@@ -13,8 +13,10 @@ from sim_core.compiled import kernel
 from sim_core.controlplane.pods import POD, READY_FALSE, READY_TRUE, RUNNING
 from sim_core.dataplane.cache.records import CACHE, CACHE_STATE
 from sim_core.dataplane.database.records import DATABASE, DATABASE_STATE
+from sim_core.dataplane.requests import records as er
 from sim_core.dataplane.requests.begin import begin_engine
-from sim_core.dataplane.requests.events import serve_requests
+from sim_core.dataplane.requests.draws import mixed, next_bits, next_exponential
+from sim_core.dataplane.requests.events import _REQUESTS, serve_requests
 from sim_core.dataplane.requests.lanes import RequestEngines
 from sim_core.dataplane.services import records as r
 from sim_core.randomness import lane_key, poisson_quantile, uniform
@@ -204,6 +206,51 @@ class RequestWorld:
         self.tick += n_ticks
         return self
 
+    def serve(self, *arrivals, ticks=1):
+        """Plays `ticks` ticks: in the first of them exactly so many requests of each class arrive, then none."""
+        self.arrivals[:] = arrivals or 0
+        for _ in range(ticks):
+            serve_requests(*self.tables()[:-1], self.tick, self.tick_s)
+            self.tick += 1
+            self.arrivals[:] = 0
+        return self
+
+    def left_over(self):
+        """(threads, open calls, waiting calls, busy workers, running CPU steps, used connections) that the engine holds."""
+        return _left_over(self.engine)
+
+    def peek_station(self, index):
+        """A copy of the engine's record of one pod."""
+        copied = np.zeros(1, dtype=er.STATION)
+        _peek_station(self.engine, index, copied)
+        return copied[0]
+
+    def ejected(self, service):
+        """Pods of a service that are out of the choice."""
+        return _ejected(self.engine, service)
+
+    def orders(self):
+        """(open calls, places, stations by place, stations to choose from) of each service and balancer node."""
+        for service, parameters in enumerate(self.services):
+            for node in range(int(parameters["balancer_nodes"])):
+                known = np.zeros(int(parameters["n_pods"]), dtype=er.OPEN)
+                choices = _peek_opens(self.engine, service, node, known)
+                yield known["calls"], known["place"], known["ordered"], choices
+
+    def service_times(self, spans, mean_s):
+        """What the first exponential step of each visit drew, from the streams of its request, in the order of arrival.
+
+        Args:
+            spans: one of each request of class 0, in the order of arrival.
+        """
+        stream = np.zeros(1, dtype=er.FRAME)[0]
+        times_s, taken, tick = [], 0, -1
+        for start_s in spans["start_s"]:
+            taken = taken + 1 if int(start_s // self.tick_s) == tick else 0
+            tick = int(start_s // self.tick_s)
+            times_s.append(mean_s * _first_draw(stream, self.key, tick, taken))
+        return np.array(times_s)
+
     def tables(self):
         return (
             self.engine, self.services, self.states, self.endpoints, self.steps, self.calls, self.classes, self.pods,
@@ -235,6 +282,50 @@ def play_ticks(
             engine, services, states, endpoints, steps, calls, classes, pods, caches, cache_states, databases, database_states,
             sums, class_sums, latency, arrivals, key, threshold_s, tick, tick_s,
         )  # fmt: skip
+
+
+@kernel
+def _left_over(engine):
+    opens, waiting, busy, running, used = 0, 0, 0, 0, 0
+    for service in range(engine.n_services):
+        group = er.group_at(engine.groups, service)
+        waiting += group.waiting
+        for index in range(group.first, group.first + group.rows):
+            station = er.station_at(engine.stations, index)
+            if station.serial == er.NONE:
+                continue
+            busy += station.busy
+            running += station.running
+            for node in range(group.nodes):
+                opens += er.open_at(engine.opens, group.open_first + node * group.rows + index - group.first).calls
+            for database in range(engine.n_databases):
+                used += er.pool_at(engine.pools, database * engine.n_stations + index).used
+    return engine.n_used, opens, waiting, busy, running, used
+
+
+@kernel
+def _first_draw(stream, key, tick, taken):
+    stream.random = mixed(mixed(mixed(key ^ _REQUESTS, 0), tick), taken)
+    stream.random = mixed(next_bits(stream), 0)  # of the visit: its caller's next bits, first attempt
+    return next_exponential(stream)
+
+
+@kernel
+def _peek_station(engine, index, copied):
+    copied[0] = er.station_at(engine.stations, index)
+
+
+@kernel
+def _ejected(engine, service):
+    return er.group_at(engine.groups, service).ejected
+
+
+@kernel
+def _peek_opens(engine, service, node, known):
+    group = er.group_at(engine.groups, service)
+    for row in range(group.rows):
+        known[row] = er.open_at(engine.opens, group.open_first + node * group.rows + row)
+    return group.choices
 
 
 def run_all(worlds, n_ticks, threads=2):
