@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
@@ -78,7 +78,7 @@ def examine(model: type[Model], data: Any, rules: Rules) -> tuple[list[str], Mod
     # No message shows more than the first: for the others no nearest key is looked for, which takes long.
     lines = [_line(model, detail) for detail in found[:MAX_PROBLEMS]]
     lines += [f"{dotted(detail['loc'])}: {detail['type']}" for detail in found[MAX_PROBLEMS:]]
-    lines += [_rendered(problem) for problem in rules(_readable(model, data, {detail["loc"] for detail in found}))]
+    lines += [_rendered(problem) for problem in rules(readable(model, data, {detail["loc"] for detail in found}))]
     return lines, None
 
 
@@ -137,8 +137,15 @@ def _rendered(problem: Problem) -> str:
     return f"{dotted(problem.at)}: {problem.rule} (got {shown(problem.value)})"
 
 
-def _readable(model: type[Section], data: Any, invalid: set[Location], at: Location = ()) -> SimpleNamespace:
-    """What can be read of a document with problems: same attributes as the model, NaN where there is no valid value."""
+def readable(
+    model: type[Section], data: Any, invalid: Set[Location] = frozenset(), at: Location = ()
+) -> SimpleNamespace:
+    """What can be read of a document: same attributes as the model, NaN where there is no valid value.
+
+    Args:
+        invalid: the places at which values are not valid.
+        at: place of `data` in the whole document.
+    """
     is_there = isinstance(data, dict)
     data = data if is_there else {}
     values: dict[str, Any] = {}
@@ -156,13 +163,13 @@ def _readable(model: type[Section], data: Any, invalid: set[Location], at: Locat
     return SimpleNamespace(**values)
 
 
-def _readable_field(section: type[Section] | None, depth: int, value: Any, invalid: set[Location], at: Location) -> Any:
+def _readable_field(section: type[Section] | None, depth: int, value: Any, invalid: Set[Location], at: Location) -> Any:
     """What can be read of a field: a section or a plain value, or lists of them, as deep as its annotation has it."""
     if depth > 0:
         items = value if isinstance(value, list | tuple) else []
         return [_readable_field(section, depth - 1, item, invalid, (*at, i)) for i, item in enumerate(items)]
     if section:
-        return _readable(section, value, invalid, at)
+        return readable(section, value, invalid, at)
     return math.nan if at in invalid else value
 
 

@@ -10,8 +10,12 @@ from scipy.optimize import brentq
 __all__ = [
     "erlang_b",
     "erlang_c",
+    "closed_network_throughput_per_s",
+    "gim1_mean_sojourn_s",
+    "join_shortest_of_two_mean_sojourn_s",
     "lru_hit_ratio",
     "mg1_mean_wait_s",
+    "mdc_mean_wait_s",
     "mgc_mean_wait_s",
     "mm1_sojourn_quantile_s",
     "mmc_mean_sojourn_s",
@@ -19,6 +23,7 @@ __all__ = [
     "mmc_wait_tail",
     "mmck_blocking",
     "mmck_mean_queue_len",
+    "two_choices_mean_sojourn_s",
 ]
 
 
@@ -214,6 +219,123 @@ def _waiting_room(servers: int, offered_load: float, room: int) -> tuple[float, 
     weight = np.exp(log_weight - top)
     total = float(np.sum(weight[1:])) + float(weight[0]) / blocking
     return float(weight[-1]) / total, float(np.sum(waiting * weight)) / total
+
+
+def mdc_mean_wait_s(arrival_rate_per_s: float, service_s: float, servers: int) -> float:
+    """Mean time before service, M/D/c [s]; infinite from saturation on.
+
+    Args:
+        arrival_rate_per_s: finite and greater than 0 [1/s].
+        service_s: greater than 0 [s].
+        servers: at least 1 [servers].
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Source: Crommelin (1932): those who are in service now are gone after one service time, so the number in system
+        becomes max(n - c, 0) and a Poisson number more. The stationary distribution of that chain is that of any moment;
+        it is summed up here to 1e-13, and Little's law gives the wait.
+    """
+    _at_least_one(servers)
+    offered_load = _offered_load(arrival_rate_per_s, 1.0 / service_s)
+    if offered_load >= servers:
+        return math.inf
+    utilization = offered_load / servers
+    # The tail falls by the factor z per request, with offered_load (z - 1) = servers log z.
+    z = brentq(lambda z: offered_load * (z - 1.0) - servers * math.log(z), 1.0 + 1e-9, 200.0 / utilization)
+    states = servers + math.ceil(32.0 / math.log(z)) + 40
+    counts = np.arange(states)
+    log_factorial = np.cumsum(np.log(np.maximum(counts, 1)))
+    more = np.exp(-offered_load + counts * math.log(offered_load) - log_factorial)
+    chain = np.zeros((states, states))
+    for n in range(states):
+        left = max(n - servers, 0)
+        chain[n, left:] = more[: states - left]
+    equations = (chain / chain.sum(axis=1, keepdims=True)).T - np.eye(states)
+    equations[-1] = 1.0
+    stationary = np.linalg.solve(equations, np.eye(states)[-1])
+    return float(np.sum(counts * stationary)) / arrival_rate_per_s - service_s
+
+
+def gim1_mean_sojourn_s(erlang_stages: int, arrival_rate_per_s: float, service_rate_per_s: float) -> float:
+    """Mean sojourn where the gaps between arrivals are Erlang of so many stages, one exponential server [s].
+
+    It is what each of n pods sees that are called in turn, with a Poisson stream of n times the rate.
+
+    Args:
+        erlang_stages: at least 1.
+        arrival_rate_per_s: greater than 0 and below the service rate [1/s].
+        service_rate_per_s: [1/s].
+
+    Source: Kleinrock, "Queueing Systems I" (1975), section 6.4: 1 / (mu (1 - sigma)), sigma the root in (0, 1) of
+        sigma = A*(mu - mu sigma), A* the transform of the gaps.
+    """
+    stage_rate = erlang_stages * arrival_rate_per_s
+    sigma = 0.5
+    for _ in range(10_000):
+        sigma = (stage_rate / (stage_rate + service_rate_per_s * (1.0 - sigma))) ** erlang_stages
+    return 1.0 / (service_rate_per_s * (1.0 - sigma))
+
+
+def two_choices_mean_sojourn_s(utilization: float, service_rate_per_s: float) -> float:
+    """Mean sojourn where each request goes to the shorter of two random queues of very many [s].
+
+    Args:
+        utilization: of each server, in [0, 1) [1].
+        service_rate_per_s: of each server, exponential [1/s].
+
+    Source: Mitzenmacher, IEEE TPDS 12 (2001): the share of queues with at least i requests is rho ** (2 ** i - 1).
+    """
+    shares = [utilization ** (2.0**i - 2.0) for i in range(1, 60)]
+    return sum(shares) / service_rate_per_s
+
+
+def join_shortest_of_two_mean_sojourn_s(arrival_rate_per_s: float, service_rate_per_s: float, longest: int = 30) -> float:
+    """Mean sojourn where each request joins the shorter of two queues, exponential servers [s].
+
+    Args:
+        arrival_rate_per_s: of the whole stream, below twice the service rate [1/s].
+        service_rate_per_s: of each server [1/s].
+        longest: requests a queue holds at most; beyond, they are lost (negligible where the load allows it).
+
+    Source: the Markov chain of both lengths, solved by elimination of its balance equations.
+    """
+    n = longest + 1
+    rates = np.zeros((n * n, n * n))
+    for one in range(n):
+        for other in range(n):
+            here = one * n + other
+            if one > 0:
+                rates[here, here - n] += service_rate_per_s
+            if other > 0:
+                rates[here, here - 1] += service_rate_per_s
+            for joins, share in ((n, (one < other) + 0.5 * (one == other)), (1, (other < one) + 0.5 * (one == other))):
+                if share > 0.0 and (one if joins == n else other) < longest:
+                    rates[here, here + joins] += share * arrival_rate_per_s
+    balance = rates.T - np.diag(rates.sum(axis=1))
+    balance[0] = 1.0
+    stationary = np.linalg.solve(balance, np.eye(n * n)[0])
+    lengths = np.add.outer(np.arange(n), np.arange(n)).ravel()
+    return float(np.sum(stationary * lengths)) / arrival_rate_per_s
+
+
+def closed_network_throughput_per_s(population: int, demands_s: list[float], think_s: float = 0.0) -> float:
+    """Rounds per second of a closed network of single exponential servers and a delay, by exact mean value analysis [1/s].
+
+    Args:
+        population: requests that go round, at least 1.
+        demands_s: service time of a round at each server [s].
+        think_s: time of a round spent without queueing [s].
+
+    Source: Reiser, Lavenberg, "Mean-value analysis of closed multichain queuing networks", JACM 27 (1980).
+    """
+    queues = np.zeros(len(demands_s))
+    throughput = 0.0
+    for requests in range(1, population + 1):
+        sojourns_s = np.asarray(demands_s) * (1.0 + queues)
+        throughput = requests / (think_s + float(sojourns_s.sum()))
+        queues = throughput * sojourns_s
+    return throughput
 
 
 def _offered_load(arrival_rate_per_s: float, service_rate_per_s: float) -> float:

@@ -474,6 +474,10 @@ def test_a_full_log_gives_up_its_oldest_entry():
         store_event(target.hpa, events, target.hpa.scale_up, 1 + step, float(step))
     assert sorted(log["replicas"]) == sorted(events["change"] - 1) == list(range(5, 25))
     assert stabilize_legacy(target.hpa, log, 3, 25.0) == 24
+    none, nothing = rows(RECOMMENDATION, 0), rows(EVENT, 0)
+    assert stabilize(target.hpa, none, 3, 5, 0.0) == stabilize(target.hpa, none, 3, 5, 1.0) == 5
+    store_event(target.hpa, nothing, target.hpa.scale_up, 1, 0.0)
+    assert count_used(none) == count_used(nothing) == 0
 
 
 def test_an_autoscaler_without_behavior_has_no_events():

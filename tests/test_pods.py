@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sim_core.controlplane.hpa import reconcile_hpa
@@ -399,20 +399,24 @@ def test_samples_change_only_when_a_scrape_is_published(engine):
 
 def test_milli_cores_are_rounded_up_from_whole_nano_cores():
     """As Quantity.MilliValue does; sums of floats that miss a whole number by a hair do not show."""
-    for cores, sample_m in ((0.5, 500), (0.1, 100), (0.5001, 501), (1e-12, 0), (1e-9, 1), (0.0, 0)):
+    for cores, sample_m in ((0.5, 500), (0.1, 100), (0.5001, 501), (2.5e-9, 1), (1e-12, 0), (0.0, 0)):
         deployment = Deployment(service_of(), plan=(1,), used_cores=using(cores)).advance(40)
         assert deployment.pods[0].sample_m == sample_m
 
 
 class MetricsServer:
-    """A second reading of metrics-server's store: what it keeps of two scrapes, by name of the container."""
+    """A second reading of metrics-server's store: what it keeps of two scrapes, by name of the container.
 
-    def __init__(self) -> None:
-        self.last: dict[int, tuple[float, float, float]] = {}
-        self.answers: dict[int, tuple[float, float]] = {}
+    Args:
+        last: points by name: start, time, CPU since the start.
+    """
+
+    def __init__(self, last: dict[int, tuple[float, float, float]]) -> None:
+        self.last = last
+        self.answers: dict[int, tuple[float, float]] = {}  # window, mean CPU
 
     def store(self, points: dict[int, tuple[float, float, float]]) -> None:
-        """Points are (start, time, CPU since the start); answers are (window, mean CPU)."""
+        """Takes in a scrape."""
         self.answers = {}
         for name, (start_s, time_s, used_core_s) in points.items():
             if 10.0 <= time_s - start_s < SCRAPE_S:
@@ -426,43 +430,55 @@ class MetricsServer:
         self.last = points
 
 
+def scraped(deployment: Deployment, used_core_s: dict[int, float]) -> dict[int, tuple[float, float, float]]:
+    """Points of the containers that run, with what they burned while they started and what they used since."""
+    points, second = {}, float(deployment.second)
+    for pod in deployment.in_use[deployment.in_use.running_s <= second]:
+        began_s = pod.running_s if pod.running_s >= 0 else pod.ready_s
+        start_core_s = 0.8 * ((pod.ready_transition_s if pod.ready == READY_TRUE else second) - began_s)
+        points[int(pod.serial)] = float(pod.running_s), second, start_core_s + used_core_s.get(int(pod.serial), 0.0)
+    return points
+
+
 @pytest.mark.parametrize("engine", ["fluid", "requests"])
+@settings(max_examples=12)
 @given(
     scheduling_s=st.floats(0.0, 40.0),
     startup_s=st.floats(0.0, 60.0),
-    plan=st.lists(st.integers(1, 6), min_size=2, max_size=8),
+    plan=st.lists(st.integers(1, 6), min_size=2, max_size=6),
     cores=st.floats(0.0, 4.0),
 )
 def test_samples_are_those_of_a_second_reading_of_the_metrics_server(engine, scheduling_s, startup_s, plan, cores):
     """Which pods have a sample, over which window, and how much, from each container's CPU since its own start."""
+    assume((scheduling_s + LIFE["image_pull_s"]) % SCRAPE_S > 0)  # upstream: no sample; here: a whole window
     service = service_of(scheduling_s=scheduling_s, startup_s=startup_s, cold_s=0.0, termination_s=25.0)
     deployment = Deployment(service, plan=plan, used_cores=using(cores), engine=engine)
-    server, used_core_s, published = MetricsServer(), dict.fromkeys(range(plan[0]), 0.0), {}
+    used_core_s: dict[int, float] = {}
+    server = MetricsServer(scraped(deployment, used_core_s))
     for second in range(1, 15 * len(plan) + 90):
         deployment.advance()
-        ready = [int(pod.serial) for pod in deployment.in_use if pod.ready == READY_TRUE and not pod.deleting]
-        for serial in ready:
+        pods = deployment.in_use
+        ready = pods.serial[(pods.ready == READY_TRUE) & ~pods.deleting]
+        for serial in ready.tolist():
             used_core_s[serial] = used_core_s.get(serial, 0.0) + cores / len(ready)
         if second > SCRAPE_S and second % SCRAPE_S == DELAY_S:
-            answer = {int(pod.serial): sample for pod, sample in zip(deployment.in_use, deployment.collect())}
-            for serial, sample in answer.items():
-                assert math.isnan(sample.time_s) == (serial not in published), (second, serial)
-                if serial in published:
-                    window_s, mean_cores = published[serial]
-                    assert sample.window_s == pytest.approx(window_s)
-                    assert sample.usage_m[0] == pytest.approx(1000 * mean_cores, abs=1.01)
+            for pod, sample in zip(pods, deployment.collect(), strict=True):
+                published = server.answers.get(int(pod.serial))
+                assert math.isnan(sample.time_s) == (published is None), (second, pod.serial)
+                if published is not None:
+                    assert sample.window_s == pytest.approx(published[0])
+                    assert sample.usage_m[0] == pytest.approx(1000 * published[1], abs=1.01)
         if second % SCRAPE_S == 0:
-            points = {}
-            for pod in deployment.in_use:
-                starts_s = max(0.0, (pod.ready_transition_s if pod.ready else second) - max(pod.running_s, 0.0))
-                start_core_s = 0.8 * starts_s if pod.running_s > 0 else 0.0
-                if pod.running_s <= second:
-                    assume(pod.running_s % SCRAPE_S > 0)
-                    points[int(pod.serial)] = (
-                        float(pod.running_s), float(second), start_core_s + used_core_s.get(int(pod.serial), 0.0)
-                    )  # fmt: skip
-            server.store(points)
-            published = server.answers
+            server.store(scraped(deployment, used_core_s))
+
+
+def test_a_container_has_a_sample_ten_seconds_after_its_start():
+    """Scrapes at 45 and 60 s: a container that has run for 9 s has none, for 10 s one of its whole life, then of 15 s."""
+    for running_s, window_s in ((52.0, None), (51.0, None), (50.0, 10.0), (46.0, 14.0), (45.0, 15.0), (38.0, 15.0)):
+        deployment = growing(scheduling_s=running_s - 30.0, image_pull_s=0.0, startup_s=100.0).advance(70)
+        sample = deployment.collect()[3]
+        assert (None if math.isnan(sample.time_s) else sample.window_s) == window_s
+        assert sample.usage_m[0] == (NO_USAGE if window_s is None else 800)
 
 
 # --- Start-up CPU, and when the autoscaler sees it
@@ -491,17 +507,16 @@ def test_a_window_with_a_start_up_and_service_shows_both(engine):
 
 @pytest.mark.parametrize("engine", ["fluid", "requests"])
 def test_a_pod_keeps_what_it_used_before_it_was_deleted(engine):
-    """Deleted at 30 s, in the tick that begins then: the window from 15 to 30 s is all its own, the next one empty."""
-    deployment = Deployment(
-        service_of(termination_s=60.0), plan=(2, 2, 1), used_cores=using(1.0), engine=engine
-    )  # asked to end at 30 s
+    """Deleted at 30 s, its next window is empty; deleted at 24 s, it worked 9 s of the window from 15 to 30 s."""
+    service = service_of(termination_s=60.0)
+    deployment = Deployment(service, plan=(2, 2, 1), used_cores=using(1.0), engine=engine)
     seen = samples_over_time(deployment, 60)
     assert [seen[second][1] for second in (40, 55)] == [500, 0]
-    late = Deployment(service_of(termination_s=60.0), plan=(2,), used_cores=using(1.0), engine=engine).advance(24)
-    delete_pod(late.service, late.state, late.pods, 24.0)
+    late = Deployment(service, plan=(2,), used_cores=using(1.0), engine=engine).advance(24)
+    delete_pod(service, late.state, late.pods, 24.0)
     late.state.n_ready = 1
     late.advance(16)
-    assert late.in_use.sample_m.tolist() == [math.ceil((9 * 500 + 6 * 1000) / 15), 300]
+    assert late.in_use.sample_m[:2].tolist() == [math.ceil((9 * 500 + 6 * 1000) / 15), 300]
 
 
 def syncs_that_see_a_start(deployment: Deployment, hpa: Any, duration_s: int) -> list[int]:

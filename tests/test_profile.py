@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import pickle
 import re
 from pathlib import Path
 
@@ -15,10 +16,19 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 import sim_core.profile
+from sim_core.components import COMPONENTS
 from sim_core.controlplane import hpa_records
 from sim_core.documents import Section, is_list, list_depth, section_of
 from sim_core.errors import InputError, ProfileError
-from sim_core.profile import MAX_LOG, MAX_POLICIES, Profile, bundled_profiles, ideal_latency_seconds, load_profile
+from sim_core.profile import (
+    MAX_LOG,
+    MAX_POLICIES,
+    Profile,
+    bundled_profiles,
+    ideal_latency_seconds,
+    load_profile,
+    profile_model,
+)
 
 PRODUCTION = load_profile("production").to_dict()
 TWO_SERVICES = load_profile("experimental").to_dict()
@@ -663,6 +673,54 @@ def test_an_override_inside_another_is_ambiguous():
         load_profile("production").with_overrides({"slo": PRODUCTION["slo"], "slo.objective": 0.9})
 
 
+# --- components
+
+
+WITH_BROKER = profile_model((*COMPONENTS, "tests.made_up"))
+BROKER = {"partitions": 4, "publish_seconds": 0.001}
+
+
+def test_a_component_adds_a_section_by_its_package_alone():
+    """A folder and its name in the list: documents, plain data, digests and overrides know the section."""
+    profile = WITH_BROKER.from_dict(changed({}) | {"broker": BROKER})
+    assert profile.broker.consumers == 1
+    assert WITH_BROKER.from_dict(profile.to_dict()) == profile
+    more = profile.with_overrides({"broker.consumers": 3, "services.api.replicas.max": 20})
+    assert (type(more), more.broker.consumers, more.services[0].replicas.max) == (WITH_BROKER, 3, 20)
+    assert more.digest != profile.digest != Profile.from_dict(PRODUCTION).digest
+    without = WITH_BROKER.from_dict(PRODUCTION)
+    assert without.broker is None
+    assert without.with_overrides({"broker": BROKER}) == profile
+
+
+def test_problems_of_a_component_stand_beside_all_others():
+    with pytest.raises(ProfileError) as refused:
+        WITH_BROKER.from_dict(changed({"slo.objective": 2}) | {"broker": BROKER | {"consumers": 5, "partition": 3}})
+    assert refused.value.problems == [
+        "slo.objective: must be less than 1 (got 2)",
+        "broker.partition: unknown key; did you mean 'partitions'?",
+        "broker.consumers: must be at most broker.partitions 4 (got 5)",
+    ]
+    with pytest.raises(ProfileError, match=r"brokr: unknown key; did you mean 'broker'\?$"):
+        WITH_BROKER.from_dict(PRODUCTION).with_overrides({"brokr": None})
+    (unknown,) = problems_of(changed({}) | {"broker": BROKER})
+    assert unknown.startswith("broker: unknown key")
+
+
+def test_a_profile_travels_to_other_processes():
+    profile = load_profile("production")
+    assert pickle.loads(pickle.dumps(profile)) == profile
+
+
+def test_listed_components_are_sections_of_a_profile():
+    keys = [component.key for component in Profile.components]
+    assert keys == [package.rpartition(".")[2] for package in COMPONENTS] == ["cache", "database"]
+    assert all(
+        Profile.model_fields[key].annotation == component.section | None
+        for key, component in zip(keys, Profile.components, strict=True)
+    )
+
+
 # --- plain data
 
 
@@ -729,15 +787,33 @@ JUNK = st.one_of(
 )
 
 
+GRAPH = load_profile(Path(__file__).parents[1] / "experiments" / "profiles" / "front.yaml").to_dict()
+OF_GRAPH = {  # more places for damage than all the rest have: few documents would hit them
+    str(place): place
+    for place in places(GRAPH)
+    if {"requests", "endpoints", "calls", "ingress"} & {step for step in place if isinstance(step, str)}
+}
+
+
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.sampled_from(sorted(map(str, places(TWO_SERVICES)))), st.one_of(JUNK, st.just(GONE))), max_size=4
+    st.sampled_from([TWO_SERVICES, GRAPH]).flatmap(
+        lambda base: st.tuples(
+            st.just(base),
+            st.lists(
+                st.tuples(
+                    st.sampled_from(sorted(OF_GRAPH) if base is GRAPH else sorted(map(str, places(base)))),
+                    st.one_of(JUNK, st.just(GONE)),
+                ),
+                max_size=4,
+            ),
+        )
     )
 )
-def test_no_document_breaks_the_checker(changes):
+def test_no_document_breaks_the_checker(damaged):
     """Whatever stands in a profile, the answer is a profile or a ProfileError with one line a problem."""
-    document, known = copy.deepcopy(TWO_SERVICES), {str(place): place for place in places(TWO_SERVICES)}
+    base, changes = damaged
+    document, known = copy.deepcopy(base), {str(place): place for place in places(base)}
     for name, junk in changes:
         node = document
         *parents, last = known[name]

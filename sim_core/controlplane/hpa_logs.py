@@ -108,7 +108,11 @@ def count_used(log):
 
 @njit(cache=True)
 def free_slot(log, outdated):
-    """Where the next entry goes: row `outdated` unless it is negative, else the end, else over the oldest entry."""
+    """Where the next entry goes: row `outdated` unless it is negative, else the end, else over the oldest entry.
+
+    Args:
+        log: of at least one row.
+    """
     if outdated >= 0:
         return outdated
     n = count_used(log)
@@ -123,7 +127,9 @@ def free_slot(log, outdated):
 
 @njit(cache=True)
 def log_recommendation(recommendations, outdated, replicas, now_s):
-    """Writes a recommendation over an outdated one, or behind the others."""
+    """Writes a recommendation over an outdated one, or behind the others; a log without rows stays empty."""
+    if len(recommendations) == 0:
+        return
     entry = recommendations[free_slot(recommendations, outdated)]
     entry.time_s = now_s
     entry.replicas = replicas
@@ -140,8 +146,11 @@ def log_first_recommendation(state, recommendations, current, now_s):
 
 @njit(cache=True)
 def store_event(hpa, events, rules, change, now_s):
-    """Remembers a change of replicas; events older than the longest policy period give their place away."""
-    if not hpa.behavior_set:
+    """Remembers a change of replicas; events older than the longest policy period give their place away.
+
+    A log without rows stays empty.
+    """
+    if not hpa.behavior_set or len(events) == 0:
         return
     longest_s = 0.0
     for index in range(rules.n_policies):

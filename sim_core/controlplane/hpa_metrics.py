@@ -29,7 +29,6 @@ from sim_core.controlplane.hpa_records import (
 )
 from sim_core.controlplane.pods import (
     FAILED,
-    MAX_CONTAINERS,
     NO_REQUEST,
     NO_RESOURCE,
     NO_USAGE,
@@ -39,6 +38,7 @@ from sim_core.controlplane.pods import (
     READY_UNKNOWN,
     RUNNING,
 )
+from sim_core.limits import MAX_CONTAINERS
 
 ABSENT, IGNORED, UNREADY, MISSING, READY = range(5)  # group of a pod; absent: the slot holds no pod
 _MAX_INT32 = 2**31 - 1

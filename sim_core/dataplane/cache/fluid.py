@@ -6,7 +6,6 @@ import math
 
 from sim_core.compiled import kernel, phase
 from sim_core.dataplane.cache.records import HIT_POINTS
-from sim_core.dataplane.services.records import CACHED_READ
 
 
 @phase
@@ -40,8 +39,9 @@ def serve(world):
     for c in range(len(world.caches)):
         cache, state = world.caches[c], world.cache_states[c]
         lookups = 0.0
-        for s in range(len(world.steps)):
-            if world.steps[s].kind == CACHED_READ and world.steps[s].target == c:
+        for k in range(len(world.lookups)):
+            s = world.lookups[k]
+            if world.steps[s].target == c:
                 lookups += world.step_flows[s].expected
         look_up(cache, state, lookups, tick_s)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim_core.dataplane.cache.records import CACHE, CACHE_STATE, HIT_POINTS
+from sim_core.dataplane.services.kinds import CACHED_READ
 from sim_core.tables import Table
 from sim_core.theory import lru_hit_ratio
 
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
     from sim_core.dataplane.services.graph import Graph
     from sim_core.profile import Profile
 
-TABLES = (Table("caches", "caches", CACHE), Table("cache_states", "caches", CACHE_STATE, is_state=True))
+TABLES = (
+    Table("caches", "caches", CACHE),
+    Table("cache_states", "caches", CACHE_STATE, is_state=True),
+    Table("lookups", "lookups", np.int64),  # rows of the steps that look keys up
+)
 
 
 def rows(profile: Profile, graph: Graph) -> dict[str, np.ndarray | int]:
@@ -30,7 +35,8 @@ def rows(profile: Profile, graph: Graph) -> dict[str, np.ndarray | int]:
         record["scv"] = cache.lookup_scv
         record["hit_ratio"] = hit_ratio_table(cache.keys, cache.zipf_exponent, cache.capacity_keys)
         record["usd_per_s"] = cache.usd_per_hour / 3600.0
-    return {"caches": records}
+    lookups = [row for row, step in enumerate(graph.steps) if step.kind == CACHED_READ]
+    return {"caches": records, "lookups": np.array(lookups, dtype=np.int64)}
 
 
 @lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim_core.compiled import kernel, phase
 from sim_core.dataplane.queueing import queue_after, wait_moments
-from sim_core.dataplane.services.records import CACHED_READ, READ, WRITE
+from sim_core.dataplane.services.kinds import READ
 
 
 @phase
@@ -40,28 +40,34 @@ def serve(world):
     for d in range(len(world.databases)):
         database, state = world.databases[d], world.database_states[d]
         reads, writes = 0.0, 0.0
-        for s in range(len(world.steps)):
-            step = world.steps[s]
-            if step.kind == READ:
+        for k in range(len(world.queries)):
+            s = world.queries[k]
+            if world.steps[s].kind == READ:
                 reads += world.step_flows[s].expected
-            elif step.kind == WRITE:
+            else:
                 writes += world.step_flows[s].expected
         for c in range(len(world.caches)):
             reads += world.cache_states[c].misses
         serve_database(database, state, reads, writes, tick_s)
-        for s in range(len(world.steps)):
-            step, flow = world.steps[s], world.step_flows[s]
-            if step.kind == CACHED_READ:
-                cache = world.cache_states[step.target]
-                miss = 1.0 - cache.hit_ratio
-                flow.mean_s = cache.lookup_s + miss * state.read_s
-                flow.variance_s2 = max(
-                    0.0, miss * (state.read_variance_s2 + state.read_s * state.read_s) - (miss * state.read_s) ** 2
-                )
-            elif step.kind == READ:
+        for k in range(len(world.queries)):
+            flow = world.step_flows[world.queries[k]]
+            if world.steps[world.queries[k]].kind == READ:
                 flow.mean_s, flow.variance_s2 = state.read_s, state.read_variance_s2
-            elif step.kind == WRITE:
+            else:
                 flow.mean_s, flow.variance_s2 = state.write_s, state.write_variance_s2
+        for k in range(len(world.lookups)):
+            read_through(
+                world.cache_states[world.steps[world.lookups[k]].target], state, world.step_flows[world.lookups[k]]
+            )
+
+
+@kernel
+def read_through(cache, database, flow):
+    """The time of a cached read: a look-up, and on a miss a read from the database."""
+    miss = 1.0 - cache.hit_ratio
+    read_s = database.read_s
+    flow.mean_s = cache.lookup_s + miss * read_s
+    flow.variance_s2 = max(0.0, miss * (database.read_variance_s2 + read_s * read_s) - (miss * read_s) ** 2)
 
 
 @kernel

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TABLES = (
     Table("databases", "databases", DATABASE),
     Table("database_states", "databases", DATABASE_STATE, is_state=True),
+    Table("queries", "queries", np.int64),  # rows of the steps that read or write, past the cache
     Table("database_clients", "services", DATABASE_CLIENT),
     Table("endpoint_queries", "endpoints", ENDPOINT_QUERIES),
 )
@@ -41,4 +42,10 @@ def rows(profile: Profile, graph: Graph) -> dict[str, np.ndarray | int]:
         if step.kind in (CACHED_READ, READ, WRITE):
             queries["queries"][step.endpoint] += step.probability * step.count
             clients["connects"][graph.endpoints[step.endpoint].service] = True
-    return {"databases": records, "database_clients": clients, "endpoint_queries": queries}
+    direct = [row for row, step in enumerate(graph.steps) if step.kind in (READ, WRITE)]
+    return {
+        "databases": records,
+        "queries": np.array(direct, dtype=np.int64),
+        "database_clients": clients,
+        "endpoint_queries": queries,
+    }

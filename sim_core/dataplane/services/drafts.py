@@ -118,7 +118,13 @@ def _action(key: str, step: Any, at: Location) -> Action:
 
 
 def _call(step: Any, at: Location) -> Action:
-    return Action(CALL_STEP, (*at, "endpoint"), step.probability, step.count, target=str(step.endpoint))
+    return _calling(step.endpoint, (*at, "endpoint"), step.probability, step.count)
+
+
+def _calling(target: Any, at: Location, probability: float = 1.0, count: float = 1.0) -> Action:
+    if not isinstance(target, str):  # an invalid one: it takes nobody knows how long
+        return Action(WAIT, at, mean_s=math.nan)
+    return Action(CALL_STEP, at, probability, count, target=target)
 
 
 def _ingress_drafts(profile: Any, services: Sequence[Draft]) -> Iterator[Draft]:
@@ -132,7 +138,7 @@ def _ingress_drafts(profile: Any, services: Sequence[Draft]) -> Iterator[Draft]:
     for index, kind in enumerate(profile.requests or ()):
         at: Location = ("requests", index)
         if kind.endpoint is not None:
-            calls = [Action(CALL_STEP, (*at, "endpoint"), target=str(kind.endpoint))]
+            calls = [_calling(kind.endpoint, (*at, "endpoint"))]
         else:
             calls = [_call(step, (*at, "calls", number)) for number, step in enumerate(kind.calls or ())]
         yield Draft(f"ingress.{kind.name}", INGRESS, at, (wait, *calls))

@@ -85,6 +85,8 @@ def spread(world, e):
     for s in range(endpoint.steps_first, endpoint.steps_first + endpoint.n_steps):
         step, step_flow = world.steps[s], world.step_flows[s]
         kind = step.kind
+        if kind == CPU or kind == WAIT:  # noqa: SIM109 (Numba would build a tuple); nobody asks for their flows
+            continue
         if step.parent == NO_PARENT:
             share = step.executions * reach
             step_flow.flow, step_flow.expected = flow.passed_on * share, flow.passed_on_expected * share

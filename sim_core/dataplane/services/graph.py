@@ -327,16 +327,28 @@ def _idle_s(profile: Any, drafts: Sequence[Draft], callees: dict[str, int], orde
     }
     idle_s = [0.0] * len(drafts)
 
-    def one_s(action: Action) -> float:
+    def one_s(action: Action, speed: float) -> float:
         if action.kind == PARALLEL:
-            return max(map(all_s, action.branches))
+            return max(all_s(branch, speed) for branch in action.branches)
         if action.kind == CALL_STEP:
             return idle_s[callees[action.target]]
+        if action.kind == CPU:
+            return action.mean_s / speed
         return query_s.get(action.kind, action.mean_s)
 
-    def all_s(actions: Sequence[Action]) -> float:
-        return sum(action.times * one_s(action) for action in actions)
+    def all_s(actions: Sequence[Action], speed: float) -> float:
+        return sum((action.times * one_s(action, speed) for action in actions), 0.0)
 
     for row in reversed(order):
-        idle_s[row] = all_s(drafts[row].actions)
+        service = drafts[row].service
+        speed = 1.0 if service == INGRESS else _speed(profile.services[service].container)
+        idle_s[row] = all_s(drafts[row].actions, speed)
     return idle_s
+
+
+def _speed(container: Any) -> float:
+    """CPU that a call gets while it is alone in its pod [cores]; under a quota at most so much, until it is used up."""
+    cores = container.cpu_limit_cores
+    if container.cpu_sharing == "fifo" and not math.isnan(cores):
+        return cores / math.ceil(cores)
+    return 1.0 if container.cpu_sharing == "cfs_quota" else min(1.0, cores)

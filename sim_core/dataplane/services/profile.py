@@ -444,7 +444,7 @@ class RequestClass(Section):
     calls: tuple[CallStep, ...] | None = Field(
         default=None,
         min_length=1,
-        max_length=MAX_STEPS,
+        max_length=MAX_SERVICES,
         strict=False,
         description="Several calls that the ingress makes for it, one after the other; or `endpoint`.",
     )

@@ -1,0 +1,126 @@
+"""Random times. Every thread draws from a stream of its own, so what one request needs does not depend on the others.
+
+Distributions by squared coefficient of variation (scv): 0 constant; below 1 gamma (Erlang where 1 / scv is whole); 1
+exponential; above 1 lognormal. All have the mean and the scv that they are asked for.
+
+Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014 (SplitMix64); Marsaglia, Tsang,
+"A simple method for generating gamma variables", ACM TOMS 26 (2000).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sim_core.compiled import kernel
+from sim_core.dataplane.requests.records import CONSTANT, ERLANG, EXPONENTIAL, GAMMA, LOGNORMAL
+from sim_core.randomness import normal_quantile
+
+_WEYL = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
+_UNIT = 2.0**-53
+_LONGEST_ERLANG = 16  # a product of more uniforms is slower than the gamma generator
+
+
+@kernel
+def next_bits(stream):
+    """The next 64 bits of a stream: of any record with a field `random`, its state."""
+    stream.random += _WEYL
+    z = stream.random
+    z = (z ^ (z >> _S30)) * _MIX_1
+    z = (z ^ (z >> _S27)) * _MIX_2
+    return z ^ (z >> _S31)
+
+
+@kernel
+def mixed(key, number):
+    """The start of a stream of its own for each (key, number)."""
+    z = key + np.uint64(number) * _WEYL
+    z = (z ^ (z >> _S30)) * _MIX_1
+    z = (z ^ (z >> _S27)) * _MIX_2
+    return z ^ (z >> _S31)
+
+
+@kernel
+def unit(bits):
+    """64 random bits as a number from (0, 1]: never 0, so that its logarithm is finite."""
+    return (np.float64(bits >> _S11) + 0.5) * _UNIT
+
+
+@kernel
+def next_uniform(stream):
+    """One draw from (0, 1]."""
+    return unit(next_bits(stream))
+
+
+@kernel
+def next_below(stream, n):
+    """A whole number from 0 to n - 1, each as likely (off by less than n / 2**32)."""
+    return np.int64(((next_bits(stream) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
+
+
+@kernel
+def next_exponential(stream):
+    """One draw of mean 1."""
+    return -math.log(next_uniform(stream))
+
+
+@kernel
+def set_distribution(distribution, scv):
+    """Fixes what draws of mean 1 and this scv need."""
+    if scv <= 0.0:
+        distribution.kind = CONSTANT
+    elif scv == 1.0:
+        distribution.kind = EXPONENTIAL
+    elif scv > 1.0:
+        distribution.kind = LOGNORMAL
+        distribution.a = -0.5 * math.log1p(scv)
+        distribution.b = math.sqrt(math.log1p(scv))
+    else:
+        shape = 1.0 / scv
+        whole = math.floor(shape + 0.5)
+        if abs(shape - whole) < 1e-9 and whole <= _LONGEST_ERLANG:
+            distribution.kind = ERLANG
+            distribution.a = whole
+        else:
+            distribution.kind = GAMMA
+            distribution.a = shape - 1.0 / 3.0
+            distribution.b = 1.0 / math.sqrt(9.0 * distribution.a)
+
+
+@kernel
+def _next_normal(stream):
+    return normal_quantile(min(next_uniform(stream), 1.0 - _UNIT))
+
+
+@kernel
+def _next_other(stream, distribution):
+    kind = distribution.kind
+    if kind == ERLANG:
+        product = 1.0
+        for _ in range(int(distribution.a)):
+            product *= next_uniform(stream)
+        return -math.log(product) / distribution.a
+    if kind == LOGNORMAL:
+        return math.exp(distribution.a + distribution.b * _next_normal(stream))
+    if kind == GAMMA:
+        while True:
+            z = _next_normal(stream)
+            v = 1.0 + distribution.b * z
+            if v <= 0.0:
+                continue
+            v = v * v * v
+            if math.log(next_uniform(stream)) < 0.5 * z * z + distribution.a * (1.0 - v + math.log(v)):
+                return distribution.a * v / (distribution.a + 1.0 / 3.0)
+    return 1.0
+
+
+@kernel
+def next_time(stream, distribution, mean_s):
+    """One draw of this mean [s]."""
+    if distribution.kind == EXPONENTIAL:
+        return mean_s * next_exponential(stream)
+    return mean_s * _next_other(stream, distribution)

@@ -1,0 +1,324 @@
+"""The request engine: every request, call, step, timeout and retry of a lane is an event of its own.
+
+A tick of a lane: stations follow the pods; arrivals come at independent, even random moments of the tick, and each event
+in the order of time lets threads go on until each waits for something; then the tick's figures are booked. Between two ticks
+everything under way stays in the engine's own tables, which grow by doubling and hold nothing of requests that are over.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sim_core.compiled import kernel
+from sim_core.dataplane.fluid import cache_hit_ratio
+from sim_core.dataplane.requests.calls import change_waiting, handle_ejection, handle_timeouts
+from sim_core.dataplane.requests.cpu import handle_station, report_cpu
+from sim_core.dataplane.requests.draws import mixed, unit
+from sim_core.dataplane.requests.heap import drop_first
+from sim_core.dataplane.requests.records import (
+    NONE,
+    OF_CACHE,
+    OF_EJECTION,
+    OF_STATION,
+    OF_TIMEOUTS,
+    START,
+    arrival_at,
+    cache_at,
+    cache_state_at,
+    cache_station_at,
+    call_state_at,
+    class_at,
+    class_sums_at,
+    clock_at,
+    database_at,
+    database_state_at,
+    database_station_at,
+    endpoint_at,
+    event_at,
+    frame_at,
+    group_at,
+    index_at,
+    pod_at,
+    service_at,
+    service_state_at,
+    sums_at,
+)
+from sim_core.dataplane.requests.stations import follow_pods
+from sim_core.dataplane.requests.steps import advance
+from sim_core.dataplane.requests.stores import handle_cache
+from sim_core.dataplane.requests.threads import add_frames, take_frame
+
+# Streams of a lane's key, apart from the small numbers of components in `randomness.py`.
+_REQUESTS = np.uint64(0x5265717565737473)
+_MOMENTS = np.uint64(0x4D6F6D656E747321)
+_TRACED = 1 << 40  # counter of a request's stream that it never comes to
+_S32 = np.uint64(32)
+
+
+@kernel
+def serve_requests(
+    engine, services, states, endpoints, steps, calls, classes, pods, caches, cache_states, databases, database_states,
+    sums, class_sums, latency, arrivals, key, threshold_s, tick, tick_s,
+):  # fmt: skip
+    """Takes one lane's data plane one tick further.
+
+    Args:
+        engine: the lane's ENGINE record, set up by `begin_engine` with the same tables.
+        services, states, endpoints, steps, calls, classes, pods, caches, cache_states, databases, database_states: views
+            of the lane's tables.
+        sums: SERVICE_SUMS by service, class_sums: CLASS_SUMS by class; added to.
+        latency: requests by latency, shape (n_classes, LATENCY_BUCKETS); added to.
+        arrivals: requests of this tick by class, whole numbers, shape (n_classes,).
+        key: of the lane's random numbers.
+        threshold_s: latency of a good request [s].
+        tick: number of the tick; tick_s: its length [s].
+    """
+    engine.the_services, engine.the_states, engine.the_endpoints = services.ctypes.data, states.ctypes.data, endpoints.ctypes.data
+    engine.the_steps, engine.the_calls, engine.the_classes = steps.ctypes.data, calls.ctypes.data, classes.ctypes.data
+    engine.the_pods, engine.the_caches, engine.the_cache_states = pods.ctypes.data, caches.ctypes.data, cache_states.ctypes.data
+    engine.the_databases, engine.the_database_states = databases.ctypes.data, database_states.ctypes.data
+    engine.the_sums, engine.the_class_sums, engine.the_latency = sums.ctypes.data, class_sums.ctypes.data, latency.ctypes.data
+    engine.key = key
+    engine.threshold_s = threshold_s
+    engine.now_s = tick * tick_s
+    begin_tick(engine)
+    play(engine, arrivals, tick, tick_s)
+    engine.now_s = (tick + 1) * tick_s
+    end_tick(engine, tick_s)
+
+
+@kernel
+def begin_tick(engine):
+    """What may have changed between two ticks: pods, parameters, the fill of caches, refused connections."""
+    now_s = engine.now_s
+    for service in range(engine.n_services):
+        group = group_at(engine.groups, service)
+        parameters = service_at(engine.the_services, service)
+        group.workers = int(min(parameters.workers, 2.0**62))
+        group.queue_limit = int(min(parameters.queue_limit, 2.0**62))
+        group.slow_start_s = parameters.slow_start_s
+        group.sticky_share = parameters.sticky_share
+        group.waiting_since_s = now_s
+    follow_pods(engine)
+    for row in range(engine.n_calls):
+        state = call_state_at(engine.call_states, row)
+        state.last_attempts = state.first_attempts
+        state.first_attempts = 0.0
+    for row in range(engine.n_caches):
+        cache, state = cache_at(engine.the_caches, row), cache_state_at(engine.the_cache_states, row)
+        state.hit_ratio = cache_hit_ratio(cache, state.cached_keys)
+    for row in range(engine.n_databases):
+        _count_connections(engine, row)
+
+
+@kernel
+def _count_connections(engine, row):
+    """The share of pods' connections that a database refuses: those of running pods beyond its limit."""
+    database, state = database_at(engine.the_databases, row), database_state_at(engine.the_database_states, row)
+    asked = 0.0
+    for service in range(engine.n_services):
+        if index_at(engine.users, row * engine.n_services + service).at > 0:
+            asked += service_state_at(engine.the_states, service).n_running * database.pool_size
+    state.connection_ratio = asked / database.connection_limit
+    state.refused_share = max(0.0, 1.0 - 1.0 / state.connection_ratio) if asked > 0.0 else 0.0
+    database_station_at(engine.database_stations, row).refused_share = state.refused_share
+
+
+@kernel
+def play(engine, arrivals, tick, tick_s):
+    """Every event of a tick, in the order of time."""
+    begin_s, end_s = tick * tick_s, (tick + 1) * tick_s
+    stream = mixed(engine.key ^ _MOMENTS, tick)
+    left = _expect(engine, arrivals, tick)
+    number = 0
+    ahead = 1.0  # share of the tick that lies behind the last arrival
+    arrival_s = math.inf
+    if left > 0:
+        ahead = _after_next(ahead, left, stream, number)
+        arrival_s = begin_s + tick_s * (1.0 - ahead)
+    while True:
+        while engine.run_head != NONE:
+            _run_first(engine)
+        event_s = event_at(engine.events, 0).time_s if engine.n_events > 0 else math.inf
+        if arrival_s <= event_s:
+            if left == 0:
+                return
+            engine.now_s = arrival_s
+            _arrive(engine, left, stream, number)
+            left -= 1
+            number += 1
+            arrival_s = math.inf
+            if left > 0:
+                ahead = _after_next(ahead, left, stream, number)
+                arrival_s = begin_s + tick_s * (1.0 - ahead)
+        elif event_s < end_s:
+            _handle_first(engine, event_s)
+        else:
+            return
+
+
+@kernel
+def _expect(engine, arrivals, tick):
+    """Notes how many requests of each class arrive in this tick, and returns how many all together."""
+    total = 0
+    for row in range(engine.n_classes):
+        arrival = arrival_at(engine.to_come, row)
+        arrival.left = int(arrivals[row])
+        arrival.taken = 0
+        arrival.key = mixed(mixed(engine.key ^ _REQUESTS, row), tick)
+        total += arrival.left
+        class_sums_at(engine.the_class_sums, row).requests += arrival.left
+    engine.arrived += total
+    engine.in_flight += total
+    return total
+
+
+@kernel
+def _after_next(ahead, left, stream, number):
+    """The share of a tick behind the next of `left` even random moments in the share `ahead`: they come in their order.
+
+    The least of k uniform numbers leaves behind it a share distributed as U ** (1 / k).
+    """
+    return ahead * math.exp(math.log(unit(mixed(stream, number))) / left)
+
+
+@kernel
+def _arrive(engine, left, stream, number):
+    """A request arrives: of one of the classes that are still to come, each of their requests as likely."""
+    row = 0
+    if engine.n_classes > 1:
+        place = np.int64(((mixed(~stream, number) >> _S32) * np.uint64(left)) >> _S32)
+        while place >= arrival_at(engine.to_come, row).left:
+            place -= arrival_at(engine.to_come, row).left
+            row += 1
+    arrival = arrival_at(engine.to_come, row)
+    make_room(engine)
+    thread = take_frame(engine)
+    frame = frame_at(engine.frames, thread)
+    endpoint = endpoint_at(engine.the_endpoints, class_at(engine.the_classes, row).endpoint)
+    frame.random = mixed(arrival.key, arrival.taken)
+    arrival.taken += 1
+    arrival.left -= 1
+    frame.started_s = engine.now_s
+    frame.owner = thread
+    frame.owner_life = frame.life
+    frame.joins = NONE
+    frame.first = endpoint.steps_first
+    frame.pc = endpoint.steps_first
+    frame.end = endpoint.steps_first + endpoint.n_steps
+    frame.repeats = 0
+    frame.loops = 1
+    frame.station = NONE
+    frame.service = NONE
+    frame.parent = NONE
+    frame.call = NONE
+    frame.request_class = row
+    frame.retried = False
+    frame.session = ~frame.random
+    frame.deadline_s = math.inf
+    frame.trace = np.uint64(0)
+    if engine.trace_share > 0.0 and unit(mixed(frame.random, _TRACED)) <= engine.trace_share:
+        engine.next_span += 1
+        frame.trace = frame.random | np.uint64(1)
+        frame.span = engine.next_span
+        frame.parent_span = np.uint64(0)
+    frame.state = START
+    advance(engine, thread)
+
+
+@kernel
+def _run_first(engine):
+    """Lets the thread go on that was woken first."""
+    make_room(engine)
+    thread = engine.run_head
+    following = frame_at(engine.frames, thread).next
+    engine.run_head = following
+    if following == NONE:
+        engine.run_tail = NONE
+    advance(engine, thread)
+
+
+@kernel
+def _handle_first(engine, time_s):
+    """The earliest event happens."""
+    what = event_at(engine.events, 0).what
+    drop_first(engine)
+    engine.now_s = time_s
+    engine.handled += 1
+    thread, token = what >> 32, (what << 32) >> 32
+    if thread >= 0:
+        if frame_at(engine.frames, thread).token == token:
+            make_room(engine)
+            advance(engine, thread)
+    elif thread == OF_STATION:
+        handle_station(engine, token, time_s)
+    elif thread == OF_CACHE:
+        handle_cache(engine, token)
+    elif thread == OF_TIMEOUTS:
+        handle_timeouts(engine, token)
+    elif thread == OF_EJECTION:
+        handle_ejection(engine, token, time_s)
+
+
+@kernel
+def make_room(engine):
+    """Sees to it that one thread, until it waits, has the frames that it may take."""
+    if engine.n_used + engine.reserve > engine.n_frames:
+        add_frames(engine, 2 * engine.n_frames + engine.reserve)
+
+
+@kernel
+def end_tick(engine, tick_s):
+    """Books what was used up to the end of the tick."""
+    for service in range(engine.n_services):
+        group = group_at(engine.groups, service)
+        parameters = service_at(engine.the_services, service)
+        change_waiting(engine, service, group, 0)
+        sums = sums_at(engine.the_sums, service)
+        for row in range(group.known):
+            index = index_at(engine.by_row, group.first + row).at
+            used_core_s = report_cpu(engine, index, engine.now_s)
+            pod_at(engine.the_pods, parameters.pods_first + row).cpu_core_s += used_core_s
+            sums.cpu_core_s += used_core_s
+        sums.request_core_s += service_state_at(engine.the_states, service).n_ready * parameters.request_cores * tick_s
+    for row in range(engine.n_caches):
+        station, state = cache_station_at(engine.cache_stations, row), cache_state_at(engine.the_cache_states, row)
+        if station.lookups > 0.0:
+            state.lookup_s = station.sojourn_s / station.lookups
+        station.lookups = 0.0
+        station.sojourn_s = 0.0
+    for row in range(engine.n_databases):
+        _book_database(engine, row, tick_s)
+
+
+@kernel
+def _book_database(engine, row, tick_s):
+    database, state = database_at(engine.the_databases, row), database_state_at(engine.the_database_states, row)
+    station = database_station_at(engine.database_stations, row)
+    primary_s = station.primary_s - _backlog_s(engine, station, 0, 1)
+    replicas_s = station.replicas_s - _backlog_s(engine, station, 1, 1 + station.replicas)
+    capacity_s = database.cores * tick_s
+    primary = (primary_s - station.primary_reported_s) / capacity_s
+    replicas = (replicas_s - station.replicas_reported_s) / (capacity_s * max(1, station.replicas))
+    station.primary_reported_s, station.replicas_reported_s = primary_s, replicas_s
+    state.busy_s += max(primary, replicas) * tick_s
+    state.pool_queue = station.pool_waiting
+    if station.reads > 0.0:
+        state.read_s = station.reads_s / station.reads
+        state.read_variance_s2 = max(0.0, station.reads_s2 / station.reads - state.read_s**2)
+    if station.writes > 0.0:
+        state.write_s = station.writes_s / station.writes
+        state.write_variance_s2 = max(0.0, station.writes_s2 / station.writes - state.write_s**2)
+    station.reads = station.reads_s = station.reads_s2 = 0.0
+    station.writes = station.writes_s = station.writes_s2 = 0.0
+
+
+@kernel
+def _backlog_s(engine, station, first, end):
+    """Service time that these instances have been given and not yet done."""
+    backlog_s = 0.0
+    for server in range(station.servers_first + first * station.servers, station.servers_first + end * station.servers):
+        backlog_s += max(0.0, clock_at(engine.database_servers, server).free_s - engine.now_s) * station.speed
+    return backlog_s

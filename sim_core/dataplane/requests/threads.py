@@ -1,0 +1,73 @@
+"""Threads: rows that are taken and given back, and the list of those that go on at this moment."""
+
+from __future__ import annotations
+
+from sim_core.compiled import kernel
+from sim_core.dataplane.requests.heap import push_event
+from sim_core.dataplane.requests.records import FRAME, FREE, NONE, TIMED, frame_at
+from sim_core.dataplane.requests.memory import grow
+
+_FRAME_BYTES = FRAME.itemsize
+
+
+@kernel
+def take_frame(engine):
+    """A free row, with its counters of lives and tokens as they were. There must be one; see `events.make_room`."""
+    thread = engine.free
+    frame = frame_at(engine.frames, thread)
+    engine.free = frame.next
+    engine.n_used += 1
+    return thread
+
+
+@kernel
+def free_frame(engine, thread):
+    """Gives a row back; whatever refers to it by life or token is void from now on."""
+    frame = frame_at(engine.frames, thread)
+    frame.state = FREE
+    frame.token += 1
+    frame.call_token += 1
+    frame.life += 1
+    frame.next = engine.free
+    engine.free = thread
+    engine.n_used -= 1
+
+
+@kernel
+def add_frames(engine, n):
+    """Makes the table of frames `n` rows long."""
+    before = engine.n_frames
+    engine.frames = grow(engine.frames, before * _FRAME_BYTES, n * _FRAME_BYTES)
+    for thread in range(n - 1, before - 1, -1):
+        frame = frame_at(engine.frames, thread)
+        frame.state = FREE
+        frame.next = engine.free
+        engine.free = thread
+    engine.n_frames = n
+
+
+@kernel
+def wake(engine, thread, state):
+    """Lets a thread go on, after all that were woken before it."""
+    frame = frame_at(engine.frames, thread)
+    frame.state = state
+    frame.next = NONE
+    if engine.run_tail == NONE:
+        engine.run_head = thread
+    else:
+        frame_at(engine.frames, engine.run_tail).next = thread
+    engine.run_tail = thread
+
+
+@kernel
+def sleep_until(engine, thread, time_s, state):
+    """Lets a thread go on at `time_s`."""
+    frame = frame_at(engine.frames, thread)
+    frame.state = state
+    push_event(engine, time_s, thread, frame.token)
+
+
+@kernel
+def wait_for(engine, thread, duration_s):
+    """A thread's present step ends after this time."""
+    sleep_until(engine, thread, engine.now_s + duration_s, TIMED)

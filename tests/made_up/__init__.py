@@ -1,0 +1,1 @@
+"""A component that does not exist, for tests of how components are added."""
