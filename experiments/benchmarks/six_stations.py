@@ -11,11 +11,18 @@ import math
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from sim_core.compiled import kernel
 
 STATIONS, PODS, BUCKETS = 6, 20, 640
 LATENCY_MIN_S, LATENCY_MAX_S = 5e-4, 120.0
+_LOG_MIN = math.log(LATENCY_MIN_S)
+_BUCKETS_PER_LOG = BUCKETS / math.log(LATENCY_MAX_S / LATENCY_MIN_S)
+# Ten slices of the normal distribution, thinner towards the upper tail, each booked at its middle.
+_EDGES = np.array([0.0, 0.12, 0.32, 0.55, 0.75, 0.88, 0.94, 0.97, 0.985, 0.995, 1.0])
+_WEIGHTS = np.diff(_EDGES)
+_QUANTILES = ndtri(0.5 * (_EDGES[1:] + _EDGES[:-1]))
 # Visits of a request, servers, mean service time [s], SCV: `production` with 20 pods, its cache hitting 90.7 %.
 VISITS = np.array([1.0, 1.0, 1.0, 2.7, 0.3 + 2.7 * 0.093, 0.2])
 SERVERS = np.array([np.inf, PODS, np.inf, 1.0, 8.0, 4.0])
@@ -88,18 +95,13 @@ def _tick(lane: Any, visits: np.ndarray, servers: np.ndarray, mean_s: np.ndarray
 
 @kernel
 def _book(latency: np.ndarray, mean_s: float, variance_s2: float, weight: float) -> None:
-    """Adds requests of a lognormal latency to a histogram of even buckets of its logarithm."""
+    """Adds requests of a lognormal latency to a histogram of even buckets of its logarithm, slice by slice."""
     log_variance = math.log1p(variance_s2 / (mean_s * mean_s))
-    log_mean, log_sd = math.log(mean_s) - 0.5 * log_variance, math.sqrt(log_variance)
-    low, width = math.log(LATENCY_MIN_S), math.log(LATENCY_MAX_S / LATENCY_MIN_S) / len(latency)
-    first = min(max(int((log_mean - 3.5 * log_sd - low) / width), 0), len(latency) - 1)
-    last = min(max(int((log_mean + 3.5 * log_sd - low) / width), first), len(latency) - 1)
-    before = 0.0
-    for bucket in range(first, last + 1):
-        z = (low + (bucket + 1) * width - log_mean) / log_sd
-        below = 1.0 / (1.0 + math.exp(-1.702 * z)) if bucket < last else 1.0  # the normal's, to 1 %
-        latency[bucket] += weight * (below - before)
-        before = below
+    first = (math.log(mean_s) - 0.5 * log_variance - _LOG_MIN) * _BUCKETS_PER_LOG
+    width = math.sqrt(log_variance) * _BUCKETS_PER_LOG
+    for k in range(len(_QUANTILES)):
+        bucket = int(min(max(0.0, first + width * _QUANTILES[k]), BUCKETS - 1.0))
+        latency[bucket] += weight * _WEIGHTS[k]
 
 
 def station_lanes(n_lanes: int, rate_per_s: float) -> np.ndarray:
