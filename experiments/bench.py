@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.benchmarks.engines import MEASURES
+from experiments.benchmarks.measuring import cpu_s, figure
 from sim_core.intervals import interval
 from sim_core.profile import load_profile
 from sim_core.simulation import Worlds
@@ -28,7 +30,7 @@ DAY_S = 86_400.0
 
 def run_bench(
     quick: bool = False,
-    on_figure: Callable[[dict[str, Any]], None] = lambda figure: None,
+    on_figure: Callable[[dict[str, Any]], None] = lambda measured: None,
     trace: Trace | None = None,
 ) -> list[dict[str, Any]]:
     """Measures everything; one row a figure: `name`, `value`, `unit`, `reach` (what is aimed at), `note`.
@@ -39,29 +41,24 @@ def run_bench(
         trace: also train and evaluate an agent on its halves.
     """
     figures: list[dict[str, Any]] = []
-    measures: list[Callable[[bool], list[dict[str, Any]]]] = [fluid_engine, vec_env, training_against_free_env]
+    measures: list[Callable[[bool], list[dict[str, Any]]]] = [
+        fluid_engine,
+        *MEASURES,
+        vec_env,
+        training_against_free_env,
+    ]
     agent_trace = bundled_traffic().generate(14 * DAY_S, seed=0)
     measures += [partial(agent, trace=played) for played in (agent_trace, trace) if played is not None]
     for measure in measures:
-        for figure in measure(quick):
-            figures.append(figure)
-            on_figure(figure)
+        for measured in measure(quick):
+            figures.append(measured)
+            on_figure(measured)
     return figures
 
 
 def _demo_trace() -> Trace:
     profile = load_profile("production")
     return scale_to_replicas(bundled_traffic().generate(2 * DAY_S, seed=0), profile, PEAK_REPLICAS)
-
-
-def _figure(name: str, value: float, unit: str, reach: str, note: str) -> dict[str, Any]:
-    return {"name": name, "value": value, "unit": unit, "reach": reach, "note": note}
-
-
-def _cpu_s(call: Callable[[], object]) -> float:
-    began = time.process_time()
-    call()
-    return time.process_time() - began
 
 
 def fluid_engine(quick: bool) -> list[dict[str, Any]]:
@@ -73,9 +70,9 @@ def fluid_engine(quick: bool) -> list[dict[str, Any]]:
     rates = []
     for _ in range(3 if quick else 5):
         worlds = Worlds(lanes)
-        rates.append(LANES * hours / 24 / _cpu_s(partial(worlds.advance, hours * 3600)))
+        rates.append(LANES * hours / 24 / cpu_s(partial(worlds.advance, hours * 3600)))
     note = f"{LANES} lanes, {hours} h each, 1 s ticks"
-    return [_figure("fluid engine with HPA", statistics.median(rates), "simulated days per CPU-second", ">= 25", note)]
+    return [figure("fluid engine with HPA", statistics.median(rates), "simulated days per CPU-second", ">= 25", note)]
 
 
 def vec_env(quick: bool) -> list[dict[str, Any]]:
@@ -94,9 +91,9 @@ def vec_env(quick: bool) -> list[dict[str, Any]]:
             for k in range(n_steps):
                 env.step(actions[k % 64])
 
-        rates.append(n_steps * LANES / _cpu_s(steps))
+        rates.append(n_steps * LANES / cpu_s(steps))
     note = f"{LANES} lanes, random actions, observations and infos included"
-    return [_figure("VecEnv", statistics.median(rates), "env steps per CPU-second", ">= 150000", note)]
+    return [figure("VecEnv", statistics.median(rates), "env steps per CPU-second", ">= 150000", note)]
 
 
 def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
@@ -125,9 +122,9 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
     ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["free"], strict=True))
     note = f"{LANES} lanes, n_steps {N_STEPS}, batch 1024, 4 epochs, one torch thread, rounds in turn"
     return [
-        _figure("PPO with our env", statistics.median(rates["ours"]), "frames per second", "", note),
-        _figure("PPO with a free env", statistics.median(rates["free"]), "frames per second", "", note),
-        _figure("PPO with our env over PPO with a free env", ratio, "ratio", ">= 0.8", note),
+        figure("PPO with our env", statistics.median(rates["ours"]), "frames per second", "", note),
+        figure("PPO with a free env", statistics.median(rates["free"]), "frames per second", "", note),
+        figure("PPO with our env over PPO with a free env", ratio, "ratio", ">= 0.8", note),
     ]
 
 
@@ -161,8 +158,6 @@ def agent(quick: bool, trace: Trace) -> list[dict[str, Any]]:
         note += f"; {outcome.no_room}"
     not_worse = float(np.mean(np.array(attained) - np.array(baseline)))
     return [
-        _figure(f"gap closed on {trace.name}", closed.mean, "of HPA to clairvoyant", "> 0.5", note),
-        _figure(
-            f"SLO attainment of agent less tuned HPA on {trace.name}", not_worse, "share of requests", ">= 0", note
-        ),
+        figure(f"gap closed on {trace.name}", closed.mean, "of HPA to clairvoyant", "> 0.5", note),
+        figure(f"SLO attainment of agent less tuned HPA on {trace.name}", not_worse, "share of requests", ">= 0", note),
     ]

@@ -6,7 +6,6 @@ names are checked, and completed by a shell, before the simulator is imported.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +36,7 @@ ENGINES = (
     Engine(REQUESTS, "every request is an event, exact for the model"),
 )
 NAMES = tuple(engine.name for engine in ENGINES)
+PLAYED = (FLUID,)  # engines that `sim_core.simulation.Worlds` plays
 
 
 def check_engine(name: str, where: str = "engine") -> str:
@@ -63,8 +63,8 @@ def engine_named(name: str) -> Engine:
 
 
 def is_installed(name: str) -> bool:
-    """Whether the package holds the engine."""
-    return name == FLUID or importlib.util.find_spec("sim_core.dataplane.requests") is not None
+    """Whether the package plays the engine."""
+    return name in PLAYED
 
 
 def described() -> str:
