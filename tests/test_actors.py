@@ -75,6 +75,10 @@ def no_work(points, trace, profiles):
     return {name: [row[name] for row in rows] for name in rows[0]} | {"cost_usd": [1.0] * len(points)}
 
 
+def tell_niceness(points, trace, profiles):
+    return {"niceness": [os.nice(0)] * len(points)}
+
+
 def note_call(path: Path, points, trace, profiles):
     with path.open("a") as file:
         file.write(".")
@@ -155,6 +159,12 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
+
+
+def test_actors_yield_to_others_as_much_as_their_driver_and_no_more(cluster, plan):
+    """Workers of a cluster as Ray starts it get a seventieth of a core that another process of the driver's kind is on."""
+    with simulation_pool(plan.trace, plan.profiles, 1, tell_niceness) as pool:
+        assert set(pool.run_batch(plan.points)["niceness"]) == {os.nice(0)}
 
 
 def test_ctrl_c_ends_every_process_that_was_started(tmp_path):

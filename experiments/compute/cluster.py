@@ -64,17 +64,20 @@ def ray_cluster(state: StateDir, num_cpus: int | None = None) -> Iterator[Cluste
         with _connected(existing):
             yield _describe(started_here=False)
     else:
-        _protect(state)
+        _prepare(state)
         _end_abandoned(state)
         with _started(state, num_cpus or len(os.sched_getaffinity(0))):
             yield _describe(started_here=True)
 
 
-def _protect(state: StateDir) -> None:
+def _prepare(state: StateDir) -> None:
     """Token and environment of a cluster of our own, inherited by every process of it; see also `ray_address`."""
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(state.ray_token)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs of the future
+    # Ray's 15 leaves a worker a seventieth of a core that anything else is busy on: a sweep would stand still. Whoever
+    # wants it to yield starts it with `nice`, which workers inherit.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     use_token()
