@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -177,6 +178,41 @@ def test_ctrl_c_ends_every_process_that_was_started(tmp_path):
         assert driver.wait(guard_s()) == 130
     assert [pid for pid in map(int, ids) if psutil.pid_exists(pid)] == []
     assert not Path(folder).parent.exists()
+
+
+SLOW_START = """
+import sys
+import psutil
+import ray
+init, attempts = ray.init, []
+
+def slow(*args, **options):
+    init(*args, **options)
+    attempts.append([child.pid for child in psutil.Process().children(recursive=True)])
+    if len(attempts) <= int(sys.argv[3]):
+        raise Exception("The current node timed out during startup.")
+
+ray.init = slow
+"""
+WHAT_IS_LEFT = """
+finally:
+    print("left", sum(map(psutil.pid_exists, attempts[0])), "of", len(attempts[0]), len(attempts))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("timeouts", "message"), [(1, ""), (3, "Ray does not start: The current node timed out")])
+def test_a_start_that_ran_into_its_limit_is_tried_again_and_leaves_nothing(tmp_path, timeouts, message):
+    """On a busy machine Ray's own limit of 30 s is too short; what the attempt started must not stay beside the next."""
+    script = SLOW_START + CLUSTER_SCRIPT + WHAT_IS_LEFT
+    command = [sys.executable, "-c", script, str(tmp_path), "0", str(timeouts)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=guard_s())
+    assert (done.returncode == 0) == (message == ""), done.stderr
+    assert message in done.stderr
+    left, started, attempts = re.search(r"left (\d+) of (\d+) (\d+)", done.stdout).groups()
+    assert (int(left), int(attempts)) == (0, min(timeouts + 1, 3))
+    assert int(started) >= 3
+    assert [path.name for path in (tmp_path / "ray").iterdir()] == ["token"]
 
 
 def test_what_a_killed_job_left_is_ended_by_the_next_one(tmp_path):
