@@ -156,7 +156,7 @@ class Mutator:
                 yield *self._span(test), "False", "loop lost"
             case ast.Expr() | ast.Continue() | ast.Break():
                 yield *self._span(node), "pass", "statement lost"
-            case ast.Assign(targets=[target]) if not isinstance(target, ast.Name) or target.id in rebound:
+            case ast.Assign(targets=targets) if rebound.issuperset(_stored(targets)):
                 yield *self._span(node), "pass", "statement lost"
             case ast.Return(value=ast.expr() as value):
                 for part in value.elts if isinstance(value, ast.Tuple) else [value]:
@@ -202,10 +202,13 @@ def _is_of_no_interest(node: ast.AST) -> bool:
 
 def _bound_twice(scope: ast.AST) -> frozenset[str]:
     """Names without whose first or second assignment there is still a value."""
-    stores = Counter(
-        node.id for node in ast.walk(scope) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    )
-    return frozenset(name for name, times in stores.items() if times > 1)
+    return frozenset(name for name, times in Counter(_stored([scope])).items() if times > 1)
+
+
+def _stored(nodes: Sequence[ast.AST]) -> list[str]:
+    """Names that get a value there, as often as they get one; elements and attributes have no name."""
+    below = (node for start in nodes for node in ast.walk(start))
+    return [node.id for node in below if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
 
 
 def _other_constants(value: object) -> list[str]:

@@ -96,6 +96,7 @@ def test_each_kind_of_error_is_put_in(source, mutants):
         "a = f'{x + y}'",
         "def f(x: int | None) -> int | None: ...",
         "a = b",
+        "a, b = c",  # without it there is no a: whatever reads it fails
     ],
 )
 def test_what_computes_nothing_is_left_alone(source):
