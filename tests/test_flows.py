@@ -414,6 +414,7 @@ def test_a_stopped_sweep_ends_every_process_is_cancelled_in_prefect_and_resumes(
     kept = len(ResultStore(home / "results").finished_keys())
     assert 0 < kept < 24
     resumed = run(home, "sweep", spec, "--json")
+    assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout)["points"] == {"total": 24, "resumed": kept, "simulated": 24 - kept}
 
 

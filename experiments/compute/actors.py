@@ -22,7 +22,9 @@ Columns = dict[str, list[Any]]
 RunBatch = Callable[[Sequence[Point], Trace, Mapping[str, Profile]], Columns]
 
 MAX_DEATHS = 3  # of one actor, and of one batch
-START_TIMEOUT_S = 120.0  # a cold kernel cache is filled by the first batch, not by the start
+# A start takes seconds, and one that fails is noticed at once: this is for CPUs that another job takes at the same moment,
+# so it is long enough for a machine that is busy with something else.
+START_TIMEOUT_S = 600.0
 
 
 def run_batch(points: Sequence[Point], trace: Trace, profiles: Mapping[str, Profile]) -> Columns:

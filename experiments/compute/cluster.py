@@ -23,6 +23,7 @@ from sim_core.errors import PlatformError
 log = logging.getLogger("devops_sim.cluster")
 
 OBJECT_STORE_BYTES = 128 * 2**20  # Ray's minimum is 75 MB; traces and columns of numbers are small
+START_ATTEMPTS = 3
 # An AF_UNIX path holds 107 bytes, and Ray appends /session_<date>_<pid>/sockets/plasma_store (up to 72).
 LONGEST_TEMP_PATH = 34
 LOOPBACK = ("127.", "::1", "::ffff:127.")
@@ -64,17 +65,23 @@ def ray_cluster(state: StateDir, num_cpus: int | None = None) -> Iterator[Cluste
         with _connected(existing):
             yield _describe(started_here=False)
     else:
-        _protect(state)
+        _prepare(state)
         _end_abandoned(state)
         with _started(state, num_cpus or len(os.sched_getaffinity(0))):
             yield _describe(started_here=True)
 
 
-def _protect(state: StateDir) -> None:
+def _prepare(state: StateDir) -> None:
     """Token and environment of a cluster of our own, inherited by every process of it; see also `ray_address`."""
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(state.ray_token)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs of the future
+    # Ray's 15 leaves a worker a seventieth of a core that anything else is busy on: a sweep would stand still. Whoever
+    # wants it to yield starts it with `nice`, which workers inherit.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # What takes longer on a busy machine is not dead. By default 30 and 60 s, after which the node or the worker is ended.
+    os.environ.setdefault("RAY_agent_register_timeout_ms", str(600_000))
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", str(600))
     import ray
 
     use_token()
@@ -122,20 +129,7 @@ def _started(state: StateDir, num_cpus: int) -> Iterator[None]:
     record = state.root / "ray" / f"cluster-{os.getpid()}.json"
     before = _descendants()
     try:
-        try:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                num_gpus=0,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder),
-            )
-        except Exception as error:
-            raise PlatformError(f"Ray does not start: {_first_line(error)}; its logs were in {folder}") from error
+        _initialize(folder, num_cpus, before)
         _remember(record, folder, _descendants() - before)
         exposed = listening_beyond_loopback(_descendants() - before)
         if exposed:
@@ -150,6 +144,33 @@ def _started(state: StateDir, num_cpus: int) -> Iterator[None]:
         _end(started)
         shutil.rmtree(folder, ignore_errors=True)
         record.unlink(missing_ok=True)
+
+
+def _initialize(folder: Path, num_cpus: int, before: set[psutil.Process]) -> None:
+    """`ray.init`, again where it ran into its own limit of 30 s: on a busy machine the next attempt finds warm files."""
+    import ray
+
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=0,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
+            return
+        except Exception as error:
+            if attempt == START_ATTEMPTS or "timed out" not in str(error):
+                raise PlatformError(f"Ray does not start: {_first_line(error)}; its logs were in {folder}") from error
+            log.warning("Ray did not start in time (%s); attempt %d", _first_line(error), attempt + 1)
+            started = _descendants() - before
+            ray.shutdown()
+            _end(started)
 
 
 def _remember(record: Path, folder: Path, processes: set[psutil.Process]) -> None:
