@@ -1,10 +1,182 @@
-"""One station of the fluid engine: a queue whose length relaxes to the stationary value and grows under overload."""
+"""How long calls wait in a station, and the distribution that three cumulants stand for."""
 
 from __future__ import annotations
 
 import math
 
 from sim_core.compiled import kernel
+
+_SQRT_HALF = math.sqrt(0.5)
+_LEAST_SKEWNESS = 0.01  # below it a shape is a normal one; the lognormal's shift would cancel its median
+_MOST_SKEWNESS = 60.0
+
+
+@kernel
+def truncated_exponential(rate):
+    """Mean, variance and third cumulant on [0, 1] of a density proportional to exp(-rate x); of either sign."""
+    if abs(rate) < 0.05:  # Bernoulli's numbers: the closed forms cancel
+        rate2 = rate * rate
+        return 0.5 - rate / 12.0 + rate * rate2 / 720.0, (1.0 - rate2 / 20.0) / 12.0, rate * (1.0 - rate2 / 12.6) / 120.0
+    if rate > 500.0:
+        return 1.0 / rate, 1.0 / (rate * rate), 2.0 / rate**3
+    if rate < -500.0:
+        return 1.0 + 1.0 / rate, 1.0 / (rate * rate), 2.0 / rate**3
+    grown = math.expm1(rate)
+    square = (grown + 1.0) / (grown * grown)
+    inverse = 1.0 / rate
+    return (
+        inverse - 1.0 / grown,
+        inverse * inverse - square,
+        2.0 * inverse**3 - square * (grown + 2.0) / grown,
+    )
+
+
+@kernel
+def truncated_geometric(log_ratio, places):
+    """Mean, variance and third cumulant of k in 0 .. places - 1 with weights exp(k log_ratio), places at least 1.
+
+    An exponential variable on [0, places), whose integer part this is, and whose fraction is independent of it.
+    """
+    mean, variance, third = truncated_exponential(-log_ratio * places)
+    mean_f, variance_f, third_f = truncated_exponential(-log_ratio)
+    return (
+        max(0.0, places * mean - mean_f),
+        max(0.0, places * places * variance - variance_f),
+        places**3 * third - third_f,
+    )
+
+
+@kernel
+def geometric_sum(log_ratio, places):
+    """Sum of exp(k log_ratio) over k = 0 .. places - 1, for log_ratio at most 0."""
+    if log_ratio > -1e-9:
+        return places
+    return math.expm1(places * log_ratio) / math.expm1(log_ratio)
+
+
+@kernel
+def third_moment_factors(scv):
+    """E S^3 / (E S)^3 and E S^4 / (E S)^4 of a service time: gamma up to scv 1, lognormal beyond."""
+    if scv <= 1.0:
+        return (1.0 + scv) * (1.0 + 2.0 * scv), (1.0 + scv) * (1.0 + 2.0 * scv) * (1.0 + 3.0 * scv)
+    return (1.0 + scv) ** 3, (1.0 + scv) ** 6
+
+
+@kernel
+def third_cumulant_factor(scv):
+    """E (S - ES)^3 / (E S)^3 of a service time: gamma up to scv 1, lognormal beyond."""
+    if scv <= 1.0:
+        return 2.0 * scv * scv
+    return scv * scv * (scv + 3.0)
+
+
+@kernel
+def take_shape(shape, mean, variance, third):
+    """Sets the SHAPE of these cumulants: lognormal, shifted, and mirrored where the skewness is negative.
+
+    Its skewness is (w + 2) sqrt(w - 1) with w = exp(log_sd^2): a cubic equation with one real root.
+    """
+    shape.mean = mean
+    if variance <= 1e-12 * mean * mean:
+        shape.shift, shape.sign, shape.log_mean, shape.log_sd = mean, 1.0, 0.0, 0.0
+        return
+    sd = math.sqrt(variance)
+    skewness = third / (variance * sd)
+    shape.sign = 1.0 if skewness >= 0.0 else -1.0
+    skewness = min(_MOST_SKEWNESS, max(_LEAST_SKEWNESS, abs(skewness)))
+    half = 0.5 * skewness * skewness
+    root = (1.0 + half + skewness * math.sqrt(1.0 + 0.5 * half)) ** (1.0 / 3.0)
+    grown = root - 2.0 + 1.0 / root  # w - 1
+    log_variance = math.log1p(grown)
+    log_mean = math.log(sd) - 0.5 * (math.log(grown) + log_variance)
+    shape.log_mean = log_mean
+    shape.log_sd = math.sqrt(log_variance)
+    shape.shift = mean - shape.sign * math.exp(log_mean + 0.5 * log_variance)
+
+
+@kernel
+def quantile_of_shape(shape, normal_quantile):
+    """The quantile that a standard normal variable has at `normal_quantile`; not below 0 [s]."""
+    if shape.log_sd == 0.0:
+        return shape.mean
+    return max(0.0, shape.shift + shape.sign * math.exp(shape.log_mean + shape.sign * shape.log_sd * normal_quantile))
+
+
+@kernel
+def share_within(shape, threshold):
+    """P(X <= threshold)."""
+    if shape.log_sd == 0.0:
+        return 1.0 if shape.mean <= threshold else 0.0
+    above = shape.sign * (threshold - shape.shift)
+    if above <= 0.0:
+        return 0.0 if shape.sign > 0.0 else 1.0
+    place = shape.sign * (math.log(above) - shape.log_mean) / shape.log_sd
+    return 0.5 * math.erfc(-place * _SQRT_HALF)
+
+
+@kernel
+def cumulants_within(shape, threshold, within):
+    """Mean, variance and third cumulant of X where X <= threshold, which has the probability `within`."""
+    above = shape.sign * (threshold - shape.shift)
+    if shape.log_sd == 0.0 or within < 1e-6 or above <= 0.0:
+        return min(shape.mean, threshold), 0.0, 0.0
+    sd, sign = shape.log_sd, shape.sign
+    place = (math.log(above) - shape.log_mean) / sd
+    half_variance = 0.5 * sd * sd
+    first = 0.5 * math.erfc(-sign * (place - sd) * _SQRT_HALF) * math.exp(half_variance) / within
+    second = 0.5 * math.erfc(-sign * (place - 2.0 * sd) * _SQRT_HALF) * math.exp(4.0 * half_variance) / within
+    third = 0.5 * math.erfc(-sign * (place - 3.0 * sd) * _SQRT_HALF) * math.exp(9.0 * half_variance) / within
+    scale = math.exp(shape.log_mean)
+    variance = max(0.0, second - first * first) * scale * scale
+    central = (third - 3.0 * first * second + 2.0 * first**3) * scale**3
+    return shape.shift + sign * scale * first, variance, sign * central
+
+
+@kernel
+def mixed_cumulants(share, mean, variance, third):
+    """Variance and third cumulant of what is 0, but with probability `share` has these cumulants; the mean is share * mean."""
+    total = share * mean
+    second = share * (variance + mean * mean)
+    cube = share * (third + 3.0 * mean * variance + mean**3)
+    return max(0.0, second - total * total), cube - 3.0 * total * second + 2.0 * total**3
+
+
+@kernel
+def scv_factor(scv, servers, utilization):
+    """Mean wait of M/G/c over that of M/M/c [1].
+
+    (1 + scv) / 2, exact for one server. Below scv 1 it lies between that of M/M/c and that of M/D/c, by Cosmetatos'
+    correction; source: Kimura, "Approximations for multi-server queues: system interpolations", Queueing Systems 17 (1994).
+    """
+    factor = 0.5 * (1.0 + scv)
+    if servers > 1.0 and scv < 1.0 and utilization > 0.0:
+        idle = max(0.0, 1.0 - utilization)
+        correction = idle * (servers - 1.0) * (math.sqrt(4.0 + 5.0 * servers) - 2.0) / (16.0 * servers * utilization)
+        factor += 0.5 * (1.0 - scv) * min(1.0, correction)
+    return factor
+
+
+@kernel
+def gap_scv(pods, nodes, utilization):
+    """SCV of the gaps between the calls that a pod is dealt by `nodes` balancers that each go round all pods [1].
+
+    One balancer: every pods-th call of a Poisson stream. Several: Whitt's weight of a superposition between renewal
+    and Poisson; source: Whitt, "The queueing network analyzer", Bell System Technical Journal 62 (1983), equation 29.
+    """
+    idle = max(0.0, 1.0 - utilization)
+    weight = 1.0 / (1.0 + 4.0 * idle * idle * (nodes - 1.0))
+    return weight / pods + 1.0 - weight
+
+
+@kernel
+def gap_factor(gaps, scv, utilization):
+    """What evener gaps do to a wait that is proportional to (gaps + scv) / 2 [1].
+
+    Source: Kraemer and Langenbach-Belz, "Approximate formulae for the delay in the queueing system GI/G/1" (1976).
+    """
+    if gaps >= 1.0 or utilization <= 0.0 or utilization >= 1.0:
+        return 1.0
+    return math.exp(-2.0 * (1.0 - utilization) * (1.0 - gaps) ** 2 / (3.0 * utilization * (gaps + scv)))
 
 
 @kernel
