@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 
 from sim_core.compiled import kernel
+from sim_core.dataplane.services.records import ROUND_ROBIN
 
 _SQRT_HALF = math.sqrt(0.5)
-_LEAST_SKEWNESS = 0.01  # below it a shape is a normal one; the lognormal's shift would cancel its median
+_NORMAL_AT_0 = 1.0 / math.sqrt(2.0 * math.pi)
+_LEAST_SKEWNESS = 0.01  # below it a shape is a normal one; shift and scale would cancel
 _MOST_SKEWNESS = 60.0
+_GAMMA_SKEWNESS, _LOGNORMAL_SKEWNESS = 2.2, 3.2
 
 
 @kernel
@@ -72,64 +75,140 @@ def third_cumulant_factor(scv):
 
 @kernel
 def take_shape(shape, mean, variance, third):
-    """Sets the SHAPE of these cumulants: lognormal, shifted, and mirrored where the skewness is negative.
+    """Sets the SHAPE of these cumulants, mirrored where the skewness is negative.
 
-    Its skewness is (w + 2) sqrt(w - 1) with w = exp(log_sd^2): a cubic equation with one real root.
+    Up to skewness 2 a shifted gamma distribution (the exponential one and sums of exponentials among them), written as
+    the cube of a normal variable; from skewness 3 on a shifted lognormal one; a mixture of both between. The lognormal's
+    skewness is (w + 2) sqrt(w - 1) with w = exp(log_sd^2): a cubic equation with one real root.
+    Source of the cube: Wilson and Hilferty, "The distribution of chi-square", PNAS 17 (1931).
     """
     shape.mean = mean
+    shape.lognormal = 0.0
     if variance <= 1e-12 * mean * mean:
-        shape.shift, shape.sign, shape.log_mean, shape.log_sd = mean, 1.0, 0.0, 0.0
+        shape.sd = 0.0
         return
     sd = math.sqrt(variance)
+    shape.sd = sd
     skewness = third / (variance * sd)
     shape.sign = 1.0 if skewness >= 0.0 else -1.0
     skewness = min(_MOST_SKEWNESS, max(_LEAST_SKEWNESS, abs(skewness)))
-    half = 0.5 * skewness * skewness
-    root = (1.0 + half + skewness * math.sqrt(1.0 + 0.5 * half)) ** (1.0 / 3.0)
-    grown = root - 2.0 + 1.0 / root  # w - 1
-    log_variance = math.log1p(grown)
-    log_mean = math.log(sd) - 0.5 * (math.log(grown) + log_variance)
-    shape.log_mean = log_mean
-    shape.log_sd = math.sqrt(log_variance)
-    shape.shift = mean - shape.sign * math.exp(log_mean + 0.5 * log_variance)
+    if skewness < _LOGNORMAL_SKEWNESS:
+        scale = 0.5 * sd * skewness
+        inverse = 0.25 * skewness * skewness  # 1 / form parameter
+        shape.cube_shift = mean - shape.sign * scale / inverse
+        shape.cube_scale = scale / inverse
+        shape.cube_sd = math.sqrt(inverse) / 3.0
+        shape.cube_mean = 1.0 - inverse / 9.0
+    if skewness > _GAMMA_SKEWNESS:
+        shape.lognormal = min(1.0, (skewness - _GAMMA_SKEWNESS) / (_LOGNORMAL_SKEWNESS - _GAMMA_SKEWNESS))
+        half = 0.5 * skewness * skewness
+        root = (1.0 + half + skewness * math.sqrt(1.0 + 0.5 * half)) ** (1.0 / 3.0)
+        grown = root - 2.0 + 1.0 / root  # w - 1
+        log_variance = math.log1p(grown)
+        log_mean = math.log(sd) - 0.5 * (math.log(grown) + log_variance)
+        shape.log_mean = log_mean
+        shape.log_sd = math.sqrt(log_variance)
+        shape.log_shift = mean - shape.sign * math.exp(log_mean + 0.5 * log_variance)
 
 
 @kernel
 def quantile_of_shape(shape, normal_quantile):
     """The quantile that a standard normal variable has at `normal_quantile`; not below 0 [s]."""
-    if shape.log_sd == 0.0:
+    if shape.sd == 0.0:
         return shape.mean
-    return max(0.0, shape.shift + shape.sign * math.exp(shape.log_mean + shape.sign * shape.log_sd * normal_quantile))
+    place = shape.sign * normal_quantile
+    value = 0.0
+    if shape.lognormal < 1.0:
+        root = max(0.0, shape.cube_mean + shape.cube_sd * place)
+        value = (1.0 - shape.lognormal) * (shape.cube_shift + shape.sign * shape.cube_scale * root * root * root)
+    if shape.lognormal > 0.0:
+        value += shape.lognormal * (shape.log_shift + shape.sign * math.exp(shape.log_mean + shape.log_sd * place))
+    return max(0.0, value)
+
+
+@kernel
+def _cube_place(shape, threshold):
+    """The normal variable's value at which the gamma distribution reaches the threshold."""
+    above = shape.sign * (threshold - shape.cube_shift)
+    if above <= 0.0:
+        return -shape.cube_mean / shape.cube_sd
+    return ((above / shape.cube_scale) ** (1.0 / 3.0) - shape.cube_mean) / shape.cube_sd
 
 
 @kernel
 def share_within(shape, threshold):
     """P(X <= threshold)."""
-    if shape.log_sd == 0.0:
+    if shape.sd == 0.0:
         return 1.0 if shape.mean <= threshold else 0.0
-    above = shape.sign * (threshold - shape.shift)
-    if above <= 0.0:
-        return 0.0 if shape.sign > 0.0 else 1.0
-    place = shape.sign * (math.log(above) - shape.log_mean) / shape.log_sd
-    return 0.5 * math.erfc(-place * _SQRT_HALF)
+    within = 0.0
+    if shape.lognormal < 1.0:
+        above = shape.sign * (threshold - shape.cube_shift)
+        share = 0.5 - 0.5 * shape.sign
+        if above > 0.0:
+            share = 0.5 * math.erfc(-shape.sign * _cube_place(shape, threshold) * _SQRT_HALF)
+        within = (1.0 - shape.lognormal) * share
+    if shape.lognormal > 0.0:
+        above = shape.sign * (threshold - shape.log_shift)
+        share = 0.5 - 0.5 * shape.sign
+        if above > 0.0:
+            share = 0.5 * math.erfc(-shape.sign * (math.log(above) - shape.log_mean) / shape.log_sd * _SQRT_HALF)
+        within += shape.lognormal * share
+    return within
 
 
 @kernel
 def cumulants_within(shape, threshold, within):
-    """Mean, variance and third cumulant of X where X <= threshold, which has the probability `within`."""
-    above = shape.sign * (threshold - shape.shift)
-    if shape.log_sd == 0.0 or within < 1e-6 or above <= 0.0:
+    """Mean, variance and third cumulant of X where X <= threshold, which has the probability `within`.
+
+    Of the component that has the larger part in the mixture.
+    """
+    sign = shape.sign
+    if shape.sd == 0.0 or within < 1e-6:
         return min(shape.mean, threshold), 0.0, 0.0
-    sd, sign = shape.log_sd, shape.sign
-    place = (math.log(above) - shape.log_mean) / sd
-    half_variance = 0.5 * sd * sd
-    first = 0.5 * math.erfc(-sign * (place - sd) * _SQRT_HALF) * math.exp(half_variance) / within
-    second = 0.5 * math.erfc(-sign * (place - 2.0 * sd) * _SQRT_HALF) * math.exp(4.0 * half_variance) / within
-    third = 0.5 * math.erfc(-sign * (place - 3.0 * sd) * _SQRT_HALF) * math.exp(9.0 * half_variance) / within
-    scale = math.exp(shape.log_mean)
+    if shape.lognormal < 0.5:
+        # Powers of a cube of a normal variable: its moments on the side of `place` that is within.
+        place = _cube_place(shape, threshold)
+        mass = 0.5 * math.erfc(-sign * place * _SQRT_HALF)
+        if mass < 1e-6:
+            return min(shape.mean, threshold), 0.0, 0.0
+        edge = -sign * math.exp(-0.5 * place * place) * _NORMAL_AT_0 / mass
+        before, moment = 0.0, 1.0
+        first = second = third = 0.0
+        for n in range(10):
+            # moment = E Z^n; C(m, n) cube_mean^(m - n) cube_sd^n for the cube (m = 3), its square and its own cube
+            power = shape.cube_sd**n * moment
+            if n <= 3:
+                first += _binomial(3, n) * shape.cube_mean ** (3 - n) * power
+            if n <= 6:
+                second += _binomial(6, n) * shape.cube_mean ** (6 - n) * power
+            third += _binomial(9, n) * shape.cube_mean ** (9 - n) * power
+            before, moment = moment, n * before + edge
+            edge *= place
+        scale, shift = shape.cube_scale, shape.cube_shift
+    else:
+        above = sign * (threshold - shape.log_shift)
+        if above <= 0.0:
+            return min(shape.mean, threshold), 0.0, 0.0
+        sd = shape.log_sd
+        place = (math.log(above) - shape.log_mean) / sd
+        mass = max(1e-9, 0.5 * math.erfc(-sign * place * _SQRT_HALF))
+        half = 0.5 * sd * sd
+        first = 0.5 * math.erfc(-sign * (place - sd) * _SQRT_HALF) * math.exp(half) / mass
+        second = 0.5 * math.erfc(-sign * (place - 2.0 * sd) * _SQRT_HALF) * math.exp(4.0 * half) / mass
+        third = 0.5 * math.erfc(-sign * (place - 3.0 * sd) * _SQRT_HALF) * math.exp(9.0 * half) / mass
+        scale, shift = math.exp(shape.log_mean), shape.log_shift
     variance = max(0.0, second - first * first) * scale * scale
     central = (third - 3.0 * first * second + 2.0 * first**3) * scale**3
-    return shape.shift + sign * scale * first, variance, sign * central
+    return min(threshold, shift + sign * scale * first), variance, sign * central
+
+
+@kernel
+def _binomial(n, k):
+    """The binomial coefficient."""
+    result = 1.0
+    for i in range(k):
+        result *= (n - i) / (i + 1.0)
+    return result
 
 
 @kernel
@@ -157,26 +236,22 @@ def scv_factor(scv, servers, utilization):
 
 
 @kernel
-def gap_scv(pods, nodes, utilization):
-    """SCV of the gaps between the calls that a pod is dealt by `nodes` balancers that each go round all pods [1].
+def gap_factor(load, scv, utilization):
+    """Mean wait of a pod with one server over that with Poisson arrivals and exponential times [1].
 
-    One balancer: every pods-th call of a Poisson stream. Several: Whitt's weight of a superposition between renewal
-    and Poisson; source: Whitt, "The queueing network analyzer", Bell System Technical Journal 62 (1983), equation 29.
+    Round robin deals every pods-th call of a Poisson stream to a pod: gaps of scv 1 / pods; source: Kraemer and
+    Langenbach-Belz, "Approximate formulae for the delay in the queueing system GI/G/1" (1976). Several balancers that go
+    round on their own lie between that and Poisson arrivals, the nearer to these the lower the utilization (fitted).
     """
-    idle = max(0.0, 1.0 - utilization)
-    weight = 1.0 / (1.0 + 4.0 * idle * idle * (nodes - 1.0))
-    return weight / pods + 1.0 - weight
-
-
-@kernel
-def gap_factor(gaps, scv, utilization):
-    """What evener gaps do to a wait that is proportional to (gaps + scv) / 2 [1].
-
-    Source: Kraemer and Langenbach-Belz, "Approximate formulae for the delay in the queueing system GI/G/1" (1976).
-    """
-    if gaps >= 1.0 or utilization <= 0.0 or utilization >= 1.0:
-        return 1.0
-    return math.exp(-2.0 * (1.0 - utilization) * (1.0 - gaps) ** 2 / (3.0 * utilization * (gaps + scv)))
+    poisson = 0.5 * (1.0 + scv)
+    if load.balancing != ROUND_ROBIN or load.ready <= 1.0:
+        return poisson
+    gaps = 1.0 / load.ready
+    even = 0.5 * (gaps + scv)
+    if 0.0 < utilization < 1.0:
+        even *= math.exp(-2.0 * (1.0 - utilization) * (1.0 - gaps) ** 2 / (3.0 * utilization * (gaps + scv)))
+    apart = (1.0 - 1.0 / load.nodes) * (0.02 + 0.66 * max(0.0, 1.0 - utilization))
+    return even + apart * (poisson - even)
 
 
 @kernel

@@ -96,14 +96,20 @@ ANSWER = np.dtype(
     align=True,
 )
 
-# Three cumulants as a distribution: shift + sign * exp(log_mean + log_sd * Z), Z standard normal.
+# Three cumulants as a distribution, that of a function of Z, standard normal: shifted gamma, lognormal, or between.
 SHAPE = np.dtype(
     [
-        ("shift", np.float64),
-        ("sign", np.float64),
+        ("mean", np.float64),
+        ("sd", np.float64),  # 0: the mean is all there is
+        ("sign", np.float64),  # of the skewness
+        ("lognormal", np.float64),  # part of the lognormal distribution in the mixture [1]
+        ("cube_shift", np.float64),  # gamma: cube_shift + sign * cube_scale * (cube_mean + cube_sd * Z)^3
+        ("cube_scale", np.float64),
+        ("cube_mean", np.float64),
+        ("cube_sd", np.float64),
+        ("log_shift", np.float64),  # lognormal: log_shift + sign * exp(log_mean + log_sd * Z)
         ("log_mean", np.float64),
         ("log_sd", np.float64),
-        ("mean", np.float64),  # where log_sd is 0, all there is
     ],
     align=True,
 )

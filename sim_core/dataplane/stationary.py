@@ -20,7 +20,6 @@ import math
 from sim_core.compiled import kernel
 from sim_core.dataplane.queueing import (
     gap_factor,
-    gap_scv,
     geometric_sum,
     mixed_cumulants,
     scv_factor,
@@ -41,6 +40,17 @@ from sim_core.dataplane.station import LEVELS
 _SATURATED = 1e-4  # a pod that works this near to its capacity works at it
 _NEGLIGIBLE = 1e-6  # weight of a state of the chain, over that of the likeliest
 _MOST_NODES = 8
+# Fitted, see fit.py: from which occupancy on the variability of service times widens the chain, ...
+_SATURATION_POWER = 20
+# ... what a balancer that picks a pod once leaves unequal, over the calls that wait, ...
+_ONCE = 0.55
+# ... how the disorder of several nodes exceeds the binomial one, ...
+_NODES_DISORDER = 1.08
+# ... what a balancer with two choices adds to the fluctuation of all calls together, as a power of utilization, ...
+_TWO_CHOICES_POWER = 2.5
+# ... and standard deviations between a timeout and the work in pods that refuse while others have room.
+_HOLE, _HOLE_BY_LOG_PODS, _HOLE_BY_OVERLOAD, _HOLE_BY_SCV = 0.93, 0.17, 1.7, 0.24
+_HOLE_OF_TWO, _HOLE_OF_TWO_BY_OVERLOAD = 1.03, 2.7
 
 
 @kernel
@@ -214,7 +224,7 @@ def take_chain(load, state, point, pods, busy, held, room, factor):
     while at > 0.0 and weight > _NEGLIGIBLE:
         width = min(step, at)
         middle = speed_with(state, (at - 0.5 * (width - 1.0)) / pods)
-        local = 1.0 + (factor - 1.0) * (middle / most) ** 8
+        local = 1.0 + (factor - 1.0) * (middle / most) ** _SATURATION_POWER
         weight *= math.exp(-width * math.log(busy / middle) / local)
         at -= width
         mass, away = weight * width, at - center
@@ -226,7 +236,7 @@ def take_chain(load, state, point, pods, busy, held, room, factor):
     while at + 1.0 <= end and weight > _NEGLIGIBLE:
         width = min(step, math.floor(end - at))
         middle = speed_with(state, (at + 0.5 * (width + 1.0)) / pods)
-        local = 1.0 + (factor - 1.0) * (middle / most) ** 8
+        local = 1.0 + (factor - 1.0) * (middle / most) ** _SATURATION_POWER
         weight *= math.exp(width * math.log(busy / middle) / local)
         at += width
         mass, away = weight * width, at - center
@@ -278,6 +288,31 @@ def unequal_factor(scv, utilization):
 
 
 @kernel
+def room_in_reach(load, pods, utilization, held, room, most):
+    """Calls that pods hold in overload before some refuse while others have room [calls].
+
+    A balancer does not see calls that their callers gave up. A pod that fell behind holds such calls: it looks emptier
+    than the others, draws calls until it is full, and refuses from then on. That starts where the work in a pod is
+    within so many of its standard deviations of the timeout; more pods, more chances.
+    """
+    fits = max(0.0, load.timeout_s / load.cpu_s - held) * most
+    if fits >= 2.0 * room:
+        return room
+    if load.balancing == POWER_OF_TWO:
+        deviations = _HOLE_OF_TWO - _HOLE_OF_TWO_BY_OVERLOAD * max(0.0, utilization - 1.0)
+    else:
+        deviations = _HOLE + _HOLE_BY_LOG_PODS * math.log(pods) - _HOLE_BY_OVERLOAD * max(0.0, utilization - 1.0)
+    scv = load.cpu_scv if load.sharing == FIFO else 1.0
+    deviations = max(0.0, deviations) * (1.0 + _HOLE_BY_SCV * max(0.0, scv - 1.0))
+    spread = deviations * math.sqrt(scv)
+    root = 0.5 * (math.sqrt(spread * spread + 4.0 * fits) - spread)
+    reached = min(room, root * root)
+    # Where pods hold far more than can be answered in time, what a balancer sees says nothing any more.
+    lost = min(1.0, max(0.0, room / max(1e-9, fits) - 1.3))
+    return max(min(room, load.cores + 1.0), reached + lost * (room - reached))
+
+
+@kernel
 def balanced_point(load, state, point, utilization, held, room):
     """POINT of pods that are kept equal, and of a single pod whose workers bind."""
     most = state.speed[state.saturated]
@@ -290,12 +325,12 @@ def balanced_point(load, state, point, utilization, held, room):
         # Workers bind: what is served is the whole time that a call holds its worker.
         scv = (scv + load.held_variance_s2 / load.cpu_s**2) / (1.0 + held) ** 2
         servers = load.workers
-    gaps = 1.0
-    if load.balancing == ROUND_ROBIN:
-        gaps = gap_scv(load.ready, load.nodes, utilization)
-    factor = 0.5 * (gaps - 1.0) + scv_factor(scv, servers, utilization)
-    factor *= gap_factor(gaps, scv, utilization)
-    take_chain(load, state, point, pods, busy, held, room, max(0.05, factor))
+    factor = scv_factor(scv, servers, utilization)
+    factor *= gap_factor(load, scv, utilization) / (0.5 * (1.0 + scv))
+    reached = room
+    if balanced and pods > 1.0:
+        reached = room_in_reach(load, pods, utilization, held, room, most)
+    take_chain(load, state, point, pods, busy, held, reached, max(0.05, factor))
     accepted = max(1e-12, busy * (1.0 - point.blocked))
     alone = 1.0 / call_speed(load)
     wait = max(0.0, point.open / accepted - held - alone)
@@ -304,21 +339,28 @@ def balanced_point(load, state, point, utilization, held, room):
         at = min(utilization, 0.985) * most
         equal = calls_for(state, at)
         local = max(0.0, equal / at - held - alone)
-        unequal = local
+        unequal, together = local, 1.0
         if load.balancing == POWER_OF_TWO:
             unequal = max(local, calls_of_two_choices(state, at) / at - held - alone)
+            together = min(1.0, utilization) ** _TWO_CHOICES_POWER
         elif load.nodes > 1:
-            unequal = max(local, calls_of_nodes(state, at, load.nodes) / at - held - alone)
+            unequal = max(local, _NODES_DISORDER * (calls_of_nodes(state, at, load.nodes) / at - held - alone))
         spread = unequal_factor(scv, utilization) if load.sharing == FIFO else 1.0
-        fill = max(0.0, 1.0 - (point.open + accepted * max(0.0, unequal - local)) / room)
-        added = (unequal * spread - local) * fill
-        wait = max(0.0, wait + added)
+        fill = 1.0 - min(1.0, (point.open + accepted * (unequal - local)) / reached) ** 3
+        fluctuation = wait - local
+        if fluctuation > 0.0:
+            share = fluctuation / (wait + 1e-9)
+            once = _ONCE / (1.0 + 0.5 * held) * (1.0 - 1.0 / pods) * share / load.cores * fill
+            fluctuation += once * -math.expm1(-1.6 * wait * load.cores) * min(1.0, spread)
+            if fill > 0.5:
+                fluctuation *= together
+        wait = max(0.0, fluctuation + local + (unequal * spread - local) * fill)
         local = unequal * spread * fill
     variance_open, third_open = point.wait_variance_s2 / accepted**2, point.wait_third_s3 / accepted**3
-    if not balanced or pods == 1.0:
-        # The calls that are held are no part of the wait, but of what varies.
-        variance_open = max(0.0, variance_open - held / accepted)
-        third_open = max(-(variance_open**1.5) * 2.0, third_open - held / accepted**2)
+    # Calls that are held or have a core are no part of the wait, but of what varies.
+    variance_open = max(0.0, variance_open - (held + alone) / (accepted * pods))
+    bound = 2.0 * variance_open * math.sqrt(variance_open)
+    third_open = min(bound, max(-bound, third_open - (held + alone) / (accepted * pods) ** 2))
     point.open = accepted * (wait + alone)
     per_call = 1.0 / most
     scv_departures = (load.cpu_scv + servers - 1.0) / servers
@@ -357,17 +399,20 @@ def shared_cumulants(load, point, wait, sojourn, spread):
 
 
 @kernel
+def ratio_of(factor, ratio):
+    """Mean wait of those that wait over that of a geometric line of this ratio, whose first call is served on."""
+    return factor / max(1e-9, 1.0 - ratio + factor * ratio) if ratio < 1.0 else 1.0
+
+
+@kernel
 def independent_point(load, point, utilization, held, room):
     """POINT of pods that get their calls without regard to what they have: M/G/c/K, or evener gaps."""
     cores, speed = load.cores, call_speed(load)
     servers = math.ceil(cores / speed - 1e-9)
     busy = utilization * cores
     scv = load.cpu_scv if load.sharing == FIFO else 1.0
-    gaps = 1.0
-    if load.balancing == ROUND_ROBIN:
-        gaps = gap_scv(load.ready, load.nodes, utilization)
-    factor = 0.5 * (gaps - 1.0) + scv_factor(scv, servers, utilization)
-    factor = max(0.02, factor * gap_factor(gaps, scv, utilization))
+    plain = scv_factor(scv, servers, utilization)
+    factor = max(0.02, plain * gap_factor(load, scv, utilization) / (0.5 * (1.0 + scv)))
     if utilization < 1.0:
         entry = 1.0 / (1.0 - utilization + utilization * factor)
         ratio = utilization * factor * entry
@@ -398,6 +443,11 @@ def independent_point(load, point, utilization, held, room):
     waiting = (1.0 - point.blocked) * point.waits * mean_i + point.blocked * places
     accepted = max(1e-300, busy * (1.0 - point.blocked))
     point.wait_s = waiting / accepted
+    if load.balancing == ROUND_ROBIN and load.ready > 1.0:
+        # Even gaps let more calls pass than find the CPU idle at random: by the mean wait of those that wait.
+        evenness = 1.0 - 1.0 / load.ready
+        mean = (mean_i + 1.0) * ratio_of(factor, ratio) / cores
+        point.waits = min(point.waits, point.wait_s / (mean + 0.125 * evenness * (scv + scv * scv)))
     # A call that finds i in line waits for i + 1 departures.
     scv_departures = (scv + servers - 1.0) / servers
     mean = (mean_i + 1.0) / cores
