@@ -1,10 +1,257 @@
-"""One station of the fluid engine: a queue whose length relaxes to the stationary value and grows under overload."""
+"""How long calls wait in a station, and the distribution that three cumulants stand for."""
 
 from __future__ import annotations
 
 import math
 
 from sim_core.compiled import kernel
+from sim_core.dataplane.services.records import ROUND_ROBIN
+
+_SQRT_HALF = math.sqrt(0.5)
+_NORMAL_AT_0 = 1.0 / math.sqrt(2.0 * math.pi)
+_LEAST_SKEWNESS = 0.01  # below it a shape is a normal one; shift and scale would cancel
+_MOST_SKEWNESS = 60.0
+_GAMMA_SKEWNESS, _LOGNORMAL_SKEWNESS = 2.2, 3.2
+
+
+@kernel
+def truncated_exponential(rate):
+    """Mean, variance and third cumulant on [0, 1] of a density proportional to exp(-rate x); of either sign."""
+    if abs(rate) < 0.05:  # Bernoulli's numbers: the closed forms cancel
+        rate2 = rate * rate
+        return 0.5 - rate / 12.0 + rate * rate2 / 720.0, (1.0 - rate2 / 20.0) / 12.0, rate * (1.0 - rate2 / 12.6) / 120.0
+    if rate > 500.0:
+        return 1.0 / rate, 1.0 / (rate * rate), 2.0 / rate**3
+    if rate < -500.0:
+        return 1.0 + 1.0 / rate, 1.0 / (rate * rate), 2.0 / rate**3
+    grown = math.expm1(rate)
+    square = (grown + 1.0) / (grown * grown)
+    inverse = 1.0 / rate
+    return (
+        inverse - 1.0 / grown,
+        inverse * inverse - square,
+        2.0 * inverse**3 - square * (grown + 2.0) / grown,
+    )
+
+
+@kernel
+def truncated_geometric(log_ratio, places):
+    """Mean, variance and third cumulant of k in 0 .. places - 1 with weights exp(k log_ratio), places at least 1.
+
+    An exponential variable on [0, places), whose integer part this is, and whose fraction is independent of it.
+    """
+    mean, variance, third = truncated_exponential(-log_ratio * places)
+    mean_f, variance_f, third_f = truncated_exponential(-log_ratio)
+    return (
+        max(0.0, places * mean - mean_f),
+        max(0.0, places * places * variance - variance_f),
+        places**3 * third - third_f,
+    )
+
+
+@kernel
+def geometric_sum(log_ratio, places):
+    """Sum of exp(k log_ratio) over k = 0 .. places - 1, for log_ratio at most 0."""
+    if log_ratio > -1e-9:
+        return places
+    return math.expm1(places * log_ratio) / math.expm1(log_ratio)
+
+
+@kernel
+def third_moment_factors(scv):
+    """E S^3 / (E S)^3 and E S^4 / (E S)^4 of a service time: gamma up to scv 1, lognormal beyond."""
+    if scv <= 1.0:
+        return (1.0 + scv) * (1.0 + 2.0 * scv), (1.0 + scv) * (1.0 + 2.0 * scv) * (1.0 + 3.0 * scv)
+    return (1.0 + scv) ** 3, (1.0 + scv) ** 6
+
+
+@kernel
+def third_cumulant_factor(scv):
+    """E (S - ES)^3 / (E S)^3 of a service time: gamma up to scv 1, lognormal beyond."""
+    if scv <= 1.0:
+        return 2.0 * scv * scv
+    return scv * scv * (scv + 3.0)
+
+
+@kernel
+def take_shape(shape, mean, variance, third):
+    """Sets the SHAPE of these cumulants, mirrored where the skewness is negative.
+
+    Up to skewness 2 a shifted gamma distribution (the exponential one and sums of exponentials among them), written as
+    the cube of a normal variable; from skewness 3 on a shifted lognormal one; a mixture of both between. The lognormal's
+    skewness is (w + 2) sqrt(w - 1) with w = exp(log_sd^2): a cubic equation with one real root.
+    Source of the cube: Wilson and Hilferty, "The distribution of chi-square", PNAS 17 (1931).
+    """
+    shape.mean = mean
+    shape.lognormal = 0.0
+    if variance <= 1e-12 * mean * mean:
+        shape.sd = 0.0
+        return
+    sd = math.sqrt(variance)
+    shape.sd = sd
+    skewness = third / (variance * sd)
+    shape.sign = 1.0 if skewness >= 0.0 else -1.0
+    skewness = min(_MOST_SKEWNESS, max(_LEAST_SKEWNESS, abs(skewness)))
+    if skewness < _LOGNORMAL_SKEWNESS:
+        scale = 0.5 * sd * skewness
+        inverse = 0.25 * skewness * skewness  # 1 / form parameter
+        shape.cube_shift = mean - shape.sign * scale / inverse
+        shape.cube_scale = scale / inverse
+        shape.cube_sd = math.sqrt(inverse) / 3.0
+        shape.cube_mean = 1.0 - inverse / 9.0
+    if skewness > _GAMMA_SKEWNESS:
+        shape.lognormal = min(1.0, (skewness - _GAMMA_SKEWNESS) / (_LOGNORMAL_SKEWNESS - _GAMMA_SKEWNESS))
+        half = 0.5 * skewness * skewness
+        root = (1.0 + half + skewness * math.sqrt(1.0 + 0.5 * half)) ** (1.0 / 3.0)
+        grown = root - 2.0 + 1.0 / root  # w - 1
+        log_variance = math.log1p(grown)
+        log_mean = math.log(sd) - 0.5 * (math.log(grown) + log_variance)
+        shape.log_mean = log_mean
+        shape.log_sd = math.sqrt(log_variance)
+        shape.log_shift = mean - shape.sign * math.exp(log_mean + 0.5 * log_variance)
+
+
+@kernel
+def quantile_of_shape(shape, normal_quantile):
+    """The quantile that a standard normal variable has at `normal_quantile`; not below 0 [s]."""
+    if shape.sd == 0.0:
+        return shape.mean
+    place = shape.sign * normal_quantile
+    value = 0.0
+    if shape.lognormal < 1.0:
+        root = max(0.0, shape.cube_mean + shape.cube_sd * place)
+        value = (1.0 - shape.lognormal) * (shape.cube_shift + shape.sign * shape.cube_scale * root * root * root)
+    if shape.lognormal > 0.0:
+        value += shape.lognormal * (shape.log_shift + shape.sign * math.exp(shape.log_mean + shape.log_sd * place))
+    return max(0.0, value)
+
+
+@kernel
+def _cube_place(shape, threshold):
+    """The normal variable's value at which the gamma distribution reaches the threshold."""
+    above = shape.sign * (threshold - shape.cube_shift)
+    if above <= 0.0:
+        return -shape.cube_mean / shape.cube_sd
+    return ((above / shape.cube_scale) ** (1.0 / 3.0) - shape.cube_mean) / shape.cube_sd
+
+
+@kernel
+def share_within(shape, threshold):
+    """P(X <= threshold)."""
+    if shape.sd == 0.0:
+        return 1.0 if shape.mean <= threshold else 0.0
+    within = 0.0
+    if shape.lognormal < 1.0:
+        above = shape.sign * (threshold - shape.cube_shift)
+        share = 0.5 - 0.5 * shape.sign
+        if above > 0.0:
+            share = 0.5 * math.erfc(-shape.sign * _cube_place(shape, threshold) * _SQRT_HALF)
+        within = (1.0 - shape.lognormal) * share
+    if shape.lognormal > 0.0:
+        above = shape.sign * (threshold - shape.log_shift)
+        share = 0.5 - 0.5 * shape.sign
+        if above > 0.0:
+            share = 0.5 * math.erfc(-shape.sign * (math.log(above) - shape.log_mean) / shape.log_sd * _SQRT_HALF)
+        within += shape.lognormal * share
+    return within
+
+
+@kernel
+def cumulants_within(shape, threshold, within):
+    """Mean, variance and third cumulant of X where X <= threshold, which has the probability `within`.
+
+    Of the component that has the larger part in the mixture.
+    """
+    sign = shape.sign
+    if shape.sd == 0.0 or within < 1e-6:
+        return min(shape.mean, threshold), 0.0, 0.0
+    if shape.lognormal < 0.5:
+        # Powers of a cube of a normal variable: its moments on the side of `place` that is within.
+        place = _cube_place(shape, threshold)
+        mass = 0.5 * math.erfc(-sign * place * _SQRT_HALF)
+        if mass < 1e-6:
+            return min(shape.mean, threshold), 0.0, 0.0
+        edge = -sign * math.exp(-0.5 * place * place) * _NORMAL_AT_0 / mass
+        before, moment = 0.0, 1.0
+        first = second = third = 0.0
+        for n in range(10):
+            # moment = E Z^n; C(m, n) cube_mean^(m - n) cube_sd^n for the cube (m = 3), its square and its own cube
+            power = shape.cube_sd**n * moment
+            if n <= 3:
+                first += _binomial(3, n) * shape.cube_mean ** (3 - n) * power
+            if n <= 6:
+                second += _binomial(6, n) * shape.cube_mean ** (6 - n) * power
+            third += _binomial(9, n) * shape.cube_mean ** (9 - n) * power
+            before, moment = moment, n * before + edge
+            edge *= place
+        scale, shift = shape.cube_scale, shape.cube_shift
+    else:
+        above = sign * (threshold - shape.log_shift)
+        if above <= 0.0:
+            return min(shape.mean, threshold), 0.0, 0.0
+        sd = shape.log_sd
+        place = (math.log(above) - shape.log_mean) / sd
+        mass = max(1e-9, 0.5 * math.erfc(-sign * place * _SQRT_HALF))
+        half = 0.5 * sd * sd
+        first = 0.5 * math.erfc(-sign * (place - sd) * _SQRT_HALF) * math.exp(half) / mass
+        second = 0.5 * math.erfc(-sign * (place - 2.0 * sd) * _SQRT_HALF) * math.exp(4.0 * half) / mass
+        third = 0.5 * math.erfc(-sign * (place - 3.0 * sd) * _SQRT_HALF) * math.exp(9.0 * half) / mass
+        scale, shift = math.exp(shape.log_mean), shape.log_shift
+    variance = max(0.0, second - first * first) * scale * scale
+    central = (third - 3.0 * first * second + 2.0 * first**3) * scale**3
+    return min(threshold, shift + sign * scale * first), variance, sign * central
+
+
+@kernel
+def _binomial(n, k):
+    """The binomial coefficient."""
+    result = 1.0
+    for i in range(k):
+        result *= (n - i) / (i + 1.0)
+    return result
+
+
+@kernel
+def mixed_cumulants(share, mean, variance, third):
+    """Variance and third cumulant of what is 0, but with probability `share` has these cumulants; the mean is share * mean."""
+    total = share * mean
+    second = share * (variance + mean * mean)
+    cube = share * (third + 3.0 * mean * variance + mean**3)
+    return max(0.0, second - total * total), cube - 3.0 * total * second + 2.0 * total**3
+
+
+@kernel
+def scv_factor(scv, servers, utilization):
+    """Mean wait of M/G/c over that of M/M/c [1].
+
+    (1 + scv) / 2, exact for one server. Below scv 1 it lies between that of M/M/c and that of M/D/c, by Cosmetatos'
+    correction; source: Kimura, "Approximations for multi-server queues: system interpolations", Queueing Systems 17 (1994).
+    """
+    factor = 0.5 * (1.0 + scv)
+    if servers > 1.0 and scv < 1.0 and utilization > 0.0:
+        idle = max(0.0, 1.0 - utilization)
+        correction = idle * (servers - 1.0) * (math.sqrt(4.0 + 5.0 * servers) - 2.0) / (16.0 * servers * utilization)
+        factor += 0.5 * (1.0 - scv) * min(1.0, correction)
+    return factor
+
+
+@kernel
+def gap_factor(load, scv, utilization):
+    """Mean wait of a pod with one server over that with Poisson arrivals and exponential times [1].
+
+    Round robin deals every pods-th call of a Poisson stream to a pod: gaps of scv 1 / pods; source: Kraemer and
+    Langenbach-Belz, "Approximate formulae for the delay in the queueing system GI/G/1" (1976). Several balancers that go
+    round on their own lie between that and Poisson arrivals, the nearer to these the lower the utilization (fitted).
+    """
+    poisson = 0.5 * (1.0 + scv)
+    if load.balancing != ROUND_ROBIN or load.ready <= 1.0:
+        return poisson
+    gaps = 1.0 / load.ready
+    even = 0.5 * (gaps + scv)
+    if 0.0 < utilization < 1.0:
+        even *= math.exp(-2.0 * (1.0 - utilization) * (1.0 - gaps) ** 2 / (3.0 * utilization * (gaps + scv)))
+    apart = (1.0 - 1.0 / load.nodes) * (0.02 + 0.66 * max(0.0, 1.0 - utilization))
+    return even + apart * (poisson - even)
 
 
 @kernel

@@ -1,0 +1,115 @@
+"""Records of a station of the fluid engine: the pods of one service, or the instances of one database.
+
+A station is asked once a tick: LOAD says what comes and what the pods are, STATION_STATE lasts from tick to tick, ANSWER
+says what became of the calls. Times are in seconds, CPU in cores, cumulants in s, s^2, s^3: those of independent parts
+of a request add up, and `queueing.shape` turns three of them into a distribution.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+LEVELS = 64  # points of the curve: how fast a pod works with so and so many calls
+
+LOAD = np.dtype(
+    [
+        ("arrivals", np.float64),  # calls drawn for this tick, retries included
+        ("expected", np.float64),  # their expected number: what queues and waiting times go by
+        ("ready", np.float64),  # pods that take calls [pods]
+        ("cold", np.float64),  # of these, slow ones [pods]
+        ("cold_factor", np.float64),  # CPU time on a cold pod over that on a warm one [1]
+        ("cores", np.float64),  # CPU limit of a pod [cores]
+        ("workers", np.float64),  # calls that a pod works on at once [calls]
+        ("queue_limit", np.float64),  # calls that it holds beyond [calls]
+        ("cpu_s", np.float64),  # mean CPU time of a call on a warm pod
+        ("cpu_scv", np.float64),  # variance over squared mean [1]
+        ("held_s", np.float64),  # that a call holds its worker beyond its CPU time and the waits in the pod, mean
+        ("held_variance_s2", np.float64),
+        ("held_third_s3", np.float64),  # third cumulant, E(X - EX)^3
+        ("balancing", np.int64),  # RANDOM, ROUND_ROBIN, LEAST_OUTSTANDING, POWER_OF_TWO
+        ("nodes", np.int64),  # balancer nodes; each knows the calls that it sent itself
+        ("sharing", np.int64),  # FIFO, PROCESSOR_SHARING, CFS_QUOTA
+        ("quota_period_s", np.float64),  # CFS_QUOTA
+        ("timeout_s", np.float64),  # after which callers give up; inf: never
+        ("tick_s", np.float64),
+    ],
+    align=True,
+)
+
+# The stationary station at one utilization. Waits are of admitted calls, in the pod beyond CPU time and held time.
+POINT = np.dtype(
+    [
+        ("utilization", np.float64),  # arrivals over capacity [1]; above 1 as well
+        ("open", np.float64),  # calls of a pod that wait for a worker, wait for the CPU or have it [calls]
+        ("blocked", np.float64),  # share of arrivals that is refused [1]
+        ("waits", np.float64),  # share of admitted calls that wait [1]
+        ("wait_s", np.float64),
+        ("wait_variance_s2", np.float64),
+        ("wait_third_s3", np.float64),
+        ("extra_variance_s2", np.float64),  # of the sojourn, beyond those of wait, CPU time and held time: they correlate
+        ("extra_third_s3", np.float64),
+    ],
+    align=True,
+)
+
+STATION_STATE = np.dtype(
+    [
+        ("open", np.float64),  # calls in all pods that wait for a worker, wait for the CPU or have it, expected [calls]
+        ("utilization", np.float64),  # at which a stationary station holds that many [1]
+        ("unserved", np.float64),  # what draws brought more than expected, and could not be served yet [calls]
+        ("key", np.float64, (9,)),  # what the curve and the points below were computed for
+        ("seen_held_s", np.float64),
+        ("capacity", np.float64),  # of a pod, limited by workers, over that of its CPU [1]
+        ("saturated", np.int64),  # level from which on a pod works at its capacity
+        ("stride", np.float64),  # calls between two points of the curve
+        ("speed", np.float64, (LEVELS + 1,)),  # cores that a pod with 0, stride, 2 stride ... open calls keeps busy
+        ("scratch", np.float64, (LEVELS + 1,)),
+        ("pace", np.float64, (LEVELS + 1,)),
+        ("cell", np.int64),  # of the grid of utilizations: between `below` and `above`; -1: none yet
+        ("below", POINT),
+        ("above", POINT),
+        ("here", POINT),  # interpolated at `utilization`
+    ],
+    align=True,
+)
+
+ANSWER = np.dtype(
+    [
+        ("served", np.float64),  # calls whose CPU work is done in this tick, those given up by their callers included
+        ("passed_on", np.float64),  # of these, as far as chance is left out: what backends are asked for
+        ("refused", np.float64),  # calls that found no room, or no pod
+        ("admitted", np.float64),
+        ("waits", np.float64),  # share of admitted calls that wait [1]
+        ("wait_s", np.float64),  # mean wait of admitted calls, for a worker and for the CPU
+        ("wait_variance_s2", np.float64),
+        ("sojourn_s", np.float64),  # of admitted calls, waits, CPU time and held time, whether or not their callers wait
+        ("sojourn_variance_s2", np.float64),
+        ("sojourn_third_s3", np.float64),
+        ("timeout_share", np.float64),  # of admitted calls, that are not answered in time [1]
+        ("answered_s", np.float64),  # latency of the others, mean
+        ("answered_variance_s2", np.float64),
+        ("answered_third_s3", np.float64),
+        ("cpu_core_s", np.float64),  # CPU time used [core s]
+        ("utilization", np.float64),  # expected calls over what all pods together could serve [1]
+        ("waiting", np.float64),  # calls that wait in pods at the end of the tick, expected [calls]
+    ],
+    align=True,
+)
+
+# Three cumulants as a distribution, that of a function of Z, standard normal: shifted gamma, lognormal, or between.
+SHAPE = np.dtype(
+    [
+        ("mean", np.float64),
+        ("sd", np.float64),  # 0: the mean is all there is
+        ("sign", np.float64),  # of the skewness
+        ("lognormal", np.float64),  # part of the lognormal distribution in the mixture [1]
+        ("cube_shift", np.float64),  # gamma: cube_shift + sign * cube_scale * (cube_mean + cube_sd * Z)^3
+        ("cube_scale", np.float64),
+        ("cube_mean", np.float64),
+        ("cube_sd", np.float64),
+        ("log_shift", np.float64),  # lognormal: log_shift + sign * exp(log_mean + log_sd * Z)
+        ("log_mean", np.float64),
+        ("log_sd", np.float64),
+    ],
+    align=True,
+)

@@ -1,0 +1,504 @@
+"""The stationary station: what a pod's queue settles at, for any utilization, balancer, sharing of the CPU, and room.
+
+Two models, each exact where its assumptions hold:
+
+* *Independent pods* (random, round robin): every pod is an M/G/c/K queue of its own. Exact for exponential service times
+  and, by insensitivity, for processor sharing with any.
+* *Balanced pods* (least outstanding, power of two; and any pod whose workers bind): a pod with k open calls is a closed
+  network of its CPU and the time calls are held elsewhere, which works at the speed X(k); the open calls of all pods
+  are a birth-death chain in which the balancer keeps pods equal. That is the decomposition of Chandy, Herzog and Woo,
+  "Parametric analysis of queuing networks", IBM J. Res. Dev. 19 (1975); exact for one pod. What a balancer leaves
+  unequal (power of two; several nodes) is added from the limit of many pods.
+
+Times inside this module are in units of the mean CPU time of a call, speeds in cores.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sim_core.compiled import kernel
+from sim_core.dataplane.queueing import (
+    gap_factor,
+    geometric_sum,
+    mixed_cumulants,
+    scv_factor,
+    third_cumulant_factor,
+    third_moment_factors,
+    truncated_geometric,
+)
+from sim_core.dataplane.services.records import (
+    CFS_QUOTA,
+    FIFO,
+    LEAST_OUTSTANDING,
+    POWER_OF_TWO,
+    PROCESSOR_SHARING,
+    ROUND_ROBIN,
+)
+from sim_core.dataplane.station import LEVELS
+
+_SATURATED = 1e-4  # a pod that works this near to its capacity works at it
+_NEGLIGIBLE = 1e-6  # weight of a state of the chain, over that of the likeliest
+_MOST_NODES = 8
+# Fitted, see fit.py: from which occupancy on the variability of service times widens the chain, ...
+_SATURATION_POWER = 20
+# ... what a balancer that picks a pod once leaves unequal, over the calls that wait, ...
+_ONCE = 0.55
+# ... how the disorder of several nodes exceeds the binomial one, ...
+_NODES_DISORDER = 1.08
+# ... what a balancer with two choices adds to the fluctuation of all calls together, as a power of utilization, ...
+_TWO_CHOICES_POWER = 2.5
+# ... and standard deviations between a timeout and the work in pods that refuse while others have room.
+_HOLE, _HOLE_BY_LOG_PODS, _HOLE_BY_OVERLOAD, _HOLE_BY_SCV = 0.93, 0.17, 1.7, 0.24
+_HOLE_OF_TWO, _HOLE_OF_TWO_BY_OVERLOAD = 1.03, 2.7
+
+
+@kernel
+def call_speed(load):
+    """Cores that one call alone keeps busy: FIFO servers are equal, shared CPUs give a call at most one core."""
+    if load.sharing == FIFO:
+        return load.cores / math.ceil(load.cores)
+    return min(1.0, load.cores)
+
+
+@kernel
+def draw_curve(load, state, held):
+    """Sets `state.speed`: cores busy in a pod with so many open calls (exact mean value analysis, exponential times).
+
+    Args:
+        held: mean time that a call holds its worker beyond its CPU time, over that CPU time [1].
+
+    Source: Reiser and Lavenberg, "Mean-value analysis of closed multichain queuing networks", J. ACM 27 (1980).
+    """
+    cores, speed = load.cores, call_speed(load)
+    servers = int(math.ceil(cores / speed - 1e-9))
+    workers = max(1, int(load.workers))
+    typical = cores * held + cores
+    stride = max(1, int(math.ceil(min(float(workers), typical + 5.0 * math.sqrt(typical) + 12.0) / (LEVELS - 1))))
+    delay, alone = held, 1.0 / speed
+    if servers > LEVELS:  # Seidmann: as one fast server, and a delay that makes up for it
+        delay, servers = held + alone - 1.0 / cores, 1
+    # The probabilities that 0 .. servers - 1 calls are at the CPU.
+    at_cpu = state.scratch
+    for j in range(servers):
+        at_cpu[j] = 0.0
+    at_cpu[0] = 1.0
+    queue, busy = 0.0, 0.0
+    k, level = 0, 0
+    state.speed[0] = 0.0
+    while True:
+        k += 1
+        sojourn = (1.0 + queue) / cores
+        for j in range(1, servers):
+            sojourn += j * (1.0 / (j * speed) - 1.0 / cores) * at_cpu[j - 1]
+        busy = min(cores, k / (delay + sojourn))
+        queue = busy * sojourn
+        idle = 0.0
+        for j in range(servers - 1, 0, -1):
+            at_cpu[j] = busy / (j * speed) * at_cpu[j - 1]
+            idle += (cores - j * speed) * at_cpu[j]
+        at_cpu[0] = max(0.0, (cores - busy - idle) / cores)
+        if k % stride == 0:
+            level += 1
+            state.speed[level] = busy
+        if k == workers or busy >= cores * (1.0 - _SATURATED) or level == LEVELS:
+            break
+    if k % stride != 0:
+        level += 1
+        state.speed[level] = busy
+    state.saturated = level
+    state.stride = stride
+    state.capacity = busy / cores if k == workers and busy < cores * (1.0 - _SATURATED) else 1.0
+    if state.capacity == 1.0:
+        state.speed[level] = cores
+
+
+@kernel
+def speed_with(state, calls):
+    """Cores busy in a pod with so many open calls, between whole numbers linearly."""
+    at = calls / state.stride
+    if at >= state.saturated:
+        return state.speed[state.saturated]
+    level = int(at)
+    return state.speed[level] + (at - level) * (state.speed[level + 1] - state.speed[level])
+
+
+@kernel
+def calls_for(state, busy):
+    """The open calls with which a pod keeps so many cores busy; those from which on it is saturated if it cannot."""
+    level = 0
+    while level < state.saturated and state.speed[level + 1] < busy:
+        level += 1
+    if level == state.saturated:
+        return level * state.stride
+    return (level + (busy - state.speed[level]) / (state.speed[level + 1] - state.speed[level])) * state.stride
+
+
+@kernel
+def calls_of_nodes(state, busy, nodes):
+    """The same where each of several nodes keeps its own calls equal, and knows nothing of the others'.
+
+    A node has the pods at two neighboring numbers of its calls; over the nodes that adds up to a binomial spread.
+    """
+    nodes = min(nodes, _MOST_NODES)
+    low, high = 0.0, (state.saturated + nodes) * state.stride
+    for _ in range(24):
+        calls = 0.5 * (low + high)
+        each = int(calls / nodes)
+        more = calls / nodes - each
+        mean, probability = 0.0, (1.0 - more) ** nodes
+        if more > 0.999999:
+            each, more, probability = each + 1, 0.0, 1.0
+        for j in range(nodes + 1):
+            mean += probability * speed_with(state, float(nodes * each + j))
+            probability *= (nodes - j) / (j + 1.0) * more / (1.0 - more)
+        if mean < busy:
+            low = calls
+        else:
+            high = calls
+    return 0.5 * (low + high)
+
+
+@kernel
+def calls_of_two_choices(state, busy):
+    """Mean open calls of a pod where each call goes to the better of two pods, of very many.
+
+    The share s(k) of pods with at least k calls: busy s(k-1)^2 is what flows up to k and more, X of those is what flows
+    down. Source: Mitzenmacher, "The power of two choices in randomized load balancing", IEEE TPDS 12 (2001).
+    """
+    share, pace = state.scratch, state.pace
+    levels = min(LEVELS - 1, int(state.saturated * state.stride) + 24)
+    for k in range(levels + 1):
+        pace[k] = speed_with(state, float(k))
+    total = 0.0
+    for sweep in range(12):
+        share[0] = 1.0
+        last = levels
+        sum_shares = 0.0
+        for k in range(1, levels + 1):
+            share[k] = min(share[k - 1], busy * share[k - 1] * share[k - 1] / pace[k])
+            sum_shares += share[k]
+            if share[k] < 1e-7:
+                last = k
+                break
+        if abs(sum_shares - total) < 1e-4 * sum_shares:
+            return sum_shares
+        total = sum_shares
+        above, flow = 0.0, 0.0  # of pods with more than k calls: their share, and their work
+        for k in range(last, 0, -1):
+            flow += (share[k] - above) * speed_with(state, float(k))
+            above = share[k]
+            if above > 0.0:
+                pace[k] = max(1e-9, flow / above)
+    return total
+
+
+@kernel
+def take_chain(load, state, point, pods, busy, held, room, factor):
+    """Sets `open` (all calls of a pod), `blocked`, and in wait_variance_s2, wait_third_s3 the cumulants of `open`.
+
+    The birth-death chain of the open calls of `pods` pods that are kept equal. From the likeliest state downwards and
+    upwards in steps of a part of its width, and by closed form where all pods are saturated.
+
+    Args:
+        busy: cores that would be busy in each pod if no call were refused.
+        room: calls that a pod can hold.
+        factor: variability of arrivals and service times, 1 for Poisson arrivals and exponential times [1].
+    """
+    most = state.speed[state.saturated]
+    saturated = min(room, state.saturated * state.stride)
+    ratio = busy / most
+    log_ratio = math.log(max(1e-12, ratio))
+    likeliest = min(saturated, calls_for(state, busy)) if ratio < 1.0 else saturated
+    if ratio < 1.0 and likeliest < saturated:
+        slope = (speed_with(state, likeliest + 0.5) - speed_with(state, max(0.0, likeliest - 0.5))) / busy
+        width = math.sqrt(pods * factor / max(1e-3, slope))
+    else:
+        width = math.sqrt(pods * factor * state.stride)
+    step = max(1.0, math.floor(0.35 * width))
+    center = float(int(likeliest * pods))
+    end = saturated * pods
+    # Sums of weights, and of powers of the distance from the center.
+    total, first, second, third = step, 0.0, 0.0, 0.0
+    weight, at = 1.0, center
+    while at > 0.0 and weight > _NEGLIGIBLE:
+        width = min(step, at)
+        middle = speed_with(state, (at - 0.5 * (width - 1.0)) / pods)
+        local = 1.0 + (factor - 1.0) * (middle / most) ** _SATURATION_POWER
+        weight *= math.exp(-width * math.log(busy / middle) / local)
+        at -= width
+        mass, away = weight * width, at - center
+        total += mass
+        first += mass * away
+        second += mass * away * away
+        third += mass * away**3
+    weight, at = 1.0, center
+    while at + 1.0 <= end and weight > _NEGLIGIBLE:
+        width = min(step, math.floor(end - at))
+        middle = speed_with(state, (at + 0.5 * (width + 1.0)) / pods)
+        local = 1.0 + (factor - 1.0) * (middle / most) ** _SATURATION_POWER
+        weight *= math.exp(width * math.log(busy / middle) / local)
+        at += width
+        mass, away = weight * width, at - center
+        total += mass
+        first += mass * away
+        second += mass * away * away
+        third += mass * away**3
+    places = math.floor(pods * room - at)
+    point.blocked = 0.0
+    if weight > _NEGLIGIBLE and places < 1.0:
+        point.blocked = weight / total
+    elif weight > _NEGLIGIBLE:
+        # States at + 1 .. at + places with weights exp(i slope): over the largest of them, that nothing overflows.
+        slope = log_ratio / factor
+        mean_i, variance_i, third_i = truncated_geometric(slope, places)
+        if slope > 0.0:
+            scale = math.exp(-slope * places) if slope * places < 700.0 else 0.0
+            total, first, second, third = total * scale, first * scale, second * scale, third * scale
+            mass, top = weight * geometric_sum(-slope, places), weight
+        else:
+            mass = weight * math.exp(slope) * geometric_sum(slope, places)
+            top = weight * math.exp(slope * places) if slope * places > -700.0 else 0.0
+        away = at + 1.0 + mean_i - center
+        total += mass
+        first += mass * away
+        second += mass * (variance_i + away * away)
+        third += mass * (third_i + 3.0 * away * variance_i + away**3)
+        correction = factor
+        if abs(slope) > 1e-7:
+            correction = math.expm1(-abs(log_ratio)) / math.expm1(-abs(slope))
+        point.blocked = min(1.0, top / total * correction)
+    mean = first / total
+    second /= total
+    variance = max(0.0, second - mean * mean)
+    third = third / total - 3.0 * mean * second + 2.0 * mean**3
+    point.open = (center + mean) / pods
+    point.wait_variance_s2 = variance / (pods * pods)
+    point.wait_third_s3 = third / pods**3
+
+
+@kernel
+def unequal_factor(scv, utilization):
+    """Wait of equal pods in the limit of many, over that with exponential service times [1]. Fitted: see fit.py."""
+    spread = 0.5 * (1.0 + scv)
+    power = 0.87
+    if scv > 1.0:
+        power = 0.33 + 0.24 * min(1.0, max(0.0, (0.9 - utilization) / 0.4))
+    return spread**power
+
+
+@kernel
+def room_in_reach(load, pods, utilization, held, room, most):
+    """Calls that pods hold in overload before some refuse while others have room [calls].
+
+    A balancer does not see calls that their callers gave up. A pod that fell behind holds such calls: it looks emptier
+    than the others, draws calls until it is full, and refuses from then on. That starts where the work in a pod is
+    within so many of its standard deviations of the timeout; more pods, more chances.
+    """
+    fits = max(0.0, load.timeout_s / load.cpu_s - held) * most
+    if fits >= 2.0 * room:
+        return room
+    if load.balancing == POWER_OF_TWO:
+        deviations = _HOLE_OF_TWO - _HOLE_OF_TWO_BY_OVERLOAD * max(0.0, utilization - 1.0)
+    else:
+        deviations = _HOLE + _HOLE_BY_LOG_PODS * math.log(pods) - _HOLE_BY_OVERLOAD * max(0.0, utilization - 1.0)
+    scv = load.cpu_scv if load.sharing == FIFO else 1.0
+    deviations = max(0.0, deviations) * (1.0 + _HOLE_BY_SCV * max(0.0, scv - 1.0))
+    spread = deviations * math.sqrt(scv)
+    root = 0.5 * (math.sqrt(spread * spread + 4.0 * fits) - spread)
+    reached = min(room, root * root)
+    # Where pods hold far more than can be answered in time, what a balancer sees says nothing any more.
+    lost = min(1.0, max(0.0, room / max(1e-9, fits) - 1.3))
+    return max(min(room, load.cores + 1.0), reached + lost * (room - reached))
+
+
+@kernel
+def balanced_point(load, state, point, utilization, held, room):
+    """POINT of pods that are kept equal, and of a single pod whose workers bind."""
+    most = state.speed[state.saturated]
+    busy = utilization * most
+    balanced = load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO
+    pods = max(1.0, load.ready) if balanced else 1.0
+    scv = load.cpu_scv if load.sharing == FIFO else 1.0
+    servers = math.ceil(load.cores)
+    if state.capacity < 1.0 and load.sharing == FIFO:
+        # Workers bind: what is served is the whole time that a call holds its worker.
+        scv = (scv + load.held_variance_s2 / load.cpu_s**2) / (1.0 + held) ** 2
+        servers = load.workers
+    factor = scv_factor(scv, servers, utilization)
+    factor *= gap_factor(load, scv, utilization) / (0.5 * (1.0 + scv))
+    reached = room
+    if balanced and pods > 1.0:
+        reached = room_in_reach(load, pods, utilization, held, room, most)
+    take_chain(load, state, point, pods, busy, held, reached, max(0.05, factor))
+    accepted = max(1e-12, busy * (1.0 - point.blocked))
+    alone = 1.0 / call_speed(load)
+    wait = max(0.0, point.open / accepted - held - alone)
+    local = 0.0
+    if balanced and pods > 1.0:
+        at = min(utilization, 0.985) * most
+        equal = calls_for(state, at)
+        local = max(0.0, equal / at - held - alone)
+        unequal, together = local, 1.0
+        if load.balancing == POWER_OF_TWO:
+            unequal = max(local, calls_of_two_choices(state, at) / at - held - alone)
+            together = min(1.0, utilization) ** _TWO_CHOICES_POWER
+        elif load.nodes > 1:
+            unequal = max(local, _NODES_DISORDER * (calls_of_nodes(state, at, load.nodes) / at - held - alone))
+        spread = unequal_factor(scv, utilization) if load.sharing == FIFO else 1.0
+        fill = 1.0 - min(1.0, (point.open + accepted * (unequal - local)) / reached) ** 3
+        fluctuation = wait - local
+        if fluctuation > 0.0:
+            share = fluctuation / (wait + 1e-9)
+            once = _ONCE / (1.0 + 0.5 * held) * (1.0 - 1.0 / pods) * share / load.cores * fill
+            fluctuation += once * -math.expm1(-1.6 * wait * load.cores) * min(1.0, spread)
+            if fill > 0.5:
+                fluctuation *= together
+        wait = max(0.0, fluctuation + local + (unequal * spread - local) * fill)
+        local = unequal * spread * fill
+    variance_open, third_open = point.wait_variance_s2 / accepted**2, point.wait_third_s3 / accepted**3
+    # Calls that are held or have a core are no part of the wait, but of what varies.
+    variance_open = max(0.0, variance_open - (held + alone) / (accepted * pods))
+    bound = 2.0 * variance_open * math.sqrt(variance_open)
+    third_open = min(bound, max(-bound, third_open - (held + alone) / (accepted * pods) ** 2))
+    point.open = accepted * (wait + alone)
+    per_call = 1.0 / most
+    scv_departures = (load.cpu_scv + servers - 1.0) / servers
+    third_departures = third_cumulant_factor(load.cpu_scv) / servers**2
+    point.wait_s = wait
+    spread_j = 0.8 * local
+    if load.sharing == PROCESSOR_SHARING or load.sharing == CFS_QUOTA:
+        shared_cumulants(load, point, wait, wait + alone, spread_j)
+    else:
+        point.wait_variance_s2 = wait * per_call * scv_departures + spread_j * per_call + variance_open
+        point.wait_third_s3 = (
+            wait * per_call * per_call * third_departures
+            + 3.0 * (spread_j * per_call + variance_open) * per_call * scv_departures
+            + third_open
+        )
+        point.extra_variance_s2 = point.extra_third_s3 = 0.0
+    point.waits = -math.expm1(-1.2 * wait)
+
+
+@kernel
+def shared_cumulants(load, point, wait, sojourn, spread):
+    """Cumulants where calls share the CPU: long calls wait longer, so the wait correlates with the CPU time.
+
+    A call of the CPU time x stays x times the stretch on the mean; the rest is fitted to the exponential case of
+    Coffman, Muntz and Trotter, "Waiting time distributions for processor-sharing systems", J. ACM 17 (1970).
+    """
+    scv = load.cpu_scv
+    stretch = sojourn
+    rest = 2.0 * max(0.0, stretch - 1.0) / (stretch + 1.0) * stretch * stretch * (0.5 * (1.0 + scv)) ** 0.5
+    total = scv * stretch * stretch + rest
+    third = 2.3 * total * math.sqrt(total) * math.sqrt(total) / max(1e-9, stretch)
+    point.wait_variance_s2 = max(0.0, rest + scv * (stretch - 1.0) ** 2)
+    point.wait_third_s3 = 0.0
+    point.extra_variance_s2 = total - scv - point.wait_variance_s2
+    point.extra_third_s3 = third - third_cumulant_factor(scv)
+
+
+@kernel
+def ratio_of(factor, ratio):
+    """Mean wait of those that wait over that of a geometric line of this ratio, whose first call is served on."""
+    return factor / max(1e-9, 1.0 - ratio + factor * ratio) if ratio < 1.0 else 1.0
+
+
+@kernel
+def independent_point(load, point, utilization, held, room):
+    """POINT of pods that get their calls without regard to what they have: M/G/c/K, or evener gaps."""
+    cores, speed = load.cores, call_speed(load)
+    servers = math.ceil(cores / speed - 1e-9)
+    busy = utilization * cores
+    scv = load.cpu_scv if load.sharing == FIFO else 1.0
+    plain = scv_factor(scv, servers, utilization)
+    factor = max(0.02, plain * gap_factor(load, scv, utilization) / (0.5 * (1.0 + scv)))
+    if utilization < 1.0:
+        entry = 1.0 / (1.0 - utilization + utilization * factor)
+        ratio = utilization * factor * entry
+    else:
+        entry = 1.0 / factor
+        ratio = (utilization - 1.0 + factor) * entry
+    log_ratio = math.log(max(1e-12, ratio))
+    places = max(1.0, room - servers - min(utilization, 1.0) * cores * held)  # in line for the CPU
+    # Weights of 0 .. servers - 1 calls, and of `servers` or more; `last` is that of a full pod.
+    weight, idle, busy_sum = 1.0, 1.0, 0.0
+    for j in range(1, int(servers)):
+        weight *= busy / (j * speed)
+        idle += weight
+        busy_sum += weight * j * speed
+    weight *= utilization * entry
+    if log_ratio > 0.0:
+        down = math.exp(-log_ratio * (places - 1.0)) if log_ratio * places < 700.0 else 0.0
+        idle, busy_sum = idle * down, busy_sum * down
+        line = weight * geometric_sum(-log_ratio, places)
+    else:
+        line = weight * geometric_sum(log_ratio, places)
+    mean_busy = (busy_sum + cores * line) / (idle + line)
+    odds = max(0.0, (busy - mean_busy) / cores)
+    point.blocked = odds / (1.0 + odds)
+    point.waits = line / (idle + line)
+    mean_i, variance_i, third_i = truncated_geometric(log_ratio, places)
+    # Little's law over all states, the full pod among them.
+    waiting = (1.0 - point.blocked) * point.waits * mean_i + point.blocked * places
+    accepted = max(1e-300, busy * (1.0 - point.blocked))
+    point.wait_s = waiting / accepted
+    if load.balancing == ROUND_ROBIN and load.ready > 1.0:
+        # Even gaps let more calls pass than find the CPU idle at random: by the mean wait of those that wait.
+        evenness = 1.0 - 1.0 / load.ready
+        mean = (mean_i + 1.0) * ratio_of(factor, ratio) / cores
+        point.waits = min(point.waits, point.wait_s / (mean + 0.125 * evenness * (scv + scv * scv)))
+    # A call that finds i in line waits for i + 1 departures.
+    scv_departures = (scv + servers - 1.0) / servers
+    mean = (mean_i + 1.0) / cores
+    variance = ((mean_i + 1.0) * scv_departures + variance_i) / cores**2
+    third = (mean_i + 1.0) * third_cumulant_factor(scv) / servers**2 + 3.0 * variance_i * scv_departures + third_i
+    third /= cores**3
+    scale = point.wait_s / max(1e-12, point.waits * mean)
+    variance, third = mixed_cumulants(point.waits, mean * scale, variance * scale**2, third * scale**3)
+    if servers == 1.0 and scv > 1.0 and utilization < 1.0 and load.sharing == FIFO:
+        # Takacs: a heavy tail of service times is one of waits.
+        m3, _ = third_moment_factors(scv)
+        settled = utilization * factor / (1.0 - utilization)
+        heavy = settled * settled + utilization * m3 / (3.0 * (1.0 - utilization))
+        light = settled * settled * (2.0 / max(utilization, 1e-9) - 1.0)
+        part = min(1.0, point.wait_s / max(1e-12, settled * 1.0)) ** 2
+        added = max(0.0, heavy - light) * part
+        third += 3.0 * added * (point.wait_s + math.sqrt(variance + added))
+        variance += added
+    point.wait_variance_s2, point.wait_third_s3 = variance, third
+    point.extra_variance_s2 = point.extra_third_s3 = 0.0
+    alone = 1.0 / speed
+    point.open = accepted * (point.wait_s + alone)
+    if load.sharing != FIFO:
+        shared_cumulants(load, point, point.wait_s, point.wait_s + alone, 0.0)
+
+
+@kernel
+def take_point(load, state, point, utilization):
+    """Sets POINT, times in seconds."""
+    unit = load.cpu_s * effective_slowness(load)
+    held = load.held_s / unit
+    room = load.workers + load.queue_limit
+    point.utilization = utilization
+    if utilization <= 0.0:
+        point.open = point.blocked = point.waits = point.wait_s = 0.0
+        point.wait_variance_s2 = point.wait_third_s3 = point.extra_variance_s2 = point.extra_third_s3 = 0.0
+        return
+    if load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO or state.capacity < 1.0:
+        balanced_point(load, state, point, utilization, held, room)
+    else:
+        independent_point(load, point, utilization, held, room)
+    point.wait_s *= unit
+    point.wait_variance_s2 *= unit * unit
+    point.extra_variance_s2 *= unit * unit
+    point.wait_third_s3 *= unit**3
+    point.extra_third_s3 *= unit**3
+
+
+@kernel
+def effective_slowness(load):
+    """CPU time of a call over that on a warm pod, on the mean of pods that each get what they can take [1]."""
+    if load.cold <= 0.0:
+        return 1.0
+    return load.ready / (load.ready - load.cold * (1.0 - 1.0 / load.cold_factor))
