@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import hypothesis
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 
 import experiments  # noqa: F401  (sets what Ray reads when a test module imports it)
 from sim_core.profile import Profile, load_profile
-from sim_core.simulation import Worlds
+from sim_core.simulation import Simulation, TimelineRecorder, Worlds
+from sim_core.telemetry import HISTORY
 from sim_core.workload import Trace
-from sim_core.world import Lane, Scaler
+from sim_core.world import LAYOUT, Lane, Scaler
 
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("suite")
@@ -52,19 +54,84 @@ def spiky_day(mean_per_s: float, days: float = 1.0, step_s: float = 60.0) -> Tra
     return Trace("spiky", step_s, mean_per_s * wave * (1.0 + bursts))
 
 
-def run_worlds(lanes: Sequence[Lane], duration_s: float) -> Worlds:
-    """Worlds that have played for a while."""
+def in_step(lanes: Sequence[Lane]) -> Worlds:
+    """Worlds with clocks that a test can reckon with: scrapes end at whole intervals, and syncs begin with the lane."""
     worlds = Worlds(lanes)
-    worlds.advance(round(duration_s / float(worlds.params["tick_s"][0])))
+    worlds.params["scrape_phase_ticks"] = worlds.params["scrape_ticks"]
+    worlds.params["sync_phase_ticks"] = 0
+    worlds.reset(np.arange(len(worlds)))
     return worlds
 
 
+def ticks_of(worlds: Worlds, duration_s: float) -> int:
+    """How many ticks of a batch a time is."""
+    return round(duration_s / float(worlds.params["tick_s"][0]))
+
+
+def run_worlds(lanes: Sequence[Lane], duration_s: float) -> Worlds:
+    """Worlds that have played for a while, each lane scraped and synced at moments of its own."""
+    worlds = Worlds(lanes)
+    worlds.advance(ticks_of(worlds, duration_s))
+    return worlds
+
+
+def run_in_step(lanes: Sequence[Lane], duration_s: float) -> Worlds:
+    """Worlds that have played for a while by the clocks of `in_step`."""
+    worlds = in_step(lanes)
+    worlds.advance(ticks_of(worlds, duration_s))
+    return worlds
+
+
+def simulate_in_step(lanes: Sequence[Lane], duration_s: float, timeline_step_s: float) -> Simulation:
+    """What `simulate` does, by the clocks of `in_step`."""
+    worlds = in_step(lanes)
+    recorder, n_ticks, step = TimelineRecorder(worlds), ticks_of(worlds, duration_s), ticks_of(worlds, timeline_step_s)
+    for begin in range(0, n_ticks, step):
+        worlds.advance(min(step, n_ticks - begin))
+        recorder.record()
+    return Simulation.of(worlds, recorder)
+
+
+def path_of(worlds: Worlds, lane: int) -> bytes:
+    """All that a lane has come to, in its record and in its rows of every table."""
+    tables = [table.name for table in LAYOUT.tables.values() if table.is_state]
+    return worlds.state[lane].tobytes() + b"".join(worlds.of(lane, name).tobytes() for name in tables)
+
+
 def scrapes(worlds: Worlds, lane: int = 0) -> np.ndarray:
-    """All scrapes that a lane has published, oldest first; at most as many as the history holds."""
-    state = worlds.state[lane]
-    published, size = int(state["n_published"]), len(state["history"])
-    first = max(0, published - size)
-    return state["history"][np.arange(first, published) % size]
+    """What a lane's scrapes have said of its services, oldest first, SERVICE_TELEMETRY of shape (n, n_services); at most
+    as many as the history holds."""
+    published, n_services = int(worlds.state["n_published"][lane]), int(worlds.params["n_services"][lane])
+    ring = worlds.of(lane, "service_scrapes").reshape(HISTORY, n_services)
+    return ring[np.arange(max(0, published - HISTORY), published) % HISTORY]
+
+
+class Seen(NamedTuple):
+    """Scrapes of a lane as its readers saw them, oldest first.
+
+    Attributes:
+        whole: TELEMETRY, shape (n,).
+        services: SERVICE_TELEMETRY, shape (n, n_services).
+    """
+
+    whole: np.ndarray
+    services: np.ndarray
+
+
+def watch(worlds: Worlds, duration_s: float, lane: int = 0) -> Seen:
+    """Plays on for a while, and keeps every scrape of a lane that is published meanwhile."""
+    whole, services = [], []
+    for _ in range(ticks_of(worlds, duration_s)):
+        published = int(worlds.state["n_published"][lane])
+        worlds.advance(1)
+        if worlds.state["n_published"][lane] > published:
+            whole.append(worlds.telemetry()[lane].copy())
+            services.append(scrapes(worlds, lane)[-1].copy())
+    n_services = int(worlds.params["n_services"][lane])
+    return Seen(
+        np.array(whole, dtype=worlds.telemetry().dtype),
+        np.array(services, dtype=worlds.tables.service_scrapes.dtype).reshape(-1, n_services),
+    )
 
 
 def plan_of(*parts: tuple[int, float], sync_s: float = 15.0) -> Scaler:

@@ -29,8 +29,8 @@ from sim_core.errors import InputError
 from sim_core.profile import bundled_profiles, load_profile
 from sim_core.simulation import Worlds
 from sim_core.workload import Trace
-from sim_core.world import Lane, Scaler, scale_to_replicas
-from tests.conftest import flat, run_worlds, spiky_day
+from sim_core.world import LAYOUT, Lane, Scaler, scale_to_replicas
+from tests.conftest import flat, in_step, run_in_step, run_worlds, scrapes, spiky_day
 
 HOUR_S = 3600.0
 
@@ -265,7 +265,8 @@ def test_features_say_what_their_names_promise(production):
     vector = Observations(worlds).vectors[0]
     said = dict(zip(feature_names(1), vector, strict=True))
     seen = worlds.telemetry()[0]
-    service = seen["services"][0]
+    history = scrapes(worlds)[:, 0]  # newest last
+    service = history[-1]
     load = float(service["call_rate_per_s"]) * 0.025
     assert said["service_0/load_log"] == pytest.approx(np.log(load) - LOG_LOAD_CENTER, abs=1e-5)
     assert said["service_0/ready_over_load_log"] == pytest.approx(np.log(20 / load), abs=1e-5)
@@ -273,16 +274,14 @@ def test_features_say_what_their_names_promise(production):
     assert said["service_0/starting_share"] == 0.0
     assert said["service_0/utilization"] == pytest.approx(0.5, rel=0.05)
     assert said["service_0/error_ratio"] == said["error_ratio"] == 0.0
-    history = worlds.state["history"][0]["services"]["call_rate_per_s"][:, 0]
-    newest = (int(worlds.state["n_published"][0]) - 1) % len(history)
+    rates = history["call_rate_per_s"]
     for back in (1, 2, 4, 8, 20, 40):
-        change = np.log(history[newest] / history[(newest - back) % len(history)])
+        change = np.log(rates[-1] / rates[-1 - back])
         assert said[f"service_0/load_change_{back}"] == pytest.approx(change, abs=1e-5)
     for window in (4, 12):
-        peak = max(history[(newest - k) % len(history)] for k in range(window))
-        assert said[f"service_0/load_peak_{window}"] == pytest.approx(np.log(peak / history[newest]), abs=1e-5)
-    last = np.array([history[(newest - k) % len(history)] for k in range(20)]) / history[newest]
-    assert said["service_0/load_noise"] == pytest.approx(last.std(), rel=1e-3)
+        peak = rates[-window:].max()
+        assert said[f"service_0/load_peak_{window}"] == pytest.approx(np.log(peak / rates[-1]), abs=1e-5)
+    assert said["service_0/load_noise"] == pytest.approx((rates[-20:] / rates[-1]).std(), rel=1e-3)
     assert said["latency_mean_log"] == pytest.approx(np.log(seen["latency_mean_s"] / 0.3), abs=1e-5)
     assert said["latency_p95_log"] == pytest.approx(np.log(seen["latency_p95_s"] / 0.3), abs=1e-5)
     assert said["bad_ratio"] == pytest.approx(1.0 - seen["good_ratio"], abs=1e-6)
@@ -296,30 +295,38 @@ def test_features_say_what_their_names_promise(production):
     assert said["season_peak_300s"] == pytest.approx(0.0, abs=1e-6)  # the traffic is flat
 
 
-PUBLISHED = ("tick", "n_published", "history")  # what a reader can know of a lane; replicas before the first scrape
+PUBLISHED = ("tick", "n_published", "published")  # what a reader can know of a lane, beside `service_scrapes`
 
 
 @pytest.mark.parametrize("name", bundled_profiles())
 def test_observations_hold_nothing_but_published_telemetry(name):
-    """All state that has not been published is wiped out: not one bit of any vector changes."""
+    """All state that has not been published is wiped out: not one bit of any vector changes.
+
+    Before the first scrape is published, 25 s after the start, the replicas are known.
+    """
     spec = spec_of(name)
+    lanes = [Lane(spec.profile, spec.trace, seed, 90_000.0 + 977 * seed) for seed in range(4)]
     for duration_s in (10.0, 24.0, 25.0, 300.0, 1200.0):
-        worlds = run_worlds(
-            [Lane(spec.profile, spec.trace, seed, 90_000.0 + 977 * seed) for seed in range(4)], duration_s
-        )
+        worlds = run_in_step(lanes, duration_s)
         before = Observations(worlds).vectors
         known = {field: worlds.state[field].copy() for field in PUBLISHED}
-        replicas = worlds.state["services"]["desired_replicas"].copy()
+        replicas = worlds.tables.service_states["desired_replicas"].copy()
         worlds.state.view(np.uint8)[:] = 0
+        for table in LAYOUT.tables.values():
+            if table.is_state and table.name != "service_scrapes":
+                getattr(worlds.tables, table.name).view(np.uint8)[:] = 0
         for field, value in known.items():
             worlds.state[field] = value
         if duration_s < 25.0:
-            worlds.state["services"]["desired_replicas"] = replicas
+            worlds.tables.service_states["desired_replicas"] = replicas
         np.testing.assert_array_equal(before, Observations(worlds).vectors)
-        worlds.state["history"]["request_rate_per_s"] += 1.0  # whereas what has been published counts
-        worlds.state["history"]["services"]["call_rate_per_s"] *= 1.5
-        if duration_s >= 25.0:
-            assert (before != Observations(worlds).vectors).any(axis=1).all()
+        if duration_s < 25.0:
+            continue
+        worlds.tables.service_scrapes["call_rate_per_s"] *= 1.5  # whereas what has been published counts
+        of_services = Observations(worlds).vectors
+        assert (before != of_services).any(axis=1).all()
+        worlds.state["published"]["latency_mean_s"] += 0.01
+        assert (of_services != Observations(worlds).vectors).any(axis=1).all()
 
 
 def test_observations_do_not_look_ahead():
@@ -335,9 +342,10 @@ def test_observations_do_not_look_ahead():
         now_s = start_s + 120.0
         before = Observations(worlds).vectors
         first = int(np.ceil(now_s / trace.step_s))
-        worlds.rates[first:] = rng.uniform(0.0, 5000.0, size=len(worlds.rates) - first)
+        rates = worlds.tables.rates
+        rates[first:] = rng.uniform(0.0, 5000.0, size=len(rates) - first)
         np.testing.assert_array_equal(before, Observations(worlds).vectors)
-        worlds.rates[:first] = rng.uniform(0.0, 5000.0, size=first)
+        rates[:first] = rng.uniform(0.0, 5000.0, size=first)
         if start_s > 86_400.0 + 120.0:  # the past, a day and more ago, counts
             assert (before != Observations(worlds).vectors).any()
 
@@ -366,26 +374,31 @@ def test_the_season_shows_what_the_same_time_did_on_earlier_days(production):
 
 @pytest.mark.parametrize(("delay_s", "seen_s"), [(0, 7.5), (5, 22.5), (10, 22.5), (15, 22.5)])
 def test_the_season_counts_from_the_middle_of_the_newest_scrape(production, delay_s, seen_s):
-    """At a decision the newest scrape's middle is `seen_s` old, as its own time stamp says; the rate of that moment a day
-    ago is what the look ahead is compared with. A scrape is published some seconds after its end, and decisions fall on
-    the ends of scrapes: the middle is half an interval older than the whole syncs that the publication takes.
+    """The newest scrape's middle is as old as its own time stamp says; the rate of that moment a day ago is what the look
+    ahead is compared with. A scrape is published some seconds after its end: where decisions fall on the ends of scrapes,
+    its middle is `seen_s` old, half an interval older than the whole syncs that the publication takes. Lanes with clocks of
+    their own see it at every age.
     """
     profile = production.with_overrides({"telemetry.delay_seconds": delay_s})
     rising = Trace("rising", 5.0, np.geomspace(20.0, 2000.0, 2 * 17_280))
     middles = (np.arange(2 * 17_280) + 0.5) * 5.0
     start_s, position = 100_000.0, feature_names(1).index("season_peak_30s")
-    worlds = Worlds([Lane(profile, rising, 1, start_s, Scaler.static(20))])
-    for ticks in (60, 15, 15, 7, 3, 5):  # at decisions, and between them around a publication
-        worlds.advance(ticks)
-        now_s = float(worlds.time_s[0])
-        state = worlds.state[0]
-        newest = state["history"][(int(state["n_published"]) - 1) % len(state["history"])]
-        age_s = now_s - (newest["time_s"] - 7.5)
-        if now_s % 15.0 == 0.0:
-            assert age_s == seen_s
-        then, ahead = np.interp(start_s + now_s - 86_400.0 + np.array([-age_s, 30.0]), middles, rising.rates_per_s)
-        said = Observations(worlds).vectors[0][position]
-        assert said == pytest.approx(np.log(ahead / then), abs=1e-6)
+    lanes = [Lane(profile, rising, seed, start_s, Scaler.static(20)) for seed in range(6)]
+    for worlds in (in_step(lanes[:1]), Worlds(lanes)):
+        ages = set()
+        for ticks in (60, 15, 15, 7, 3, 5):  # at decisions, and between them around a publication
+            worlds.advance(ticks)
+            now_s = float(worlds.time_s[0])
+            vectors = Observations(worlds).vectors
+            for lane in range(len(worlds)):
+                age_s = now_s - (float(worlds.telemetry()["time_s"][lane]) - 7.5)
+                ages.add(age_s)
+                if len(worlds) == 1 and now_s % 15.0 == 0.0:
+                    assert age_s == seen_s
+                moments = start_s + now_s - 86_400.0 + np.array([-age_s, 30.0])
+                then, ahead = np.interp(moments, middles, rising.rates_per_s)
+                assert vectors[lane][position] == pytest.approx(np.log(ahead / then), abs=1e-6)
+        assert len(ages) > 3 or len(worlds) == 1
 
 
 def test_a_trace_in_steps_of_most_of_a_day_shows_no_season(production):
@@ -413,11 +426,17 @@ def test_vectors_stay_in_their_box_whatever_the_traffic(production, rates):
 
 
 def test_observations_give_controllers_the_api_servers_view(production):
-    worlds = run_worlds([Lane(production, flat(200.0), 1, scaler=Scaler.static(n)) for n in (5, 9)], 100.0)
+    worlds = run_in_step([Lane(production, flat(200.0), 1, scaler=Scaler.static(n)) for n in (5, 9)], 100.0)
     observations = Observations(worlds)
     assert (observations.n_lanes, observations.n_services) == (2, 1)
     np.testing.assert_array_equal(observations.replicas, [[5], [9]])
     np.testing.assert_array_equal(observations.time_s, [100.0, 100.0])
     np.testing.assert_array_equal(observations.sample_time_s, [90.0, 90.0])
-    np.testing.assert_array_equal(observations.deployments["n_active"], [[5], [9]])
+    np.testing.assert_array_equal(observations.sample_window_s, [15.0, 15.0])
+    deployments = observations.deployments
+    np.testing.assert_array_equal(deployments.states["n_active"][deployments.rows], [[5], [9]])
+    for lane, replicas in enumerate((5, 9)):
+        first = deployments.pods_first[lane] + deployments.specs["pods_first"][deployments.rows[lane, 0]]
+        pods = deployments.pods[first : first + replicas]
+        assert (pods["sample_m"] > 0).all() and (deployments.pods["sample_m"][first + replicas] <= 0)
     np.testing.assert_array_equal(observations.telemetry["time_s"], [90.0, 90.0])

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim_core.dataplane.fluid import lognormal_tail
+from sim_core.dataplane.cache.records import HIT_POINTS
+from sim_core.dataplane.latency import lognormal_tail
 from sim_core.dataplane.queueing import probability_of_waiting, queue_after, wait_moments
 from sim_core.profile import Profile, load_profile
 from sim_core.simulation import simulate
 from sim_core.theory import erlang_c, lru_hit_ratio, mg1_mean_wait_s, mmc_mean_sojourn_s, mmc_mean_wait_s
 from sim_core.workload import Trace
-from sim_core.world import HIT_POINTS, Lane, Scaler, build_params
+from sim_core.world import Lane, Scaler, build_tables
 
 TICK_S = 1.0
 
@@ -158,7 +159,7 @@ def test_percentiles_of_one_pod_are_near_the_exponential_s():
 def test_the_table_of_hit_ratios_is_che_s():
     """At its points exactly, between them within half a percentage point."""
     profile = load_profile("production")
-    cache = build_params([Lane(profile, flat(1.0, 120.0), 0)])[0][0]["cache"]
+    cache = build_tables([Lane(profile, flat(1.0, 120.0), 0)])[0]["caches"][0]
     assert profile.cache is not None
     for share in (1.0, 0.5, 0.123, 0.01):
         keys = share * profile.cache.capacity_keys

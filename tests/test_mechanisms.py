@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sim_core.accounting import lane_sums
 from sim_core.dataplane.fluid import account_requests
-from sim_core.limits import RETRY_SLOTS
+from sim_core.dataplane.services.kinds import RETRY_SLOTS
 from sim_core.profile import Profile, load_profile
 from sim_core.simulation import Worlds
 from sim_core.world import Lane, Scaler
-from tests.conftest import burst, flat, plan_of, run_worlds, scrapes
+from tests.conftest import burst, flat, in_step, plan_of, run_worlds, scrapes, watch
 
 API = "services.api"
 
@@ -28,16 +29,16 @@ def test_workers_that_stand_and_wait_are_the_bottleneck(bare: Profile):
     profile = bare.with_overrides({f"{API}.container.workers": 1, f"{API}.container.queue_limit": 200})
     for rate_per_s, served_per_s in ((60.0, 60.0), (400.0, 100.0)):
         worlds = run_worlds([Lane(profile, flat(rate_per_s), 1, scaler=Scaler.static(4))], 900.0)
-        cores = scrapes(worlds)["services"]["cpu_cores"][-20:, 0].mean()
+        cores = scrapes(worlds)["cpu_cores"][-20:, 0].mean()
         assert cores == pytest.approx(served_per_s * 0.025, rel=0.03)
 
 
 def test_throughput_counts_what_was_answered(bare: Profile):
     """Offered three times what two pods can serve: requests less failures over time, and no more than the pods can."""
     worlds = run_worlds([Lane(bare, flat(240.0), 1, scaler=Scaler.static(2))], 1200.0)
-    account, seen = worlds.state["account"][0], worlds.indicators().iloc[0]
-    assert seen["throughput_per_s"] == pytest.approx((account["requests"] - account["failed"]) / 1200.0, rel=1e-12)
-    assert seen["throughput_per_s"] < 90.0 < 230.0 < account["requests"] / 1200.0
+    sums, seen = lane_sums(worlds), worlds.indicators().iloc[0]
+    assert seen["throughput_per_s"] == pytest.approx((sums["requests"][0] - sums["failed"][0]) / 1200.0, rel=1e-12)
+    assert seen["throughput_per_s"] < 90.0 < 230.0 < sums["requests"][0] / 1200.0
 
 
 def test_a_request_waits_for_each_of_its_calls(bare: Profile):
@@ -66,9 +67,10 @@ def test_a_request_fails_with_the_calls_that_it_makes(production: Profile, calls
 
 def test_connections_are_counted_from_pods_that_run_not_from_ready_ones(steady: Profile):
     """Between 300 s and 325 s twelve more pods start; from 305 s they run, and hold connections before they serve."""
-    worlds = run_worlds([Lane(steady, flat(100.0), 1, scaler=plan_of((12, 300.0), (24, 300.0)))], 390.0)
-    ratio = {int(row["time_s"]): float(row["connection_ratio"]) for row in scrapes(worlds)}
-    ready = {int(row["time_s"]): int(row["services"]["replicas_ready"][0]) for row in scrapes(worlds)}
+    seen = watch(in_step([Lane(steady, flat(100.0), 1, scaler=plan_of((12, 300.0), (24, 300.0)))]), 390.0)
+    time_s = seen.whole["time_s"].astype(int).tolist()
+    ratio = dict(zip(time_s, seen.whole["connection_ratio"], strict=True))
+    ready = dict(zip(time_s, seen.services["replicas_ready"][:, 0], strict=True))
     assert (ready[300], ready[315], ready[345]) == (12, 12, 24)
     assert [ratio[300], ratio[315], ratio[345]] == pytest.approx([12 * 4 / 497, 24 * 4 / 497, 24 * 4 / 497])
 
@@ -90,9 +92,9 @@ def test_the_backoff_doubles_with_each_attempt(production: Profile):
     seen = set()
     for _ in range(40):
         tick = int(worlds.state["tick"][0])
-        before = worlds.state["services"]["retries"][0, 0].copy()
+        before = worlds.of(0, "call_flows")["retries"][0].copy()
         worlds.advance(1)
-        added = worlds.state["services"]["retries"][0, 0] - before
+        added = worlds.of(0, "call_flows")["retries"][0] - before
         added[tick % RETRY_SLOTS] = 0.0
         for slot, attempt in np.argwhere(added > 1e-6 * max(1.0, added.max())):
             wait_s = (slot - tick) % RETRY_SLOTS
@@ -104,12 +106,12 @@ def test_the_backoff_doubles_with_each_attempt(production: Profile):
 def test_the_queue_of_a_scrape_is_its_mean_over_the_interval(bare: Profile):
     """In calls, of this interval alone: the same as the mean of the state at the ticks, and zero when all is quiet."""
     profile = bare.with_overrides({f"{API}.container.queue_limit": 5000, f"{API}.client.timeout_seconds": 300.0})
-    worlds = Worlds([Lane(profile, burst(40.0, 320.0, 60, 120, 600), 1, scaler=Scaler.static(4))])
+    worlds = in_step([Lane(profile, burst(40.0, 320.0, 60, 120, 600), 1, scaler=Scaler.static(4))])
     queue = []
     for _ in range(400):
         worlds.advance(1)
-        queue.append(float(worlds.state["services"]["queue_len"][0, 0]))
-    seen = scrapes(worlds)["services"]["queue_len"][:, 0]
+        queue.append(float(worlds.of(0, "service_flows")["queue_len"][0]))
+    seen = scrapes(worlds)["queue_len"][:, 0]
     expected = np.array(queue[: 15 * len(seen)]).reshape(-1, 15).mean(axis=1)
     np.testing.assert_allclose(seen, expected, rtol=1e-9, atol=1e-12)
     assert seen.max() > 1000.0
@@ -119,9 +121,9 @@ def test_the_queue_of_a_scrape_is_its_mean_over_the_interval(bare: Profile):
 def test_the_latency_of_a_service_in_a_scrape_is_that_of_its_calls(bare: Profile):
     """For one service, in each interval: a request's latency less the balancer's 2 ms, calm or overloaded."""
     profile = bare.with_overrides({f"{API}.container.queue_limit": 5000, f"{API}.client.timeout_seconds": 300.0})
-    worlds = run_worlds([Lane(profile, burst(40.0, 320.0, 60, 120, 600), 1, scaler=Scaler.static(4))], 400.0)
-    seen = scrapes(worlds)
-    np.testing.assert_allclose(seen["services"]["latency_mean_s"][:, 0], seen["latency_mean_s"] - 0.002, rtol=1e-6)
+    lane = Lane(profile, burst(40.0, 320.0, 60, 120, 600), 1, scaler=Scaler.static(4))
+    seen, services = watch(Worlds([lane]), 400.0)
+    np.testing.assert_allclose(services["latency_mean_s"][:, 0], seen["latency_mean_s"] - 0.002, rtol=1e-6)
     assert seen["latency_mean_s"].max() > 5.0
     assert seen["latency_mean_s"][-1] == pytest.approx(0.042, rel=0.01)
 
@@ -142,14 +144,19 @@ def test_a_service_behind_retries_sees_all_that_comes_through():
     profile = load_profile("experimental").with_overrides(changes)
     plan = Scaler.schedule(np.array([[4, 2]]))
     worlds = run_worlds([Lane(profile, flat(700.0), 1, scaler=plan)], 600.0)
-    state = worlds.state["services"][0, 1]
-    assert state["unserved"] < 30.0 * 200.0  # seconds of two pods' work, and not minutes
+    assert worlds.of(0, "service_flows")["unserved"][1] < 30.0 * 200.0  # seconds of two pods' work, and not minutes
 
 
 @pytest.mark.parametrize("variance", [0.00100, 0.00102, 0.00104])
 def test_a_share_of_good_requests_too_small_to_divide_by_is_none(production, variance):
     """A second on average where 300 ms are asked for, hardly varying: as good as no request is within the threshold."""
     worlds = Worlds([Lane(production, flat(10.0), 1)])
-    account_requests(worlds.params[0], worlds.state[0], 10.0, 0.0, 1.0, 1.0, variance)
+    flow, (request_class,) = worlds.of(0, "endpoint_flows")[0], worlds.of(0, "classes")
+    flow["mean_s"], flow["variance_s2"] = 1.0, variance
+    account_requests(
+        worlds.params[0], worlds.state[0]["account"], request_class, 10.0, flow, worlds.of(0, "class_windows")[0],
+        worlds.of(0, "latency")["requests"][0],
+    )  # fmt: skip
+    assert worlds.state["account"]["requests"][0] == 10.0
     assert worlds.state["account"]["good"][0] == 0.0
     assert np.isnan(worlds.indicators()["cost_usd_per_million_requests"][0])

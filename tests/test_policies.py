@@ -25,7 +25,7 @@ from agents.policies.static import StaticPolicy
 from sim_core.errors import ModelError, PolicyError
 from sim_core.profile import Profile, load_profile
 from sim_core.simulation import Worlds, simulate
-from sim_core.world import Lane, Scaler, build_params, scale_to_replicas
+from sim_core.world import Lane, Scaler, scale_to_replicas
 from tests.conftest import flat, run_worlds, spiky_day
 
 START_S = 30_000.0
@@ -158,9 +158,9 @@ def test_policies_meet_the_same_traffic(networks):
 # --- Static and HPA
 
 
-@pytest.mark.parametrize("replicas", [0, -1, 257])
+@pytest.mark.parametrize("replicas", [0, -1, 5001])
 def test_a_static_policy_needs_replicas_that_a_world_can_hold(replicas):
-    with pytest.raises(PolicyError, match="between 1 and 256"):
+    with pytest.raises(PolicyError, match="between 1 and 5000"):
         StaticPolicy(replicas)
 
 
@@ -190,9 +190,8 @@ def test_a_shorter_down_window_costs_less_and_promises_less(production):
 def test_a_clairvoyant_policy_knows_every_arrival(production):
     """Tick by tick the requests that then come."""
     lane = Lane(production, spiky_day(200.0), 9, START_S)
-    params, rates, _ = build_params([lane])
     ahead = np.zeros(300)
-    arrivals_ahead(params[0], rates, ahead)
+    arrivals_ahead(Worlds([lane]).tables, 0, ahead)
     timeline = simulate([lane], 300.0, 1.0).timeline
     np.testing.assert_allclose(timeline["load_per_s"][0], ahead)
 
@@ -263,7 +262,9 @@ def test_the_exported_model_does_what_the_agent_did(name, headroom):
 
 
 def test_a_model_in_production_walks_the_path_it_walked_while_learning(production):
-    """The env under the network's most probable actions, and the exported model in a simulation of the same lane."""
+    """The env under the network's most probable actions, and the exported model in a simulation of the same lane, synced
+    when the env's agent decides.
+    """
     trace = scale_to_replicas(spiky_day(1.0), production, 30)
     policy = untrained(production, seed=2, spread=0.5)
     spec = EnvSpec(production, trace, START_S, START_S + 8 * 3600.0, episode_s=1800.0)
@@ -271,15 +272,22 @@ def test_a_model_in_production_walks_the_path_it_walked_while_learning(productio
     observation, _ = env.reset(seed=12)
     worlds = env._episodes.worlds
     start_s = float(worlds.params["traffic"]["start_s"][0])
-    begun = int(worlds.state["services"]["n_ready"][0, 0])
+    begun = int(worlds.of(0, "service_states")["n_ready"][0])
     for _ in range(119):
         observation, _, _, _, _ = env.step(policy.predict(observation, deterministic=True)[0])
     generator = np.random.default_rng(12)
     generator.random()
     seed = int(generator.integers(2**62))
     profile = production.with_overrides({"services.api.replicas.initial": begun})
-    lane = Lane(profile, trace, seed, start_s)
-    played = play([lane], LearnedPolicy(export_onnx(policy, profile, 1.0)), 119 * 15.0).indicators
+    lane = Lane(profile, trace, seed, start_s, Scaler.external())
+    model, alike = LearnedPolicy(export_onnx(policy, profile, 1.0)), Worlds([lane])
+    alike.params["sync_phase_ticks"] = 0
+    alike.reset(np.array([0]))
+    model.reset([lane], 119 * 15.0)
+    for _ in range(119):
+        alike.request_replicas(model.predict(Observations(alike)))
+        alike.advance(15)
+    played = alike.indicators()
     np.testing.assert_array_equal(played, worlds.indicators())
     assert played["scale_events"][0] > 10
 

@@ -7,16 +7,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim_core.accounting import lane_sums, service_sums
 from sim_core.dataplane.queueing import queue_after, wait_moments
+from sim_core.dataplane.services.kinds import RETRY_SLOTS
 from sim_core.errors import InputError, PolicyError
 from sim_core.indicators import COST_PARTS, FIXED_COST_PARTS, INDICATORS
-from sim_core.limits import RETRY_SLOTS
 from sim_core.profile import Profile, bundled_profiles, load_profile
 from sim_core.simulation import Worlds, simulate
 from sim_core.theory import lru_hit_ratio
 from sim_core.workload import Trace
 from sim_core.world import HPA_SETTINGS, Lane, Scaler, capacity_per_replica, scale_to_replicas
-from tests.conftest import burst, flat, plan_of, run_worlds, scrapes, spiky_day, steps
+from tests.conftest import (
+    burst,
+    flat,
+    in_step,
+    path_of,
+    plan_of,
+    run_worlds,
+    scrapes,
+    simulate_in_step,
+    spiky_day,
+    steps,
+    watch,
+)
 
 API = "services.api"
 ONE_POD_PER_S = 40.0  # requests that one busy pod of production serves
@@ -41,11 +54,11 @@ def mixed_lanes() -> list[Lane]:
 def test_a_lane_walks_the_same_path_alone_and_in_any_batch():
     """Bit for bit, whatever its place and its neighbours, with all bundled profiles in one batch."""
     lanes = mixed_lanes()
-    alone = [run_worlds([lane], 900.0).state[0].tobytes() for lane in lanes]
+    alone = [path_of(run_worlds([lane], 900.0), 0) for lane in lanes]
     for order in (np.arange(len(lanes)), np.random.default_rng(0).permutation(len(lanes)), [3, 3, 0]):
         batch = run_worlds([lanes[k] for k in order], 900.0)
         for place, k in enumerate(order):
-            assert batch.state[place].tobytes() == alone[k], f"lane {k} at place {place}"
+            assert path_of(batch, place) == alone[k], f"lane {k} at place {place}"
 
 
 def test_the_seed_decides_a_path(production):
@@ -62,8 +75,8 @@ def test_a_reset_lane_begins_anew_and_its_neighbours_go_on(production):
     worlds = run_worlds(lanes, 300.0)
     worlds.reset(np.array([1]))
     worlds.advance(300)
-    assert worlds.state[1].tobytes() == run_worlds(lanes[1:2], 300.0).state[0].tobytes()
-    assert worlds.state[2].tobytes() == run_worlds(lanes[2:], 600.0).state[0].tobytes()
+    assert path_of(worlds, 1) == path_of(run_worlds(lanes[1:2], 300.0), 0)
+    assert path_of(worlds, 2) == path_of(run_worlds(lanes[2:], 600.0), 0)
 
 
 def test_arrivals_of_a_lane_do_not_depend_on_who_scales_it():
@@ -99,8 +112,7 @@ def overloaded(production: Profile, **client: float) -> Worlds:
 
 
 def calls_per_request_of(worlds: Worlds) -> float:
-    seen = scrapes(worlds)
-    return seen["services"]["call_rate_per_s"][:, 0].sum() / seen["request_rate_per_s"].sum()
+    return float(worlds.services()["calls"][0] / worlds.state["account"]["requests"][0])
 
 
 def test_retries_load_the_system_again(production):
@@ -168,14 +180,14 @@ def test_pods_times_pool_size_presses_on_max_connections(production):
 def test_pods_that_start_and_pods_that_end_hold_connections(steady):
     """A change from 12 to 24 pods and back asks for more connections than the ready pods would."""
     profile = steady.with_overrides({"database.max_connections": 200, f"{API}.lifecycle.termination_seconds": 60.0})
-    worlds = Worlds([Lane(profile, flat(100.0), 1, scaler=plan_of((12, 300.0), (24, 300.0), (12, 300.0)))])
+    worlds = in_step([Lane(profile, flat(100.0), 1, scaler=plan_of((12, 300.0), (24, 300.0), (12, 300.0)))])
     held = {}
     for second in range(1, 800):
         worlds.advance(1)
-        held[second] = int(worlds.state["services"]["n_running"][0, 0]) * 4
+        held[second] = int(worlds.of(0, "service_states")["n_running"][0]) * 4
     assert held[300] == held[304] == 48  # scheduled and pulled in 5 s
     assert held[306] == held[600] == held[659] == 96
-    assert worlds.state["services"]["n_ready"][0, 0] == 12
+    assert worlds.of(0, "service_states")["n_ready"][0] == 12
     assert held[661] == 48
 
 
@@ -199,7 +211,7 @@ def test_a_cold_pod_is_slow_until_it_is_warm(steady):
     for factor in (1.0, 3.0):
         life = {f"{API}.lifecycle.cold_factor": factor, f"{API}.lifecycle.cold_seconds": cold_s}
         lane = Lane(steady.with_overrides(life), flat(200.0), 1, scaler=plan_of((10, 600.0), (20, 600.0)))
-        timelines[factor] = simulate([lane], 1200.0, 5.0).timeline
+        timelines[factor] = simulate_in_step([lane], 1200.0, 5.0).timeline
     time_s = timelines[1.0]["time_s"]
     slower = timelines[3.0]["latency_mean_s"][0] / timelines[1.0]["latency_mean_s"][0]
     busier = timelines[3.0]["utilization"][0] / timelines[1.0]["utilization"][0]
@@ -218,7 +230,8 @@ def test_a_cold_cache_fills_up_to_its_steady_hit_ratio_and_the_database_pays(ste
     seen = {}
     for fill in (0.0, 1.0):
         profile = steady.with_overrides({**cache, "cache.initial_fill": fill})
-        seen[fill] = scrapes(run_worlds([Lane(profile, flat(400.0), 1, scaler=Scaler.static(20))], 940.0))
+        lane = Lane(profile, flat(400.0), 1, scaler=Scaler.static(20))
+        seen[fill] = watch(in_step([lane]), 940.0).whole
     steady_ratio = lru_hit_ratio(500_000, profile.cache.zipf_exponent, 30_000)
     climb = seen[0.0]["cache_hit_ratio"]
     assert climb[0] < 0.85 * steady_ratio
@@ -298,7 +311,7 @@ def test_one_more_replica_helps_every_service_all_else_equal(name, rule):
         for share in (0.2, 0.5, 0.9, 1.3):
             trace = flat(share * full * most / 2)
             worlds = run_worlds([Lane(roomy, trace, 2, scaler=Scaler.schedule(plan)) for plan in plans], 600.0)
-            seen = np.stack([scrapes(worlds, lane)["services"][-20:, i] for lane in range(len(plans))])
+            seen = np.stack([scrapes(worlds, lane)[-20:, i] for lane in range(len(plans))])
             utilization = seen["utilization"].mean(axis=1)
             latency_s = (seen["latency_mean_s"] * seen["call_rate_per_s"]).sum(axis=1) / seen["call_rate_per_s"].sum(
                 axis=1
@@ -346,9 +359,8 @@ CONSERVED = st.fixed_dictionaries(
 )
 
 
-@given(case=CONSERVED)
-def test_requests_are_answered_or_failed_or_wait_to_be_tried_again(case):
-    """fresh = calls answered + requests failed + calls due later; good <= answered at the first attempt <= requests."""
+def conserved_worlds(case: dict[str, float]) -> Worlds:
+    """A burst on a few pods, whose callers try again."""
     client = {
         "max_retries": case["retries"],
         "retry_budget_ratio": case["budget"],
@@ -361,29 +373,68 @@ def test_requests_are_answered_or_failed_or_wait_to_be_tried_again(case):
     }
     profile = load_profile("production").with_overrides(changes)
     trace = burst(80.0, case["load"] * 4 * ONE_POD_PER_S, 200, 400, 600)
-    worlds = run_worlds([Lane(profile, trace, case["seed"], scaler=Scaler.static(case["replicas"]))], 600.0)
-    seen, account = scrapes(worlds), worlds.state["account"][0]
-    calls = 15.0 * seen["services"][:, 0]["call_rate_per_s"]
-    answered = (calls * (1.0 - seen["services"][:, 0]["error_ratio"])).sum()
-    waiting = worlds.state["services"]["retries"][0, 0].sum()
-    requests = float(account["requests"])
-    assert 15.0 * seen["request_rate_per_s"].sum() == pytest.approx(requests, rel=1e-12)
-    assert answered + account["failed"] + waiting == pytest.approx(requests, rel=1e-9)
-    assert 0.0 <= account["good"] <= account["latency_weight"] <= requests * (1 + 1e-12)
-    assert account["latency"].sum() == pytest.approx(account["latency_weight"], rel=1e-9)
-    assert account["latency_weight"] + account["failed"] <= requests * (1 + 1e-9)
+    return in_step([Lane(profile, trace, int(case["seed"]), scaler=Scaler.static(int(case["replicas"])))])
+
+
+@given(case=CONSERVED)
+def test_requests_are_answered_or_failed_or_wait_to_be_tried_again(case):
+    """In every tick, for one call a request: what is offered are fresh calls and due retries; what is lost comes back or
+    fails for good; requests fail as calls do, by the share that fails for good of those that are over. Summed up:
+    fresh = calls answered + calls failed for good + calls due later; good <= answered at the first attempt <= requests.
+    """
+    worlds = conserved_worlds(case)
+    flow = worlds.of(0, "call_flows")[0]
+
+    def sums() -> np.ndarray:
+        services, whole = service_sums(worlds), lane_sums(worlds)
+        return np.array([services["calls"][0], services["failed"][0], whole["requests"][0], whole["failed"][0]])
+
+    before, all_answered, all_failed = sums(), 0.0, 0.0
+    for tick in range(600):
+        due, waiting = flow["retries"][tick % RETRY_SLOTS].sum(), flow["retries"].sum()
+        worlds.advance(1)
+        now = sums()
+        offered, lost, requests, requests_failed = now - before
+        before, slack = now, 1e-9 * max(1.0, now[0])
+        failed = lost - (flow["retries"].sum() - (waiting - due))
+        answered = offered - lost
+        assert offered == pytest.approx(requests + due, abs=slack)
+        assert -slack <= failed <= lost + slack
+        if answered + failed > 1e-3:
+            assert requests_failed == pytest.approx(requests * failed / (answered + failed), abs=slack, rel=1e-6)
+        all_answered, all_failed = all_answered + answered, all_failed + failed
+    seen, whole = lane_sums(worlds), float(worlds.state["account"]["requests"][0])
+    waiting = flow["retries"].sum()
+    assert all_answered + all_failed + waiting == pytest.approx(whole, rel=1e-9)
+    assert flow["retries_waiting"] == pytest.approx(waiting, rel=1e-9, abs=1e-9)
+    good, weight, failed = seen["good"][0], seen["latency_weight"][0], seen["failed"][0]
+    assert worlds.state["account"]["good"][0] == pytest.approx(good, rel=1e-12)
+    assert 0.0 <= good <= weight <= whole * (1 + 1e-12)
+    assert seen["latency"][0].sum() == pytest.approx(weight, rel=1e-9)
+    assert weight + failed <= whole * (1 + 1e-9)
     if case["retries"] == 0:
-        assert account["latency_weight"] + account["failed"] == pytest.approx(requests, rel=1e-9)
+        assert weight + failed == pytest.approx(whole, rel=1e-9)
+        assert failed == pytest.approx(all_failed, rel=1e-9, abs=1e-9)
         assert waiting == 0.0
+
+
+@given(case=CONSERVED)
+def test_scrapes_hold_every_request_once(case):
+    """Windows meet without gap or overlap: rates times their length add up to the account."""
+    worlds = conserved_worlds(case)
+    seen = watch(worlds, 600.0)
+    requests = float(worlds.state["account"]["requests"][0])
+    assert 15.0 * seen.whole["request_rate_per_s"].sum() == pytest.approx(requests, rel=1e-12)
+    assert 15.0 * seen.services["call_rate_per_s"].sum() == pytest.approx(service_sums(worlds)["calls"][0], rel=1e-12)
 
 
 def test_no_retry_is_left_over_once_the_traffic_has_stopped(production):
     trace = burst(0.0, 400.0, 0, 300, 600)
     worlds = run_worlds([Lane(production, trace, 1, scaler=Scaler.static(4))], 302.0)
-    assert worlds.state["services"]["retries"][0, 0].sum() > 1.0
+    assert worlds.of(0, "call_flows")["retries"].sum() > 1.0
     worlds.advance(4 * RETRY_SLOTS)
-    assert worlds.state["services"]["retries"][0, 0].sum() == pytest.approx(0.0, abs=1e-9)
-    assert worlds.state["services"]["queue_len"][0, 0] == pytest.approx(0.0, abs=1e-9)
+    assert worlds.of(0, "call_flows")["retries"].sum() == pytest.approx(0.0, abs=1e-9)
+    assert worlds.of(0, "service_flows")["queue_len"][0] == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", bundled_profiles())
@@ -397,11 +448,11 @@ def test_cost_is_pods_times_price_times_time_and_what_is_fixed(name):
     fixed = prices.load_balancer_usd_per_hour + profile.cache.usd_per_hour
     fixed += profile.database.usd_per_instance_hour * (1 + profile.database.read_replicas)
     trace = scale_to_replicas(spiky_day(1.0, step_s=20.0), profile, 0.7 * profile.services[-1].replicas.max)
-    worlds = Worlds([Lane(profile, trace, 3, start_s=30_000.0)])
+    worlds = in_step([Lane(profile, trace, 3, start_s=30_000.0)])
     usd, pod_s, changes, before = 0.0, 0.0, 0, None
     for second in range(1800):
         worlds.advance(1)
-        services = worlds.state["services"][0][: len(profile.services)]
+        services = worlds.of(0, "service_states")
         usd += (fixed + float(services["n_pods"] @ np.array(hourly))) / 3600.0
         pod_s += services["n_pods"].sum()
         if second % 15 == 0:
@@ -476,10 +527,12 @@ def test_a_pool_that_was_exhausted_is_free_again_once_the_traffic_has_stopped(st
     changes |= {"database.pool_size_per_pod": 1, "database.cores": 64.0}
     lane = Lane(steady.with_overrides(changes), burst(0.0, 300.0, 60, 120, 600), 1, scaler=Scaler.static(8))
     worlds = run_worlds([lane], 100.0)
-    assert worlds.state["pool_queue"][0] > 0.1
+    database = worlds.of(0, "database_states")[0]
+    assert database["pool_queue"] > 0.1
     worlds.advance(500)
-    assert worlds.state["pool_queue"][0] == 0.0
-    assert worlds.state["services"]["backend_s"][0, 0] == pytest.approx(10 * 0.002 + 0.2 * 0.003, rel=1e-6)
+    assert database["pool_queue"] == 0.0
+    called = worlds.of(0, "endpoint_flows")[worlds.of(0, "services")["endpoints_first"][0]]
+    assert called["held_s"] == pytest.approx(0.015 + 10 * 0.002 + 0.2 * 0.003, rel=1e-6)
 
 
 def test_a_trickle_behind_an_overload_leaves_every_number_finite():
@@ -492,9 +545,11 @@ def test_a_trickle_behind_an_overload_leaves_every_number_finite():
     plans = [np.array([[n, 80]]) for n in (2, 6, 12)]
     lanes = [Lane(profile, flat(load), 1, scaler=Scaler.schedule(plan)) for plan in plans for load in (2000.0, 6000.0)]
     worlds = run_worlds(lanes, 400.0)
-    for field in ("latency_s", "good", "failed", "cpu_core_s", "latency"):
-        assert np.isfinite(worlds.state["account"][field]).all()
-    assert np.isfinite(worlds.state["services"]["backend_s"]).all()
+    for name, values in lane_sums(worlds).items():
+        assert np.isfinite(values).all(), name
+    for table in ("service_flows", "endpoint_flows", "step_flows", "call_flows"):
+        rows = getattr(worlds.tables, table)
+        assert all(np.isfinite(rows[field]).all() for field in rows.dtype.names), table
 
 
 # --- What is refused
@@ -549,7 +604,7 @@ def test_a_schedule_stays_within_the_services_limits(production):
     for wanted, expected in ((1000, 100), (0, 2), (-5, 2)):
         worlds = Worlds([Lane(production, flat(10.0), 1, scaler=Scaler.schedule(np.array([[wanted]])))])
         for _ in range(3):
-            assert worlds.state["services"]["n_active"][0, 0] == expected
+            assert worlds.of(0, "service_states")["n_active"][0] == expected
             worlds.advance(20)
 
 
@@ -569,7 +624,7 @@ def test_lanes_may_share_a_trace_or_bring_their_own(production):
     """Traffic is stored once for lanes that share it; every lane still reads its own."""
     one, other = flat(100.0), Trace("other", 30.0, np.full(400, 250.0))
     worlds = run_worlds([Lane(production, t, 1) for t in (one, other, one)], 300.0)
-    assert len(worlds.rates) == len(one.rates_per_s) + len(other.rates_per_s)
+    assert len(worlds.tables.rates) == len(one.rates_per_s) + len(other.rates_per_s)
     per_s = worlds.state["account"]["requests"] / 300.0
     np.testing.assert_allclose(per_s, [100.0, 250.0, 100.0], rtol=0.05)
     assert per_s[0] == per_s[2]
