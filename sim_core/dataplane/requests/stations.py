@@ -95,7 +95,11 @@ def _station_of(engine, group, serial):
 
 @kernel
 def _is_gone(engine, index):
-    return index != NONE and station_at(engine.stations, index).serial != NONE and station_at(engine.stations, index).row == NONE
+    return (
+        index != NONE
+        and station_at(engine.stations, index).serial != NONE
+        and station_at(engine.stations, index).row == NONE
+    )
 
 
 @kernel

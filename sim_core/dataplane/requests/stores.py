@@ -131,9 +131,7 @@ def _run_query(engine, thread):
         station.replicas_s += service_s
     else:
         station.primary_s += service_s
-    server = first_free(
-        engine.database_servers, station.servers_first + instance * station.servers, station.servers
-    )
+    server = first_free(engine.database_servers, station.servers_first + instance * station.servers, station.servers)
     clock = clock_at(engine.database_servers, server)
     clock.free_s = max(clock.free_s, engine.now_s) + service_s / station.speed
     sleep_until(engine, thread, clock.free_s, QUERYING)
