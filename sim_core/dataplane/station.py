@@ -67,7 +67,6 @@ STATION_STATE = np.dtype(
         ("stride", np.float64),  # calls between two points of the curve
         ("speed", np.float64, (LEVELS + 1,)),  # cores that a pod with 0, stride, 2 stride ... open calls keeps busy
         ("scratch", np.float64, (LEVELS + 1,)),
-        ("pace", np.float64, (LEVELS + 1,)),
         ("cell", np.int64),  # of the grid of utilizations: between `below` and `above`; -1: none yet
         ("below", POINT),
         ("above", POINT),
