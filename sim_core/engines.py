@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CALLS_PER_CPU_S = (
     1.3e6  # of the request engine, `production` at 70 %: one call a request, with its look-ups and queries
 )
-SERVICE_TICKS_PER_CPU_S = 1.5e6  # of the fluid engine
+SERVICE_TICKS_PER_CPU_S = 2.5e6  # of the fluid engine
 LONG_S = 10.0  # what takes longer is told before it begins
 
 
