@@ -190,9 +190,9 @@ def test_the_pace_never_turns_a_change_around(current, desired, value, percent, 
 
 @pytest.mark.parametrize(("select", "highest", "lowest"), [("Max", 20, 5), ("Min", 14, 6)])
 def test_max_takes_the_policy_that_changes_most_and_min_the_one_that_changes_least(select, highest, lowest):
-    """10 pods that may change by 4, or grow to twice and shrink to half as many."""
+    """10 pods that may change by 4, or grow by 95 % to 19.5, which is 20, and shrink by 45 % to 5.5, which is 5."""
     pods = {"type": "Pods", "value": 4, "period_s": 60}
-    growing, shrinking = ({"type": "Percent", "value": percent, "period_s": 30} for percent in (100, 50))
+    growing, shrinking = ({"type": "Percent", "value": percent, "period_s": 30} for percent in (95, 45))
     behavior = {
         "scale_up": {"select_policy": select, "policies": [pods, growing]},
         "scale_down": {"select_policy": select, "policies": [shrinking, pods]},
