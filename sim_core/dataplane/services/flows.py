@@ -22,8 +22,8 @@ SERVICE_FLOW = np.dtype(
         ("cpu_s", np.float64),  # mean CPU time of a call on a warm pod, of the calls that came
         ("cpu_scv", np.float64),
         ("refused_share", np.float64),  # of the offered calls
-        ("served_share", np.float64),  # calls that were worked on, over those offered
-        ("passed_on_share", np.float64),  # expected calls that go on to their steps, over the expected calls
+        ("served", np.float64),  # calls that were worked on
+        ("passed_on", np.float64),  # expected calls that go on to their steps
         ("wait_s", np.float64),  # for a worker and for its CPU
         ("wait_variance_s2", np.float64),
         ("stretch", np.float64),  # time of a CPU step over that on a warm pod
@@ -37,6 +37,8 @@ ENDPOINT_FLOW = np.dtype(
         ("next_expected", np.float64),
         ("held_s", np.float64),  # time beside CPU that a call of the tick before held its worker
         ("held_variance_s2", np.float64),
+        ("share", np.float64),  # of the calls that its service was offered, when it was offered any last
+        ("expected_share", np.float64),
         # of this tick
         ("flow", np.float64),  # calls offered, retries included
         ("expected", np.float64),

@@ -148,8 +148,12 @@ def serve_service(world, i):
     serve_pods(service, world.service_states[i], flow, world.service_windows[i], world.lane.tick_s)
     for e in range(service.endpoints_first, last):
         endpoint_flow = world.endpoint_flows[e]
-        endpoint_flow.passed_on = endpoint_flow.flow * flow.served_share
-        endpoint_flow.passed_on_expected = endpoint_flow.expected * flow.passed_on_share
+        if flow.offered > 0.0:  # else what waited is worked off, in the mix in which it came
+            endpoint_flow.share = endpoint_flow.flow / flow.offered
+        if expected > LEAST:
+            endpoint_flow.expected_share = endpoint_flow.expected / expected
+        endpoint_flow.passed_on = flow.served * endpoint_flow.share
+        endpoint_flow.passed_on_expected = flow.passed_on * endpoint_flow.expected_share
 
 
 @kernel
@@ -161,7 +165,7 @@ def serve_pods(service, state, flow, window, tick_s):
     if ready == 0.0:
         flow.queue_len = flow.unserved = 0.0  # nobody holds these calls any more
         flow.refused_share = 1.0
-        flow.served_share = flow.passed_on_share = flow.wait_s = flow.wait_variance_s2 = 0.0
+        flow.served = flow.passed_on = flow.wait_s = flow.wait_variance_s2 = 0.0
         flow.stretch = 1.0
         return
     # Cold pods are slow pods; the balancer gives each as much as it can take.
@@ -199,10 +203,9 @@ def serve_pods(service, state, flow, window, tick_s):
     served = min(capacity, max(0.0, work))  # the expected queue may run ahead of the draws: they catch up with it
     flow.unserved = work - served
     flow.queue_len = queue_now
-    passed_on = served if served >= capacity else max(0.0, served - offered + expected)
+    flow.served = served
+    flow.passed_on = served if served >= capacity else max(0.0, served - offered + expected)
     flow.refused_share = refused / offered if offered > 0.0 else 0.0
-    flow.served_share = served / offered if offered > 0.0 else 0.0
-    flow.passed_on_share = passed_on / expected if expected > LEAST else 0.0
     cpu_core_s = served * cpu_s
     state.ready_cpu_core_s += cpu_core_s / ready
     window.cpu_core_s += cpu_core_s
