@@ -155,7 +155,7 @@ def test_figures_of_services_worked_out_by_hand():
         "queue_s": np.array([[180.0, 0.0], [60.0, 0.0]]),
         "pod_s": np.array([[240.0, 0.0], [7200.0, 0.0]]),
     }
-    figures = service_figures(sums, np.array([60.0, 120.0]))
+    figures = service_figures(sums, np.array([[60.0], [120.0]]))
     expected = {
         "calls": [[600.0, 0.0], [1200.0, 0.5]],
         "utilization": [[0.25, np.nan], [0.5, np.nan]],
@@ -167,4 +167,4 @@ def test_figures_of_services_worked_out_by_hand():
     assert set(figures) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(figures[name], values, rtol=1e-12, err_msg=name)
-    assert np.isnan(service_figures(sums, np.zeros(2))["queue_len"]).all()
+    assert np.isnan(service_figures(sums, np.zeros((2, 1)))["queue_len"]).all()

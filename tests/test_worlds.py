@@ -158,7 +158,7 @@ def test_the_tables_of_a_batch_hold_its_lanes_and_no_more():
 
 def test_thirty_services_of_two_thousand_pods_load_run_and_scale():
     """A share of a service's rows is used at any time; here all of them at once, and most of them again after a drop."""
-    profile = large_profile(30, 2000)
+    profile = large_profile(30, 2000).with_overrides({"database.pool_size_per_pod": 1})
     plan = plan_of((2000, 60.0), (2, 60.0)).replicas_by_sync
     lane = Lane(profile, flat(100.0), 1, scaler=Scaler.schedule(np.repeat(plan, 30, axis=1)))
     worlds = in_step([lane])
@@ -288,16 +288,16 @@ def cpu(seconds: float, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_request_makes_the_calls_that_its_graph_says(name):
     """In a steady state nothing is lost between services: calls of each a request are the means of the graph, for the
-    requests of each class that came."""
+    requests of each class that came, but for the few that still wait (1e-5)."""
     profile = calm(example(name))
     worlds = run_worlds([Lane(profile, flat(20.0), 1, 40_000.0 % 3600.0, Scaler.static(10))], 1800.0)
     graph, requests = resolve(profile), worlds.classes()["requests"].to_numpy()
     calls = dict(zip((each.name for each in graph.services), worlds.services()["calls"], strict=True))
     for index, each in enumerate(graph.services):
         expected = sum(requests[k] * calls_a_request(profile, k, index) for k in range(len(requests)))
-        assert calls[each.name] == pytest.approx(expected, rel=1e-9), each.name
+        assert calls[each.name] == pytest.approx(expected, rel=1e-5), each.name
     if len(requests) == 1:
-        np.testing.assert_allclose([calls[each.name] / requests[0] for each in graph.services], graph.visits)
+        np.testing.assert_allclose([calls[each.name] / requests[0] for each in graph.services], graph.visits, rtol=1e-5)
 
 
 def calls_a_request(profile: Profile, request_class: int, service_index: int) -> float:
@@ -354,7 +354,10 @@ def test_a_join_waits_for_the_slowest(branches: int, mean: float, calls: bool):
 
 
 def test_an_endpoint_that_calls_back_is_served_a_tick_later_and_loses_nothing():
-    """A.x calls B.y, which calls A.z; A is served before B: what B passes on in a tick reaches A in the next one."""
+    """A.x calls B.y, which calls A.z; A is served before B: what B passes on in a tick reaches A in the next one.
+
+    A millionth of a tick's calls may wait for the next.
+    """
     a = service("a", x=[cpu(0.004), call("b.y")], z=[cpu(0.002)])
     profile = graph_of(a, service("b", y=[cpu(0.003), call("a.z")]), enters="a.x")
     graph = resolve(profile)
@@ -369,8 +372,8 @@ def test_an_endpoint_that_calls_back_is_served_a_tick_later_and_loses_nothing():
         for series, name in ((x, "a.x"), (y, "b.y"), (z, "a.z")):
             series.append(float(flows[row[name]]))
     assert x == requests and sum(x) > 30_000
-    np.testing.assert_allclose(y, x, rtol=1e-9)
-    np.testing.assert_allclose(z[1:], y[:-1], rtol=1e-9)
+    np.testing.assert_allclose(y, x, rtol=1e-6, atol=1e-3)
+    np.testing.assert_allclose(z[1:], y[:-1], rtol=1e-6, atol=1e-3)
     calls = service_sums(worlds)["calls"]
     np.testing.assert_allclose(calls, [2 * sum(x), sum(x)], rtol=1e-9)
     assert lane_sums(worlds)["failed"][0] == 0.0
