@@ -22,8 +22,6 @@ SERVICE_FLOW = np.dtype(
         ("answer", ANSWER),  # of this tick
         ("shape", SHAPE),  # scratch
         ("refused_share", np.float64),  # of the offered calls
-        ("served_share", np.float64),  # calls that were worked on, over those offered
-        ("passed_on_share", np.float64),  # expected calls that go on to their steps, over the expected calls
         ("stretch", np.float64),  # time of a CPU step over that on a warm pod
     ],
     align=True,
@@ -36,6 +34,8 @@ ENDPOINT_FLOW = np.dtype(
         ("held_s", np.float64),  # time beside CPU that a call of the tick before held its worker
         ("held_variance_s2", np.float64),
         ("held_third_s3", np.float64),
+        ("share", np.float64),  # of the calls that its service was offered, when it was offered any last
+        ("expected_share", np.float64),
         # of this tick
         ("flow", np.float64),  # calls offered, retries included
         ("expected", np.float64),

@@ -132,12 +132,17 @@ def all_answered(answered_share, step):
 def serve_service(world, i):
     """The calls of all endpoints of service `i` meet its pods."""
     service, flow = world.services[i], world.service_flows[i]
-    mix_calls(service, flow.load, world.endpoints, world.endpoint_flows)
+    load = flow.load
+    mix_calls(service, load, world.endpoints, world.endpoint_flows)
     serve_pods(service, world.service_states[i], flow, world.service_windows[i])
     for e in range(service.endpoints_first, service.endpoints_first + service.n_endpoints):
         endpoint_flow = world.endpoint_flows[e]
-        endpoint_flow.passed_on = endpoint_flow.flow * flow.served_share
-        endpoint_flow.passed_on_expected = endpoint_flow.expected * flow.passed_on_share
+        if load.arrivals > LEAST:  # else what waited is worked off, in the mix in which it came
+            endpoint_flow.share = endpoint_flow.flow / load.arrivals
+        if load.expected > LEAST:
+            endpoint_flow.expected_share = endpoint_flow.expected / load.expected
+        endpoint_flow.passed_on = flow.answer.served * endpoint_flow.share
+        endpoint_flow.passed_on_expected = flow.answer.passed_on * endpoint_flow.expected_share
 
 
 @kernel
@@ -176,12 +181,10 @@ def serve_pods(service, state, flow, window):
     load, answer = flow.load, flow.answer
     load.ready, load.cold = state.n_ready, state.n_cold
     serve_station(load, flow.station, answer, flow.shape)
-    arrivals, expected = load.arrivals, load.expected
+    arrivals = load.arrivals
     flow.refused_share = answer.refused / arrivals if arrivals > LEAST else 0.0
     if state.n_ready == 0:
         flow.refused_share = 1.0
-    flow.served_share = answer.served / arrivals if arrivals > LEAST else 0.0
-    flow.passed_on_share = answer.passed_on / expected if expected > LEAST else 0.0
     flow.stretch = (answer.sojourn_s - answer.wait_s - load.held_s) / load.cpu_s
     window.request_core_s += state.n_ready * service.request_cores * load.tick_s
     window.calls += arrivals
