@@ -67,7 +67,9 @@ STATION_STATE = np.dtype(
         ("cell", np.int64),  # of the grid of utilizations: between `below` and `above`; -1: none yet
         ("below", POINT),
         ("above", POINT),
-        ("here", POINT),  # interpolated at `utilization`
+        ("here", POINT),  # interpolated at `utilization`: at the end of the tick
+        ("last", POINT),  # at the end of the last tick
+        ("met", POINT),  # what the arrivals of the tick met on the mean
     ],
     align=True,
 )

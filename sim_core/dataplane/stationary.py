@@ -41,13 +41,15 @@ _SATURATED = 1e-4  # a pod that works this near to its capacity works at it
 _NEGLIGIBLE = 1e-6  # weight of a state of the chain, over that of the likeliest
 _MOST_NODES = 8
 # Fitted, see fit.py: from which occupancy on the variability of service times widens the chain, ...
-_SATURATION_POWER = 40
+_SATURATION_POWER = 60
+# ... the power of that variability that many pods feel where it is above 1, ...
+_HEAVY_TOGETHER = 0.9
 # ... what a balancer that picks a pod once leaves unequal, over the calls that wait, ...
 _ONCE = 0.55
 # ... how the disorder of several nodes exceeds the binomial one, ...
 _NODES_DISORDER = 1.08
-# ... what a balancer with two choices adds to the fluctuation of all calls together, as a power of utilization, ...
-_TWO_CHOICES_POWER = 2.5
+# ... how much of the fluctuation of all calls together two choices keep: a factor, times a power of utilization, ...
+_TWO_CHOICES, _TWO_CHOICES_POWER = 0.82, 2.0
 # ... and standard deviations between a timeout and the work in pods that refuse while others have room.
 _HOLE, _HOLE_BY_LOG_PODS, _HOLE_BY_OVERLOAD, _HOLE_BY_SCV = 0.33, 0.31, 1.1, 0.24
 _HOLE_OF_TWO, _HOLE_OF_TWO_BY_LOG_PODS, _HOLE_OF_TWO_BY_OVERLOAD = 0.62, 0.075, 2.4
@@ -330,6 +332,8 @@ def balanced_point(load, state, point, utilization, held, room):
         servers = load.workers
     factor = scv_factor(scv, servers, utilization)
     factor *= gap_factor(load, scv, utilization) / (0.5 * (1.0 + scv))
+    if balanced and pods > 1.0 and factor > 1.0:
+        factor **= _HEAVY_TOGETHER
     reached = room
     if balanced and pods > 1.0:
         reached = room_in_reach(load, pods, utilization, held, room, most)
@@ -345,7 +349,7 @@ def balanced_point(load, state, point, utilization, held, room):
         unequal, together = local, 1.0
         if load.balancing == POWER_OF_TWO:
             unequal = max(local, calls_of_two_choices(state, at) / at - held - alone)
-            together = min(1.0, utilization) ** _TWO_CHOICES_POWER
+            together = _TWO_CHOICES * min(1.0, utilization) ** _TWO_CHOICES_POWER
         elif load.nodes > 1:
             unequal = max(local, _NODES_DISORDER * (calls_of_nodes(state, at, load.nodes) / at - held - alone))
         spread = unequal_factor(load.balancing, scv, utilization) if load.sharing == FIFO else 1.0
