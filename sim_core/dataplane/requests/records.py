@@ -127,7 +127,7 @@ STATION = np.dtype(
         ("ejected_until_s", np.float64),
         ("oldest", np.int64),  # `direct.py`: its first visit of this tick that may not be over
         ("newest", np.int64),
-        ("inside", np.int64),  # ... and how many there are at most, those from before the tick included
+        ("inside", np.int64),  # ... and how many there are at most
     ],
     align=True,
 )
