@@ -16,7 +16,7 @@ import numpy as np
 from sim_core.compiled import kernel
 from sim_core.dataplane.requests.arrivals import new_request, next_arrival
 from sim_core.dataplane.requests.balancing import choose_station, open_call
-from sim_core.dataplane.requests.calls import cold_factor, earn_retries, may_time_out, new_visit
+from sim_core.dataplane.requests.calls import earn_retries, may_time_out, new_visit
 from sim_core.dataplane.requests.cpu import first_free
 from sim_core.dataplane.requests.dispatch import handle_first, run_woken
 from sim_core.dataplane.requests.draws import mixed, next_bits, next_time
@@ -136,7 +136,7 @@ def play_direct(engine, begin_s, tick_s):
             station.inside -= 1
         stream.random = mixed(arrival.key, arrival.taken)
         stream.random = mixed(next_bits(stream), 0)
-        factor = cold_factor(engine, station)
+        factor = station.cold_factor
         work_s = next_time(stream, times, mean_s) * factor
         clock = clock_at(
             engine.servers,

@@ -43,18 +43,19 @@ def _run_first(engine):
 def handle_first(engine, time_s):
     """The earliest event happens."""
     what = event_at(engine.events, 0).what
-    drop_first(engine)
     engine.now_s = time_s
     engine.handled += 1
     thread, token = what >> 32, (what << 32) >> 32
+    if thread == OF_CACHE:
+        handle_cache(engine, token)
+        return
+    drop_first(engine)
     if thread >= 0:
         if frame_at(engine.frames, thread).token == token:
             make_room(engine)
             advance(engine, thread)
     elif thread == OF_STATION:
         handle_station(engine, token, time_s)
-    elif thread == OF_CACHE:
-        handle_cache(engine, token)
     elif thread == OF_TIMEOUTS:
         handle_timeouts(engine, token)
     elif thread == OF_EJECTION:
