@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from sim_core.accounting import costs, indicators, latency_percentiles, service_figures
+from sim_core.dataplane.services.kinds import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
 from sim_core.indicators import FIXED_COSTS, INDICATORS
-from sim_core.world import ACCOUNT, LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
-
-PARAMS = np.dtype([("slo_objective", np.float64), *((f"{what}_usd_per_s", np.float64) for what in FIXED_COSTS)])
-STATE = np.dtype([("account", ACCOUNT)])
+from sim_core.profile import load_profile
+from sim_core.simulation import Worlds
+from sim_core.world import Lane
+from tests.conftest import flat
 
 ONE_HOUR = {
     "seconds": 3600.0,
@@ -27,22 +28,36 @@ ONE_HOUR = {
     "lookups": 500.0,
     "hits": 450.0,
 }
+OF_CLASSES = ("requests", "good", "failed", "latency_weight", "latency_s")
+OF_SERVICES = ("cpu_core_s", "request_core_s")
+OF_CACHES = ("lookups", "hits")
 
 
-def lane(**account: float) -> tuple[np.ndarray, np.ndarray]:
-    """Params and state of one lane: an objective of 98 %, and $0.36, $0.72 and $1.08 an hour whatever it does."""
-    params, state = np.zeros(1, PARAMS), np.zeros(1, STATE)
-    params["slo_objective"] = 0.98
-    for number, what in enumerate(FIXED_COSTS, start=1):
-        params[f"{what}_usd_per_s"] = 1e-4 * number
+def lane(**account: float) -> Worlds:
+    """A lane with these sums: an objective of 98 %, and $0.36, $0.72 and $1.08 an hour whatever it does.
+
+    Of what is summed up between scrapes, a quarter stands in the window that is open, and the rest is booked.
+    """
+    worlds = Worlds([Lane(load_profile("production"), flat(1.0), 1)])
+    tables = worlds.tables
+    worlds.params["slo_objective"] = 0.98
+    tables.databases["usd_per_s"], tables.caches["usd_per_s"] = 1e-4, 2e-4
+    worlds.params["load_balancer_usd_per_s"] = 3e-4
     for name, value in account.items():
-        state["account"][name] = value
-    return params, state
+        if name in worlds.state["account"].dtype.names:
+            worlds.state["account"][name] = value
+        if name in OF_CLASSES:
+            tables.class_totals[name], tables.class_windows[name] = 0.75 * value, 0.25 * value
+        if name in OF_SERVICES:
+            tables.service_totals[name], tables.service_windows[name] = 0.75 * value, 0.25 * value
+        if name in OF_CACHES:
+            tables.cache_states[f"total_{name}"], tables.cache_states[name] = 0.75 * value, 0.25 * value
+    return worlds
 
 
 def test_an_hour_worked_out_by_hand():
     """10 pods of which half the CPU is used; 1.25 % of the requests are not good where 2 % may be: 3/8 of the budget left."""
-    table = indicators(*lane(**ONE_HOUR)).iloc[0].to_dict()
+    table = indicators(lane(**ONE_HOUR)).iloc[0].to_dict()
     percentiles = {name: table.pop(name) for name in ("latency_p50_s", "latency_p95_s", "latency_p99_s")}
     assert np.isnan(list(percentiles.values())).all()  # the histogram is empty
     assert table == pytest.approx(
@@ -71,7 +86,7 @@ def test_an_hour_worked_out_by_hand():
 
 
 def test_what_nothing_divides_is_not_a_number():
-    table = indicators(*lane()).iloc[0]
+    table = indicators(lane()).iloc[0]
     sums = ["cost_usd", "cost_pods_usd", "cost_fixed_usd", *(f"cost_{what}_usd" for what in FIXED_COSTS)]
     zero = [*sums, "replica_hours", "scale_events"]
     assert (table[zero] == 0.0).all()
@@ -80,15 +95,17 @@ def test_what_nothing_divides_is_not_a_number():
 
 
 def test_calls_that_fail_over_and_over_do_not_make_more_failed_requests_than_there_are():
-    table = indicators(*lane(**ONE_HOUR | {"requests": 30.0, "good": 0.0}))
+    table = indicators(lane(**ONE_HOUR | {"requests": 30.0, "good": 0.0}))
     assert (table["error_ratio"][0], table["availability"][0], table["throughput_per_s"][0]) == (1.0, 0.0, 0.0)
 
 
 def test_costs_are_copies():
-    params, state = lane(**ONE_HOUR)
-    parts = costs(params, state["account"])
-    parts["cost_pods_usd"][:] = 0.0
-    assert state["account"]["pods_usd"][0] == 5.0
+    worlds = lane(**ONE_HOUR)
+    parts = costs(worlds)
+    for values in parts.values():
+        values[:] = 0.0
+    assert worlds.state["account"]["pods_usd"][0] == 5.0
+    assert costs(worlds)["cost_usd"][0] == pytest.approx(7.16)
 
 
 @pytest.mark.filterwarnings("error")
@@ -119,9 +136,9 @@ def test_percentiles_of_two_buckets():
 def test_a_lane_has_the_percentiles_of_its_histogram():
     """60 % of the requests in bucket 10, 37 % in bucket 100, 3 % in bucket 120."""
     ratio = (LATENCY_MAX_S / LATENCY_MIN_S) ** (1.0 / LATENCY_BUCKETS)
-    params, state = lane(**ONE_HOUR)
-    state["account"]["latency"][0, [10, 100, 120]] = 60.0, 37.0, 3.0
-    table = indicators(params, state).iloc[0]
+    worlds = lane(**ONE_HOUR)
+    worlds.tables.latency["requests"][0, [10, 100, 120]] = 60.0, 37.0, 3.0
+    table = indicators(worlds).iloc[0]
     places = {"latency_p50_s": 10 + 50 / 60, "latency_p95_s": 100 + 35 / 37, "latency_p99_s": 120 + 2 / 3}
     for name, place in places.items():
         assert table[name] == pytest.approx(LATENCY_MIN_S * ratio**place, rel=1e-9)
@@ -138,7 +155,7 @@ def test_figures_of_services_worked_out_by_hand():
         "queue_s": np.array([[180.0, 0.0], [60.0, 0.0]]),
         "pod_s": np.array([[240.0, 0.0], [7200.0, 0.0]]),
     }
-    figures = service_figures(sums, np.array([60.0, 120.0]))
+    figures = service_figures(sums, np.array([[60.0], [120.0]]))
     expected = {
         "calls": [[600.0, 0.0], [1200.0, 0.5]],
         "utilization": [[0.25, np.nan], [0.5, np.nan]],
@@ -150,4 +167,4 @@ def test_figures_of_services_worked_out_by_hand():
     assert set(figures) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(figures[name], values, rtol=1e-12, err_msg=name)
-    assert np.isnan(service_figures(sums, np.zeros(2))["queue_len"]).all()
+    assert np.isnan(service_figures(sums, np.zeros((2, 1)))["queue_len"]).all()

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from sim_core.limits import MAX_PODS
+from sim_core.accounting import lane_sums, service_sums
+from sim_core.dataplane.services.kinds import RETRY_SLOTS
 from sim_core.simulation import Worlds
 from sim_core.workload import Trace
 from sim_core.world import Lane, Scaler
-from tests.conftest import scrapes
-from tests.generated import Play, capacity_per_s, plays
+from tests.conftest import Seen, watch
+from tests.generated import Play, capacity_per_s, graph_profiles, plays
 
 SHARES = ("slo_attainment", "availability", "error_ratio", "cache_hit_ratio")
 MAY_BE_NAN = {  # where there is nothing to divide by
@@ -30,11 +31,20 @@ MAY_BE_NAN = {  # where there is nothing to divide by
 }
 
 
+FLOWS = ("service_flows", "endpoint_flows", "step_flows", "call_flows", "cache_states", "database_states")
+
+
 def broken_promises(play: Play) -> list[str]:
     """What a play breaks of what every play must keep; empty if all is well."""
     worlds = Worlds([play.lane])
-    worlds.advance(play.n_ticks)
-    return [*_account_broken(worlds), *_indicators_broken(worlds), *_scrapes_broken(worlds), *_services_broken(worlds)]
+    seen = watch(worlds, play.n_ticks * play.lane.profile.tick_seconds)
+    return [
+        *_account_broken(worlds),
+        *_indicators_broken(worlds),
+        *_scrapes_broken(worlds, seen),
+        *_flows_broken(worlds),
+        *_services_broken(worlds, seen),
+    ]
 
 
 def _fields(record: np.ndarray, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -44,27 +54,34 @@ def _fields(record: np.ndarray, prefix: str = "") -> Iterator[tuple[str, np.ndar
         yield from _fields(values, f"{prefix}{name}.") if values.dtype.names else [(f"{prefix}{name}", values)]
 
 
+def _sums(worlds: Worlds) -> dict[str, float]:
+    """Of a lane, and of its caches."""
+    caches = worlds.tables.cache_states[: int(worlds.params["n_caches"][0])]
+    stores = {name: float((caches[name] + caches[f"total_{name}"]).sum()) for name in ("lookups", "hits")}
+    return {name: float(values[0].sum()) for name, values in lane_sums(worlds).items()} | stores
+
+
 def _account_broken(worlds: Worlds) -> Iterator[str]:
-    account = worlds.state["account"][0]
-    for name, values in _fields(account):
-        if not (np.isfinite(values).all() and (values >= 0.0).all()):
-            yield f"account.{name} {values}"
-    slack = 1e-9 * float(account["requests"])
-    profile, states = worlds.lanes[0].profile, worlds.state["services"][0]
-    coming_back = sum(
-        states["retries"][i].sum() / max(1.0, s.calls_per_request) for i, s in enumerate(profile.services)
-    )
-    if account["good"] + account["failed"] + coming_back > account["requests"] + slack:
-        yield f"good {account['good']} + failed {account['failed']} + {coming_back} > requests {account['requests']}"
-    if abs(account["latency"].sum() - account["latency_weight"]) > slack:
+    account, sums = worlds.state["account"][0], _sums(worlds)
+    for name, value in [*_fields(account), *sums.items()]:
+        if not (np.isfinite(value).all() and np.all(value >= 0.0)):
+            yield f"account.{name} {value}"
+    slack = 1e-9 * sums["requests"]
+    if not sums["good"] <= sums["latency_weight"] + slack:
+        yield f"good {sums['good']} of {sums['latency_weight']} answered at the first attempt"
+    if sums["latency_weight"] + sums["failed"] > sums["requests"] + slack:
+        yield f"answered {sums['latency_weight']} + failed {sums['failed']} > requests {sums['requests']}"
+    if abs(sums["latency"] - sums["latency_weight"]) > slack:
         yield "the histogram does not hold every answered request"
-    if account["hits"] > account["lookups"] * (1 + 1e-9):
+    if abs(account["requests"] - sums["requests"]) > slack or abs(account["good"] - sums["good"]) > slack:
+        yield f"the account of the lane, {account['requests']} and {account['good']}, is not that of its classes"
+    if sums["hits"] > sums["lookups"] * (1 + 1e-9):
         yield "more hits than lookups"
 
 
 def _indicators_broken(worlds: Worlds) -> Iterator[str]:
-    account, row = worlds.state["account"][0], worlds.indicators().iloc[0]
-    nan = {name for divisor, names in MAY_BE_NAN.items() if account[divisor] == 0.0 for name in names}
+    sums, row = _sums(worlds), worlds.indicators().iloc[0]
+    nan = {name for divisor, names in MAY_BE_NAN.items() if sums[divisor] == 0.0 for name in names}
     for name, value in row.items():
         if (not np.isfinite(value) and name not in nan) or (name != "error_budget_left" and value < 0.0):
             yield f"{name} {value}"
@@ -73,50 +90,53 @@ def _indicators_broken(worlds: Worlds) -> Iterator[str]:
             yield f"{name} {row[name]}"
 
 
-def _scrapes_broken(worlds: Worlds) -> Iterator[str]:
-    n_services = worlds.n_services
-    seen = scrapes(worlds)
-    services = seen["services"][:, :n_services]
-    for where, table in (("scrape", seen), ("scrape.services", services)):
+def _scrapes_broken(worlds: Worlds, seen: Seen) -> Iterator[str]:
+    classes = worlds.of(0, "published_classes")
+    for where, table in (("scrape", seen.whole), ("scrape.services", seen.services), ("scrape.classes", classes)):
         for name in table.dtype.names:
-            if name != "services" and not (np.isfinite(table[name]).all() and (table[name] >= 0.0).all()):
+            if not (np.isfinite(table[name]).all() and (table[name] >= 0.0).all()):
                 yield f"{where}.{name} {table[name][~(table[name] >= 0)][:4]}"
             if name.endswith("_ratio") and name != "connection_ratio" and (table[name] > 1.0 + 1e-9).any():
                 yield f"{where}.{name} {table[name].max()}"
-    if (seen["good_ratio"] > 1.0 + 1e-9).any() or (seen["database_utilization"] > 1.0 + 1e-9).any():
+    if (seen.whole["database_utilization"] > 1.0 + 1e-9).any():
         yield "a share above 1"
 
 
-def _services_broken(worlds: Worlds) -> Iterator[str]:
+def _flows_broken(worlds: Worlds) -> Iterator[str]:
+    for table in FLOWS:
+        rows = worlds.of(0, table)
+        for name, values in _fields(rows, f"{table}."):
+            if not (np.isfinite(values).all() and (values >= 0.0).all()):
+                yield f"{name} {values[~(values >= 0.0)][:4]}"
+            if name.endswith("_share") and (values > 1.0 + 1e-9).any():
+                yield f"{name} {values.max()}"
+
+
+def _services_broken(worlds: Worlds, seen: Seen) -> Iterator[str]:
     profile = worlds.lanes[0].profile
     for i, service in enumerate(profile.services):
-        state = worlds.state["services"][0, i]
-        for name in ("queue_len", "backend_s", "backend_variance_s2", "retries_waiting", "ready_cpu_core_s", "retries"):
-            if not (np.isfinite(state[name]).all() and (state[name] >= 0.0).all()):
-                yield f"services.{name} {state[name][~(state[name] >= 0.0)][:4]}"
-        limits = service.replicas
+        state, limits, row = worlds.of(0, "service_states")[i], service.replicas, worlds.of(0, "services")[i]
         if not limits.min <= state["desired_replicas"] <= limits.max:
             yield f"desired replicas {state['desired_replicas']}"
-        if state["n_active"] > limits.max or state["n_pods"] > MAX_PODS or state["n_ready"] > state["n_active"]:
-            yield f"replicas {state['n_active']}, pods {state['n_pods']}"
-        container = service.container
+        if state["n_active"] > limits.max or state["n_pods"] > row["n_pods"] or state["n_ready"] > state["n_active"]:
+            yield f"replicas {state['n_active']}, pods {state['n_pods']} in {row['n_pods']} rows"
+        container, queue_len = service.container, worlds.of(0, "service_flows")["queue_len"][i]
         most = state["n_pods"] * (container.workers + container.queue_limit)
-        if state["queue_len"] > max(most, 0.0) * (1 + 1e-9):
-            yield f"queue {state['queue_len']} in {most} places"
-        seen = scrapes(worlds)["services"][:, i]
+        if queue_len > max(most, 0.0) * (1 + 1e-9):
+            yield f"queue {queue_len} in {most} places"
+        utilization = seen.services["utilization"][:, i]
         cpu = container.cpu_limit_cores / container.cpu_request_cores
-        if (seen["utilization"] > cpu * (1 + 1e-9)).any():
-            yield f"utilization {seen['utilization'].max()} of {cpu}"
+        if (utilization > cpu * (1 + 1e-9)).any():
+            yield f"utilization {utilization.max()} of {cpu}"
 
 
 def lone(play: Play, stores: bool = True) -> Play:
-    """The play of its first service alone, from warm pods whose number is fixed, in one scrape interval."""
+    """The play of its first service alone, from warm pods whose number is fixed."""
     lane, tick_s = play.lane, play.lane.profile.tick_seconds
-    n_ticks = min(play.n_ticks, int(600.0 / tick_s) - 1)
+    n_ticks = play.n_ticks
     first = lane.profile.services[0].model_dump(mode="json")
     first["calls_per_request"] = min(1.0, first["calls_per_request"])
-    telemetry = {"scrape_interval_seconds": (n_ticks + 1) * tick_s, "delay_seconds": 0.0}
-    changes: dict[str, Any] = {"services": [first], "telemetry": telemetry}
+    changes: dict[str, Any] = {"services": [first]}
     if not stores:
         first["queries"] = {}
         changes |= {"database": None, "cache": None}
@@ -128,20 +148,40 @@ def lone(play: Play, stores: bool = True) -> Play:
 
 
 def unbalanced(play: Play) -> list[str]:
-    """Which sums of a lone service do not agree: calls made, answered, failed, under way; work taken on and done."""
+    """Which sums of a lone service do not agree: calls made, answered, failed, under way; work taken on and done.
+
+    Tick by tick: what is lost comes back or fails for good, and requests fail by the share of their calls that do.
+    """
     worlds = Worlds([play.lane])
-    worlds.advance(play.n_ticks)
-    service, state = play.lane.profile.services[0], worlds.state["services"][0, 0]
-    account, window = worlds.state["account"][0], worlds.state["window"]["services"][0, 0]
-    offered, lost = float(window["calls"]), float(window["failed"])
-    new = float(account["requests"]) * service.calls_per_request
-    ends = (offered - lost) + float(account["failed"]) + float(state["retries"].sum())
-    done = float(window["cpu_core_s"]) / service.container.cpu_seconds_per_request
-    work = done + float(state["queue_len"]) + float(state["unserved"])
-    slack = 1e-9 * max(1.0, offered)
-    found = []
+    service, flow = play.lane.profile.services[0], worlds.of(0, "call_flows")[0]
+    found: list[str] = []
+
+    def sums() -> np.ndarray:
+        services, whole = service_sums(worlds), lane_sums(worlds)
+        return np.array([services["calls"][0], services["failed"][0], whole["requests"][0], whole["failed"][0]])
+
+    before, all_answered, all_failed = sums(), 0.0, 0.0
+    for tick in range(play.n_ticks):
+        due, waiting = flow["retries"][tick % RETRY_SLOTS].sum(), flow["retries"].sum()
+        worlds.advance(1)
+        now = sums()
+        offered, lost, requests, requests_failed = now - before
+        before, slack = now, 1e-9 * max(1.0, now[0])
+        answered, failed = offered - lost, lost - (flow["retries"].sum() - (waiting - due))
+        if not -slack <= failed <= lost + slack:
+            found.append(f"tick {tick}: {lost} calls lost, {failed} of them for good")
+        over = answered + failed
+        expected = requests * service.calls_per_request * failed / over if over > 1e3 * slack else requests_failed
+        if abs(requests_failed - expected) > slack + 1e-3 * expected:
+            found.append(f"tick {tick}: {requests_failed} requests failed, where {failed} of {over} calls did")
+        all_answered, all_failed = all_answered + answered, all_failed + failed
+    new, slack = before[2] * service.calls_per_request, 1e-9 * max(1.0, before[0])
+    ends = all_answered + all_failed + float(flow["retries"].sum())
     if abs(ends - new) > slack:
         found.append(f"{new} calls, {ends} answered, failed or to be retried")
+    own, offered, lost = worlds.of(0, "service_flows")[0], before[0], before[1]
+    done = float(service_sums(worlds)["cpu_core_s"][0]) / service.container.cpu_seconds_per_request
+    work = done + float(own["queue_len"]) + float(own["unserved"])
     if not offered - lost - slack <= work <= offered + slack:
         found.append(f"{offered} calls, {lost} lost, {work} worked on or waiting")
     return found
@@ -164,7 +204,7 @@ def idle_under_overload(play: Play) -> str:
     assume(least > 0.5)  # else there are too few arrivals to tell
     worlds = Worlds([play.lane])
     worlds.advance(play.n_ticks)
-    done = float(worlds.state["window"]["services"][0, 0]["cpu_core_s"]) / cpu_s
+    done = float(service_sums(worlds)["cpu_core_s"][0]) / cpu_s
     return "" if done >= least * most else f"{done} of {most} calls done, at least {least:.3f} of them expected"
 
 
@@ -190,6 +230,13 @@ def check_busy(play: Play) -> None:
 def test_no_valid_profile_breaks_the_account(play: Play):
     """Every indicator and every scrape is finite and in its range, and no request counts twice, at up to 50 times the
     capacity."""
+    check_account(play)
+
+
+@suite
+@given(play=plays(worlds=graph_profiles()))
+def test_no_valid_graph_breaks_the_account(play: Play):
+    """The same of services whose endpoints call each other, with several kinds of requests."""
     check_account(play)
 
 

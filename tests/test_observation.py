@@ -8,8 +8,10 @@ import pytest
 from agents.observation import LOG_LOAD_CENTER, Observations, feature_names
 from sim_core.profile import Profile, load_profile
 from sim_core.simulation import Worlds
+from sim_core.telemetry import HISTORY
 from sim_core.workload import Trace
-from sim_core.world import HISTORY, Lane
+from sim_core.world import Lane
+from tests.conftest import scrapes
 
 DAY_S = 86_400.0
 STEP_S = 60.0
@@ -32,25 +34,23 @@ def scraped(profile: Profile, trace: Trace, published: int, start_s: float, seed
     worlds = Worlds([Lane(profile, trace, seed, start_s)])
     state = worlds.state[:1]
     state["tick"], state["n_published"] = 10 + 15 * published, published
-    history = state["history"][0]
+    whole = state["published"]
+    for name in whole.dtype.names:
+        whole[name] = rng.uniform(0.05, 0.9)
+    whole["time_s"] = 15.0 * published
+    history = worlds.of(0, "service_scrapes")
     for name in history.dtype.names:
-        if name != "services":
-            history[name] = rng.uniform(0.05, 0.9, HISTORY)
-    for name in history["services"].dtype.names:
-        shape = history["services"][name].shape
-        history["services"][name] = 0.0 if quiet else rng.uniform(0.05, 0.9, shape)
-    history["services"]["call_rate_per_s"] *= 0.0 if quiet else 300.0
+        history[name] = 0.0 if quiet else rng.uniform(0.05, 0.9, len(history))
+    history["call_rate_per_s"] *= 0.0 if quiet else 300.0
     for name in ("replicas_ready", "replicas_starting", "replicas_desired"):
-        history["services"][name] = 0.0 if quiet else rng.integers(4, 30, history["services"][name].shape)
-    for back in range(min(published, HISTORY)):
-        history["time_s"][(published - 1 - back) % HISTORY] = 15.0 * (published - back)
+        history[name] = 0.0 if quiet else rng.integers(4, 30, len(history))
     return worlds
 
 
 def plain_service(profile: Profile, newest_first: np.ndarray, index: int) -> dict[str, float]:
     """Features of one service; scrapes from the newest to the oldest, at most as many as the history holds."""
     service = profile.services[index]
-    seen = newest_first["services"][:, index]
+    seen = newest_first[:, index]
     per_call = service.container.cpu_seconds_per_request / service.container.cpu_request_cores
     loads = np.maximum(seen["call_rate_per_s"] * per_call, 1e-3)
     now = seen[0]
@@ -109,11 +109,11 @@ def test_every_feature_is_what_a_second_reading_gives(chain, trace, published):
     """In front of each look back and just beyond it, with the ring half full, full, and turned over."""
     start_s = (0.3 + published % 4) * DAY_S
     worlds = scraped(chain, trace, published, start_s, seed=published)
-    history = worlds.state["history"][0]
-    newest_first = history[(published - 1 - np.arange(min(published, HISTORY))) % HISTORY]
+    newest_first = scrapes(worlds)[::-1]
+    assert len(newest_first) == min(published, HISTORY)
     now_s = start_s + 10.0 + 15.0 * published
     age_s = 10.0 + 0.5 * SYNC_S
-    expected = plain_lane(chain, newest_first[0], now_s) | plain_season(trace, now_s, age_s)
+    expected = plain_lane(chain, worlds.telemetry()[0], now_s) | plain_season(trace, now_s, age_s)
     for index in range(len(chain.services)):
         expected |= plain_service(chain, newest_first, index)
     names = feature_names(len(chain.services))

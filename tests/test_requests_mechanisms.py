@@ -37,8 +37,8 @@ def row(dtype, **values):
 
 def world_of(steps, edge=None, rate_per_s=0.0, seed=0, **service):
     """One service, called once by each request."""
-    return RequestWorld([Service("api", {"main": steps}, **service)], [RequestClass([call("api", **(edge or {}))], rate_per_s)],
-                        seed=seed)  # fmt: skip
+    classes = [RequestClass([call("api", **(edge or {}))], rate_per_s)]
+    return RequestWorld([Service("api", {"main": steps}, **service)], classes, seed=seed)
 
 
 def shop(seed=0, balancing=r.LEAST_OUTSTANDING, sharing=r.FIFO, rate_per_s=300.0, **settings):
@@ -50,7 +50,8 @@ def shop(seed=0, balancing=r.LEAST_OUTSTANDING, sharing=r.FIFO, rate_per_s=300.0
     more = dict(balancing=balancing, sharing=sharing, settings=settings, workers=8.0, queue_limit=6.0)
     return RequestWorld(
         [
-            Service("front", {"main": [cpu(0.008), parallel([call("cart", **RETRIES)], [call("stock", **RETRIES), cpu(0.002)])]},
+            Service("front", {"main": [cpu(0.008), parallel([call("cart", **RETRIES)],
+                                                            [call("stock", **RETRIES), cpu(0.002)])]},
                     pods=5, room=9, **more),
             Service("cart", {"main": [cpu(0.01, 2.0), call("stock", probability=0.3, **RETRIES)]}, pods=5, room=9, **more),
             Service("stock", {"main": [cpu(0.006, 0.25), cached_read(count=2.5), read(count=0.5), write(count=0.2)]},
@@ -154,7 +155,9 @@ def test_attempts_are_one_more_than_retries_where_the_budget_allows():
 
 def test_retries_stay_within_the_budget():
     """Where everything fails, retries are the budget's share of first attempts, and one more that was held."""
-    world = world_of([cpu(0.01)], dict(max_retries=3, backoff_s=(0.1, 0.1, 0.1), retry_budget_ratio=0.2), rate_per_s=200.0)
+    world = world_of(
+        [cpu(0.01)], dict(max_retries=3, backoff_s=(0.1, 0.1, 0.1), retry_budget_ratio=0.2), rate_per_s=200.0
+    )
     world.remove_pod(0, 0)
     world.run(40).serve(ticks=5)
     requests = world.class_sums["requests"][0]
@@ -194,7 +197,10 @@ def test_a_failed_branch_fails_the_whole_at_once():
 def test_steps_are_done_as_often_as_their_count_and_probability_say():
     """Count 2.5 is 2 or 3 times, never else; probability 0.3 is none or all."""
     world = RequestWorld(
-        [Service("a", {"main": [wait(0.1, 0.0, count=2.5)]}), Service("b", {"main": [wait(0.1, 0.0, count=2, probability=0.3)]})],
+        [
+            Service("a", {"main": [wait(0.1, 0.0, count=2.5)]}),
+            Service("b", {"main": [wait(0.1, 0.0, count=2, probability=0.3)]}),
+        ],
         [RequestClass([call("a")], 0.0), RequestClass([call("b")], 0.0)],
     )
     world.serve(20000, 20000, ticks=3)
@@ -354,7 +360,9 @@ def test_sticky_calls_ignore_the_load():
 @pytest.mark.parametrize("choice", range(4))
 def test_a_fresh_pod_is_given_its_load_slowly(choice):
     """Slow start of 100 s: within the first seconds a fresh pod gets far less than its share, later as much as others."""
-    world = world_of([cpu(0.01, 0.0)], rate_per_s=100.0, pods=3, room=4, balancing=choice, settings=dict(slow_start_s=100.0))
+    world = world_of(
+        [cpu(0.01, 0.0)], rate_per_s=100.0, pods=3, room=4, balancing=choice, settings=dict(slow_start_s=100.0)
+    )
     world.run(5)
     world.add_pod(0)
     world.clear()
@@ -370,7 +378,9 @@ def test_a_fresh_pod_is_given_its_load_slowly(choice):
 def test_a_pod_that_fails_again_and_again_is_ejected_and_comes_back():
     """A pod a thousand times too slow times out: after 3 failures in a row it is out for 5 s, then for 10 s."""
     edge = dict(timeout_s=0.05, ejection_failures=3, ejection_s=5.0, ejection_share=0.5)
-    world = world_of([cpu(0.001, 0.0)], edge, rate_per_s=50.0, pods=4, balancing=r.ROUND_ROBIN, settings=dict(cold_factor=1000.0))
+    world = world_of(
+        [cpu(0.001, 0.0)], edge, rate_per_s=50.0, pods=4, balancing=r.ROUND_ROBIN, settings=dict(cold_factor=1000.0)
+    )
     world.pods["cold"][2] = True
     world.run(4)
     early = world.class_sums["failed"][0]
@@ -404,12 +414,49 @@ def test_a_breaker_bounds_the_open_calls():
     assert abs(failed.mean() - theory.erlang_b(3, 2.0)) <= 4.0 * error
 
 
+@pytest.mark.parametrize(
+    ("edge", "service"),
+    [
+        (dict(timeout_s=0.06, max_retries=2, backoff_s=(0.05, 0.1, 0.2), retry_budget_ratio=0.3), dict(cores=4.0)),
+        (dict(timeout_s=2.0, max_retries=1, backoff_s=(0.05, 0.1, 0.2), retry_budget_ratio=0.3),
+         dict(cores=4.0, workers=5.0, queue_limit=3.0)),
+        (dict(), dict(pods=4, balancing=r.RANDOM, workers=2.0, queue_limit=6.0)),
+        (dict(timeout_s=0.2, max_retries=1), dict(pods=4, balancing=r.ROUND_ROBIN)),
+    ],
+)  # fmt: skip
+def test_a_lane_that_needs_no_events_walks_the_path_of_the_events(edge, service):
+    """Played request by request or event by event: the same counts, to the last request, and the same times."""
+    worlds = []
+    for share in (0.0, 1e-18):  # a lane that may leave traces is played by events
+        world = RequestWorld([Service("api", {"main": [cpu(0.01)]}, **service)], [RequestClass([call("api", **edge)], 360.0)],
+                             seed=6, trace_share=share)  # fmt: skip
+        world.pods["cold"] = True
+        world.services["cold_factor"] = 1.2
+        for _ in range(3):
+            world.run(30)
+            world.rates *= 1.05
+            world.pods["cold"] = False
+        worlds.append(world)
+    direct, events = worlds
+    assert direct.engine["direct"] and not events.engine["direct"]
+    np.testing.assert_array_equal(direct.latency, events.latency)
+    for name in ("arrived", "answered", "failed", "in_flight", "random"):
+        assert direct.engine[name] == events.engine[name]
+    assert direct.left_over() == events.left_over()
+    for one, other in ((direct.sums, events.sums), (direct.class_sums, events.class_sums)):
+        for name in one.dtype.names:
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-9)
+    np.testing.assert_allclose(direct.pods["cpu_core_s"], events.pods["cpu_core_s"], rtol=1e-9)
+    if edge:
+        assert events.sums["failed"][0] > 0
+
+
 def test_a_pool_that_is_too_small_makes_queries_wait():
     """A database without limit behind a pool of 3 connections: M/M/3 on the pool."""
     database = row(DATABASE, cores=1000.0, read_s=0.02, write_s=0.02, scv=1.0, connection_limit=1e9, pool_size=3.0)
     worlds = run_all(
-        [RequestWorld([Service("api", {"main": [read()]})], [RequestClass([call("api")], 120.0)], databases=[database], seed=seed)
-         for seed in range(12)], 400)  # fmt: skip
+        [RequestWorld([Service("api", {"main": [read()]})], [RequestClass([call("api")], 120.0)],
+                      databases=[database], seed=seed) for seed in range(12)], 400)  # fmt: skip
     means = np.array([w.mean_latency_s for w in worlds])
     error = means.std(ddof=1) / math.sqrt(12)
     assert error < 0.015 * means.mean()
@@ -430,11 +477,13 @@ def test_connections_beyond_the_limit_are_refused():
 
 
 def test_reads_go_to_replicas_and_writes_to_the_primary():
-    """Busy time of the busier group of instances: 120 reads/s of 20 ms on 3 replicas of 2 cores, 10 writes/s on the primary."""
+    """Busy time of the busier group: 120 reads/s of 20 ms on 3 replicas of 2 cores, 10 writes/s on the primary."""
     database = row(DATABASE, cores=2.0, read_s=0.02, write_s=0.02, scv=1.0, read_replicas=3.0, connection_limit=1e9,
                    pool_size=1e9)  # fmt: skip
     world = RequestWorld(
-        [Service("api", {"main": [read(), write(probability=1 / 12)]})], [RequestClass([call("api")], 120.0)], databases=[database]
+        [Service("api", {"main": [read(), write(probability=1 / 12)]})],
+        [RequestClass([call("api")], 120.0)],
+        databases=[database],
     )
     world.run(300)
     assert world.database_states["busy_s"][0] / 300 == pytest.approx(120 * 0.02 / 6, rel=0.03)
