@@ -89,7 +89,9 @@ class RequestClass:
 class RequestWorld:
     """One lane's tables and its engine."""
 
-    def __init__(self, services, classes, caches=(), databases=(), seed=0, threshold_s=math.inf, tick_s=1.0, trace_share=0.0):
+    def __init__(
+        self, services, classes, caches=(), databases=(), seed=0, threshold_s=math.inf, tick_s=1.0, trace_share=0.0
+    ):
         self.key, self.threshold_s, self.tick_s, self.tick = np.uint64(lane_key(seed)), threshold_s, tick_s, 0
         self.rates = np.array([c.rate_per_s for c in classes], dtype=float)
         names = [s.name for s in services]
@@ -158,14 +160,26 @@ class RequestWorld:
                     edge = dict(timeout_s=math.inf, max_retries=0, backoff_s=(0.0,) * r.MAX_RETRIES, retry_budget_ratio=0.2,
                                 pass_deadline=False, breaker_requests=math.inf, ejection_failures=0, ejection_s=0.0,
                                 ejection_share=0.0) | step.edge  # fmt: skip
-                    calls.append((row, index, places[(step.target, step.endpoint)], names.index(step.target), *edge.values()))
+                    calls.append(
+                        (row, index, places[(step.target, step.endpoint)], names.index(step.target), *edge.values())
+                    )
                 if step.kind == r.PARALLEL:
                     for branch in step.branches:
                         head = len(steps)
                         steps.append(None)
                         add(branch, head)
                         steps[head] = (r.BRANCH, index, row, len(steps), 1.0, 1.0, 0.0, 0.0, 0)
-                steps[row] = (step.kind, index, parent, len(steps), step.probability, step.count, step.mean_s, step.scv, target)
+                steps[row] = (
+                    step.kind,
+                    index,
+                    parent,
+                    len(steps),
+                    step.probability,
+                    step.count,
+                    step.mean_s,
+                    step.scv,
+                    target,
+                )
 
         add(its_steps, r.NO_PARENT)
         service = r.INGRESS if owner == r.INGRESS else names.index(owner)
@@ -174,8 +188,17 @@ class RequestWorld:
     def add_pod(self, service, ready=True):
         state = self.states[service]
         pod = self.pods[self.services[service]["pods_first"] + state["n_pods"]]
-        pod["phase"], pod["ready"], pod["deleting"], pod["cold"] = RUNNING, READY_TRUE if ready else READY_FALSE, False, False
-        pod["serial"], pod["ready_transition_s"], pod["cpu_core_s"] = state["serial"], self.now_s if self.tick else -1e6, 0.0
+        pod["phase"], pod["ready"], pod["deleting"], pod["cold"] = (
+            RUNNING,
+            READY_TRUE if ready else READY_FALSE,
+            False,
+            False,
+        )
+        pod["serial"], pod["ready_transition_s"], pod["cpu_core_s"] = (
+            state["serial"],
+            self.now_s if self.tick else -1e6,
+            0.0,
+        )
         state["serial"] += 1
         state["n_pods"] += 1
         self.count_pods(service)

@@ -154,7 +154,9 @@ def test_attempts_are_one_more_than_retries_where_the_budget_allows():
 
 def test_retries_stay_within_the_budget():
     """Where everything fails, retries are the budget's share of first attempts, and one more that was held."""
-    world = world_of([cpu(0.01)], dict(max_retries=3, backoff_s=(0.1, 0.1, 0.1), retry_budget_ratio=0.2), rate_per_s=200.0)
+    world = world_of(
+        [cpu(0.01)], dict(max_retries=3, backoff_s=(0.1, 0.1, 0.1), retry_budget_ratio=0.2), rate_per_s=200.0
+    )
     world.remove_pod(0, 0)
     world.run(40).serve(ticks=5)
     requests = world.class_sums["requests"][0]
@@ -194,7 +196,10 @@ def test_a_failed_branch_fails_the_whole_at_once():
 def test_steps_are_done_as_often_as_their_count_and_probability_say():
     """Count 2.5 is 2 or 3 times, never else; probability 0.3 is none or all."""
     world = RequestWorld(
-        [Service("a", {"main": [wait(0.1, 0.0, count=2.5)]}), Service("b", {"main": [wait(0.1, 0.0, count=2, probability=0.3)]})],
+        [
+            Service("a", {"main": [wait(0.1, 0.0, count=2.5)]}),
+            Service("b", {"main": [wait(0.1, 0.0, count=2, probability=0.3)]}),
+        ],
         [RequestClass([call("a")], 0.0), RequestClass([call("b")], 0.0)],
     )
     world.serve(20000, 20000, ticks=3)
@@ -354,7 +359,9 @@ def test_sticky_calls_ignore_the_load():
 @pytest.mark.parametrize("choice", range(4))
 def test_a_fresh_pod_is_given_its_load_slowly(choice):
     """Slow start of 100 s: within the first seconds a fresh pod gets far less than its share, later as much as others."""
-    world = world_of([cpu(0.01, 0.0)], rate_per_s=100.0, pods=3, room=4, balancing=choice, settings=dict(slow_start_s=100.0))
+    world = world_of(
+        [cpu(0.01, 0.0)], rate_per_s=100.0, pods=3, room=4, balancing=choice, settings=dict(slow_start_s=100.0)
+    )
     world.run(5)
     world.add_pod(0)
     world.clear()
@@ -370,7 +377,9 @@ def test_a_fresh_pod_is_given_its_load_slowly(choice):
 def test_a_pod_that_fails_again_and_again_is_ejected_and_comes_back():
     """A pod a thousand times too slow times out: after 3 failures in a row it is out for 5 s, then for 10 s."""
     edge = dict(timeout_s=0.05, ejection_failures=3, ejection_s=5.0, ejection_share=0.5)
-    world = world_of([cpu(0.001, 0.0)], edge, rate_per_s=50.0, pods=4, balancing=r.ROUND_ROBIN, settings=dict(cold_factor=1000.0))
+    world = world_of(
+        [cpu(0.001, 0.0)], edge, rate_per_s=50.0, pods=4, balancing=r.ROUND_ROBIN, settings=dict(cold_factor=1000.0)
+    )
     world.pods["cold"][2] = True
     world.run(4)
     early = world.class_sums["failed"][0]
@@ -434,7 +443,9 @@ def test_reads_go_to_replicas_and_writes_to_the_primary():
     database = row(DATABASE, cores=2.0, read_s=0.02, write_s=0.02, scv=1.0, read_replicas=3.0, connection_limit=1e9,
                    pool_size=1e9)  # fmt: skip
     world = RequestWorld(
-        [Service("api", {"main": [read(), write(probability=1 / 12)]})], [RequestClass([call("api")], 120.0)], databases=[database]
+        [Service("api", {"main": [read(), write(probability=1 / 12)]})],
+        [RequestClass([call("api")], 120.0)],
+        databases=[database],
     )
     world.run(300)
     assert world.database_states["busy_s"][0] / 300 == pytest.approx(120 * 0.02 / 6, rel=0.03)

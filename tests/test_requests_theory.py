@@ -74,7 +74,9 @@ def test_exponential_servers_have_the_wait_of_mmc(servers, utilization):
 def test_a_finite_room_refuses_the_share_of_mmck(load):
     """M/M/4/9: refused share and mean queue, below and above saturation."""
     rate_per_s = 400.0 * load
-    worlds = run_all(open_worlds([cpu(EXPONENTIAL_S)], rate_per_s, seeds=16, cores=4.0, workers=4.0, queue_limit=5.0), 300)
+    worlds = run_all(
+        open_worlds([cpu(EXPONENTIAL_S)], rate_per_s, seeds=16, cores=4.0, workers=4.0, queue_limit=5.0), 300
+    )
     refused = [float(w.sums["failed"].sum() / w.sums["calls"].sum()) for w in worlds]
     queue_len = [float(w.sums["queue_s"].sum()) / 300.0 for w in worlds]
     assert_agrees(refused, theory.mmck_blocking(4, 4.0 * load, 5), 0.02)
@@ -133,7 +135,9 @@ def test_stations_in_a_row_and_visited_again_are_those_of_a_jackson_network():
 
 def test_workers_that_are_never_idle_are_a_closed_network():
     """12 workers go round CPU, a wait and a database of one core: throughput by exact mean value analysis."""
-    database = dict(cores=1.0, read_s=0.008, write_s=0.003, scv=1.0, read_replicas=0.0, connection_limit=1e9, pool_size=1e9)
+    database = dict(
+        cores=1.0, read_s=0.008, write_s=0.003, scv=1.0, read_replicas=0.0, connection_limit=1e9, pool_size=1e9
+    )
     row = tuple(database.get(name, 0.0) for name in DATABASE.names)
     worlds = [
         RequestWorld(

@@ -386,6 +386,22 @@ def test_an_endpoint_that_calls_back_is_served_a_tick_later_and_loses_nothing():
     assert worlds.indicators()["latency_mean_s"][0] == pytest.approx(idle_s, rel=0.01)
 
 
+def test_calls_back_that_fail_are_counted_in_the_tick_in_which_they_were_offered():
+    """A.x calls B.y, which calls A.z, and A refuses most: of each service no more attempts fail in a tick than came."""
+    a = service("a", x=[cpu(0.01), call("b.y")], z=[cpu(0.02)])
+    profile = graph_of(a, service("b", y=[cpu(0.003), call("a.z")]), enters="a.x")
+    profile = profile.with_overrides({"services.a.container.queue_limit": 0, "services.a.container.workers": 1})
+    worlds = Worlds([Lane(profile, burst(0.0, 400.0, 30, 200, 300), 1, scaler=Scaler.static(2))])
+    calls = failed = np.zeros(2)
+    for tick in range(300):
+        worlds.advance(1)
+        sums = service_sums(worlds)
+        offered, lost = sums["calls"] - calls, sums["failed"] - failed
+        calls, failed = sums["calls"], sums["failed"]
+        assert (lost <= offered * (1 + 1e-9) + 1e-6).all(), tick
+    assert failed[0] > 0.5 * calls[0] > 10_000
+
+
 def test_a_share_of_requests_follows_the_time_of_day():
     """Two classes, one in the first half of the day and one in the second: each has all the traffic of its half."""
     front = service("front", get=[cpu(0.002)], put=[cpu(0.004)])
