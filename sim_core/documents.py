@@ -71,6 +71,8 @@ def examine(model: type[Model], data: Any, rules: Rules) -> tuple[list[str], Mod
     """Problem lines `path: rule (got value)` of a document, and the model if there are none."""
     if not isinstance(data, dict):
         return [f"must be a mapping of keys (got {shown(data)})"], None
+    if _is_too_deep(data):
+        return ["is nested too deeply"], None
     try:
         return [], model.model_validate(data)
     except ValidationError as failed:
@@ -80,6 +82,15 @@ def examine(model: type[Model], data: Any, rules: Rules) -> tuple[list[str], Mod
     lines += [f"{dotted(detail['loc'])}: {detail['type']}" for detail in found[MAX_PROBLEMS:]]
     lines += [_rendered(problem) for problem in rules(readable(model, data, {detail["loc"] for detail in found}))]
     return lines, None
+
+
+def _is_too_deep(data: Any) -> bool:
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        items = [item for node in level for item in (node.values() if isinstance(node, dict) else node)]
+        # by identity: what YAML's aliases show again and again is looked at once
+        level = list({id(item): item for item in items if isinstance(item, dict | list | tuple)}.values())
+    return bool(level)
 
 
 def refuse_inconsistent(instance: Model, rules: Rules) -> Model:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CALLS_PER_CPU_S = (
     1.3e6  # of the request engine, `production` at 70 %: one call a request, with its look-ups and queries
 )
-SERVICE_TICKS_PER_CPU_S = 1.5e6  # of the fluid engine
+SERVICE_TICKS_PER_CPU_S = 2.5e6  # of the fluid engine
 LONG_S = 10.0  # what takes longer is told before it begins
 
 
@@ -36,7 +36,6 @@ ENGINES = (
     Engine(REQUESTS, "every request is an event, exact for the model"),
 )
 NAMES = tuple(engine.name for engine in ENGINES)
-PLAYED = (FLUID,)  # engines that `sim_core.simulation.Worlds` plays
 
 
 def check_engine(name: str, where: str = "engine") -> str:
@@ -60,11 +59,6 @@ def engine_named(name: str) -> Engine:
         InputError: unknown; names the nearest.
     """
     return ENGINES[NAMES.index(check_engine(name))]
-
-
-def is_installed(name: str) -> bool:
-    """Whether the package plays the engine."""
-    return name in PLAYED
 
 
 def described() -> str:

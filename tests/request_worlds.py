@@ -14,9 +14,10 @@ from sim_core.controlplane.pods import POD, READY_FALSE, READY_TRUE, RUNNING
 from sim_core.dataplane.cache.records import CACHE, CACHE_STATE
 from sim_core.dataplane.database.records import DATABASE, DATABASE_STATE
 from sim_core.dataplane.requests import records as er
+from sim_core.dataplane.requests.arrivals import REQUESTS
 from sim_core.dataplane.requests.begin import begin_engine
 from sim_core.dataplane.requests.draws import mixed, next_bits, next_exponential
-from sim_core.dataplane.requests.events import _REQUESTS, serve_requests
+from sim_core.dataplane.requests.events import serve_requests
 from sim_core.dataplane.requests.lanes import RequestEngines
 from sim_core.dataplane.services import records as r
 from sim_core.randomness import lane_key, poisson_quantile, uniform
@@ -328,7 +329,7 @@ def _left_over(engine):
 
 @kernel
 def _first_draw(stream, key, tick, taken):
-    stream.random = mixed(mixed(mixed(key ^ _REQUESTS, 0), tick), taken)
+    stream.random = mixed(mixed(mixed(key ^ REQUESTS, 0), tick), taken)
     stream.random = mixed(next_bits(stream), 0)  # of the visit: its caller's next bits, first attempt
     return next_exponential(stream)
 

@@ -37,7 +37,6 @@ from experiments.agreement.validated import (
     read_record,
     write_record,
 )
-from flows.commands import agreement
 from flows.commands import run as running
 from flows.commands.agreement import AgreementRequest, measure_agreement
 from flows.terminal.output import plain
@@ -252,7 +251,6 @@ def engines(monkeypatch):
     """Two made-up engines in place of the simulator's: the judge and the command are real."""
     made = {"fluid": made_up(latency_mean_s=0.002), "requests": made_up()}
     monkeypatch.setattr(judging, "engine_of", lambda name, threads: made[name])
-    monkeypatch.setattr(agreement, "is_installed", lambda name: True)
     few = [SMALL, Scenario("trace", 4, 300.0, trace="none", changes=fleet(4))]
     monkeypatch.setattr("experiments.agreement.scenarios.scenarios", lambda: few)
     return made

@@ -71,16 +71,12 @@ def test_the_profile_of_mmc_is_mmc():
     assert played["error_ratio"].max() == 0.0
 
 
-def test_what_is_not_there_is_skipped_with_the_reason(monkeypatch):
-    """The bench goes on, and says why a figure is missing."""
-    monkeypatch.setattr(engines, "is_installed", lambda name: False)
+def test_without_simpy_its_figures_are_skipped_with_the_reason_and_the_others_are_there(monkeypatch):
     monkeypatch.setattr(engines, "_has_simpy", lambda: False)
-    rows = {row["name"]: row for row in (*engines.request_engine_production(True), *engines.memory_of_a_day(True))}
-    assert all(math.isnan(row["value"]) for row in rows.values())
-    assert (
-        rows["request engine, production at 70 % with HPA"]["note"] == "skipped: this package has no engine 'requests'"
-    )
-    assert "pip install" in rows["SimPy, production's chain in its simplest form"]["note"]
+    monkeypatch.setattr(engines, "PEAK_REPLICAS", 2)
+    ours, simpys = engines.request_engine_production(True)
+    assert ours["value"] > 0.0 and ours["unit"] == "M requests per CPU-second"
+    assert math.isnan(simpys["value"]) and simpys["note"].startswith("skipped: SimPy is not installed (pip install")
 
 
 def test_the_memory_of_a_lane_is_what_its_rows_take():

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from agents.learning.evaluate import EvaluateRequest, evaluate
 from agents.policies.contract import play
 from agents.policies.registry import choice_of, policy_of
+from agents.policies.static import StaticPolicy
+from experiments.compute.actors import run_batch
+from experiments.held_out import HeldOut
+from experiments.planning.plan import make_plan
+from experiments.planning.spec import spec_from_dict
 from flows.estimates import tell_time
 from flows.requests import SweepRequest
 from sim_core.engines import CALLS_PER_CPU_S, NAMES, check_engine, described, engine_named, estimate
@@ -59,6 +67,50 @@ def test_threads_do_not_change_what_comes_out():
     lanes = [lane(60.0, seed) for seed in range(3)]
     alone, shared = (simulate(lanes, 300.0, threads=threads).indicators for threads in (1, 3))
     np.testing.assert_array_equal(alone.to_numpy(), shared.to_numpy())
+
+
+def test_both_engines_meet_the_same_requests_and_find_something_of_their_own():
+    """Arrivals are the same under the same seed; what becomes of them is not, wherever worlds are played."""
+    lanes = [lane(60.0, seed) for seed in range(2)]
+    played = {engine: simulate(lanes, 120.0, engine=engine, threads=2) for engine in NAMES}
+    calls = {engine: simulation.services["calls"].to_numpy() for engine, simulation in played.items()}
+    np.testing.assert_allclose(calls["fluid"], calls["requests"], rtol=0.02)  # the last ones are still on their way
+    means = [simulation.indicators["latency_mean_s"].to_numpy() for simulation in played.values()]
+    assert not np.isclose(*means, rtol=1e-6).any()
+    through_predict = play(lanes, StaticPolicy(4), 120.0, through_predict=True, engine="requests")
+    pd.testing.assert_frame_equal(through_predict.indicators, played["requests"].indicators)
+
+
+def test_points_of_a_sweep_are_played_by_their_own_engine():
+    """Their rows say which it was, under keys of their own; the same point under the same engine is the same again."""
+    asked = {
+        "name": "small",
+        "profile": "production",
+        "traffic": {"generator": "diurnal", "scale_peak_to_replicas": 4},
+        "duration": "5m",
+        "policies": [{"policy": "static", "replicas": 4}],
+    }
+    rows = {}
+    for engine in NAMES:
+        plan = make_plan(spec_from_dict(asked | {"engine": engine}))
+        (batch,) = plan.batches()
+        rows[engine] = run_batch(batch, plan.trace, plan.profiles)
+        assert rows[engine]["engine"] == [engine]
+        alone = simulate([world for world, _ in plan.lanes()], 300.0, engine=engine).indicators
+        assert rows[engine]["latency_mean_s"] == list(alone["latency_mean_s"])
+    assert rows["fluid"]["key"] != rows["requests"]["key"]
+    assert rows["fluid"]["latency_mean_s"] != rows["requests"]["latency_mean_s"]
+
+
+def test_policies_are_compared_in_the_engine_that_was_asked_for():
+    """And an evaluation of the one is never taken for that of the other."""
+    world = lane(60.0)
+    request = EvaluateRequest(world.profile, world.trace, [StaticPolicy(4)], 0.0, 120.0, seeds=2)
+    tables = [evaluate(dataclasses.replace(request, engine=engine)).lanes for engine in NAMES]
+    assert not np.isclose(*(table["latency_mean_s"] for table in tables), rtol=1e-6).any()
+    held_out = HeldOut(world.profile, world.trace, 0.0, 0.0, 0.0, 120.0, 2, 1000, ["static(replicas=4)"])
+    other = dataclasses.replace(held_out, engine="requests")
+    assert held_out.key != other.key and other.describe()["engine"] == "requests"
 
 
 def test_the_estimate_counts_the_requests_of_the_window_that_is_played():

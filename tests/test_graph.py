@@ -535,6 +535,19 @@ def test_an_invalid_field_of_a_call_hides_no_other_problem_and_makes_none():
     ]
 
 
+def test_joins_within_joins_end_somewhere():
+    """Ten are more than anybody writes; hundreds are refused before anything recurses into them."""
+    step = cpu()
+    for depth in range(1, 401):
+        step = {"parallel": [[step]]}
+        if depth == 10:
+            data = document(service("a", endpoints={"x": [step]}), requests=entering("a.x"))
+            assert len(resolve(Profile.from_dict(data)).steps) == 2 + 2 * 10 + 1
+    data = document(service("b", endpoints={"x": [cpu()]}), requests=entering("b.x"))
+    data["services"][0]["endpoints"][0]["steps"] = [step]
+    assert problems_of(data) == ["is nested too deeply"]
+
+
 def test_only_services_whose_steps_ask_it_open_connections():
     """2 pods (replicas.min) of b x 4; a asks nothing."""
     services = [

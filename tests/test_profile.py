@@ -605,6 +605,13 @@ def test_anchors_share_a_section_and_do_not_count_as_twice(written):
     assert [service.name for service in load_profile(written(text)).services] == ["a", "b"]
 
 
+def test_aliases_of_aliases_cost_nothing(written):
+    """Nine lists of nine aliases each: a billion items for who follows them all."""
+    lists = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 10))
+    problems = file_problem(written(f"l0: &l0 [1]\n{lists}name: laughs\n"))
+    assert "l9: unknown key" in problems and len(problems) < 30
+
+
 # --- overrides
 
 

@@ -37,8 +37,8 @@ def row(dtype, **values):
 
 def world_of(steps, edge=None, rate_per_s=0.0, seed=0, **service):
     """One service, called once by each request."""
-    return RequestWorld([Service("api", {"main": steps}, **service)], [RequestClass([call("api", **(edge or {}))], rate_per_s)],
-                        seed=seed)  # fmt: skip
+    classes = [RequestClass([call("api", **(edge or {}))], rate_per_s)]
+    return RequestWorld([Service("api", {"main": steps}, **service)], classes, seed=seed)
 
 
 def shop(seed=0, balancing=r.LEAST_OUTSTANDING, sharing=r.FIFO, rate_per_s=300.0, **settings):
@@ -50,7 +50,8 @@ def shop(seed=0, balancing=r.LEAST_OUTSTANDING, sharing=r.FIFO, rate_per_s=300.0
     more = dict(balancing=balancing, sharing=sharing, settings=settings, workers=8.0, queue_limit=6.0)
     return RequestWorld(
         [
-            Service("front", {"main": [cpu(0.008), parallel([call("cart", **RETRIES)], [call("stock", **RETRIES), cpu(0.002)])]},
+            Service("front", {"main": [cpu(0.008), parallel([call("cart", **RETRIES)],
+                                                            [call("stock", **RETRIES), cpu(0.002)])]},
                     pods=5, room=9, **more),
             Service("cart", {"main": [cpu(0.01, 2.0), call("stock", probability=0.3, **RETRIES)]}, pods=5, room=9, **more),
             Service("stock", {"main": [cpu(0.006, 0.25), cached_read(count=2.5), read(count=0.5), write(count=0.2)]},
@@ -413,12 +414,49 @@ def test_a_breaker_bounds_the_open_calls():
     assert abs(failed.mean() - theory.erlang_b(3, 2.0)) <= 4.0 * error
 
 
+@pytest.mark.parametrize(
+    ("edge", "service"),
+    [
+        (dict(timeout_s=0.06, max_retries=2, backoff_s=(0.05, 0.1, 0.2), retry_budget_ratio=0.3), dict(cores=4.0)),
+        (dict(timeout_s=2.0, max_retries=1, backoff_s=(0.05, 0.1, 0.2), retry_budget_ratio=0.3),
+         dict(cores=4.0, workers=5.0, queue_limit=3.0)),
+        (dict(), dict(pods=4, balancing=r.RANDOM, workers=2.0, queue_limit=6.0)),
+        (dict(timeout_s=0.2, max_retries=1), dict(pods=4, balancing=r.ROUND_ROBIN)),
+    ],
+)  # fmt: skip
+def test_a_lane_that_needs_no_events_walks_the_path_of_the_events(edge, service):
+    """Played request by request or event by event: the same counts, to the last request, and the same times."""
+    worlds = []
+    for share in (0.0, 1e-18):  # a lane that may leave traces is played by events
+        world = RequestWorld([Service("api", {"main": [cpu(0.01)]}, **service)], [RequestClass([call("api", **edge)], 360.0)],
+                             seed=6, trace_share=share)  # fmt: skip
+        world.pods["cold"] = True
+        world.services["cold_factor"] = 1.2
+        for _ in range(3):
+            world.run(30)
+            world.rates *= 1.05
+            world.pods["cold"] = False
+        worlds.append(world)
+    direct, events = worlds
+    assert direct.engine["direct"] and not events.engine["direct"]
+    np.testing.assert_array_equal(direct.latency, events.latency)
+    for name in ("arrived", "answered", "failed", "in_flight", "random"):
+        assert direct.engine[name] == events.engine[name]
+    assert direct.left_over() == events.left_over()
+    for one, other in ((direct.sums, events.sums), (direct.class_sums, events.class_sums)):
+        for name in one.dtype.names:
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-9)
+    np.testing.assert_allclose(direct.pods["cpu_core_s"], events.pods["cpu_core_s"], rtol=1e-9)
+    if edge:
+        assert events.sums["failed"][0] > 0
+
+
 def test_a_pool_that_is_too_small_makes_queries_wait():
     """A database without limit behind a pool of 3 connections: M/M/3 on the pool."""
     database = row(DATABASE, cores=1000.0, read_s=0.02, write_s=0.02, scv=1.0, connection_limit=1e9, pool_size=3.0)
     worlds = run_all(
-        [RequestWorld([Service("api", {"main": [read()]})], [RequestClass([call("api")], 120.0)], databases=[database], seed=seed)
-         for seed in range(12)], 400)  # fmt: skip
+        [RequestWorld([Service("api", {"main": [read()]})], [RequestClass([call("api")], 120.0)],
+                      databases=[database], seed=seed) for seed in range(12)], 400)  # fmt: skip
     means = np.array([w.mean_latency_s for w in worlds])
     error = means.std(ddof=1) / math.sqrt(12)
     assert error < 0.015 * means.mean()
@@ -439,7 +477,7 @@ def test_connections_beyond_the_limit_are_refused():
 
 
 def test_reads_go_to_replicas_and_writes_to_the_primary():
-    """Busy time of the busier group of instances: 120 reads/s of 20 ms on 3 replicas of 2 cores, 10 writes/s on the primary."""
+    """Busy time of the busier group: 120 reads/s of 20 ms on 3 replicas of 2 cores, 10 writes/s on the primary."""
     database = row(DATABASE, cores=2.0, read_s=0.02, write_s=0.02, scv=1.0, read_replicas=3.0, connection_limit=1e9,
                    pool_size=1e9)  # fmt: skip
     world = RequestWorld(

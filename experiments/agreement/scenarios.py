@@ -189,7 +189,7 @@ def _rooms_and_clients() -> Iterator[Scenario]:
     yield _static(_R, _PS, 1.05, 20, 1.0, "no retries", no_retries)
     yield _static(_LO, _PS, 0.9, 20, 1.0, "no retries", no_retries)
     yield _static(_R, _PS, 1.2, 20, 1.0, "many retries", many_retries)
-    yield _static(_LO, _PS, 0.95, 20, 1.0, "short timeout", {f"{_CLIENT}.timeout_seconds": 0.5})
+    yield _static(_LO, _PS, 0.85, 20, 1.0, "short timeout", {f"{_CLIENT}.timeout_seconds": 0.5})
     yield _static(_LO, _PS, 0.8, 20, 1.0, "three balancer nodes", {"ingress.balancer_nodes": 3})
 
 

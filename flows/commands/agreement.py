@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from flows.terminal.output import announce, say
-from sim_core.engines import NAMES, REQUESTS, is_installed
 from sim_core.errors import InputError, nearest
 
 
@@ -36,12 +35,8 @@ def measure_agreement(request: AgreementRequest) -> dict[str, Any]:
     """The document of the command: a row a scenario, what was skipped, and the verdict.
 
     Raises:
-        InputError: nothing is called so, no such folder of traces, or there is no request engine to judge by.
+        InputError: nothing is called so, or no such folder of traces.
     """
-    if not is_installed(REQUESTS):
-        raise InputError(
-            "bench agreement", f"needs both engines, {' and '.join(NAMES)}; this package has no {REQUESTS!r}"
-        )
     if request.traces is not None and not request.traces.is_dir():
         raise InputError("--traces", f"is no folder (got {str(request.traces)!r})")
 

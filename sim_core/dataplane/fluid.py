@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from sim_core.assembly import phase_of
 from sim_core.compiled import kernel, phase
-from sim_core.dataplane.latency import book_latency, share_within
+from sim_core.dataplane.latency import book_latency, take_latency
 from sim_core.dataplane.services.fluid import LEAST, begin_tick, compose, serve_service, spread
 
 begin_components = phase_of("fluid", "begin")
@@ -42,37 +40,34 @@ def serve(world):
         request_class = world.classes[k]
         account_requests(
             world.lane, world.state.account, request_class, world.arrivals[k].requests,
-            world.endpoint_flows[request_class.endpoint], world.class_windows[k], world.latency[k].requests,
+            world.endpoint_flows[request_class.endpoint], world.class_flows[k], world.class_windows[k],
+            world.latency[k].requests,
         )  # fmt: skip
 
 
 @kernel
-def account_requests(lane, account, request_class, requests, flow, window, histogram):
+def account_requests(lane, account, request_class, requests, flow, booked, window, histogram):
     """Books a tick's requests of a class: good within the SLO's threshold, failed, and by latency."""
     answered = requests * flow.clean_share
     failed = requests * (1.0 - flow.answered_share)
     good, good_own = 0.0, 0.0
-    mean, variance = flow.mean_s, flow.variance_s2
     if answered < LEAST:
         answered = 0.0
     else:
-        log_variance = math.log1p(variance / (mean * mean))
-        log_mean = math.log(mean) - 0.5 * log_variance
-        log_sd = math.sqrt(log_variance)
-        good = good_own = answered * share_within(lane.latency_threshold_log, log_mean, log_sd)
-        if request_class.own_slo:
-            good_own = answered * share_within(request_class.latency_threshold_log, log_mean, log_sd)
+        take_latency(booked, flow, lane.latency_threshold_s, request_class.latency_threshold_s)
+        good, good_own = answered * booked.within, answered * booked.within_own
         if good < LEAST:
             good = 0.0
         if good_own < LEAST:
             good_own = 0.0
-        book_latency(histogram, answered, log_mean, log_sd)
+        book_latency(histogram, booked, answered)
+    mean = flow.mean_s
     window.requests += requests
     window.failed += failed
     window.good += good
     window.good_own += good_own
     window.latency_weight += answered
     window.latency_s += answered * mean
-    window.latency_s2 += answered * (variance + mean * mean)
+    window.latency_s2 += answered * (flow.variance_s2 + mean * mean)
     account.requests += requests
     account.good += good

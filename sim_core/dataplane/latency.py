@@ -1,4 +1,4 @@
-"""Latencies as distributions: lognormal by two moments, the maximum of branches, and the histogram of a class."""
+"""Latencies as distributions: the slowest of parallel branches, and the histogram of a class."""
 
 from __future__ import annotations
 
@@ -7,75 +7,102 @@ import math
 import numpy as np
 
 from sim_core.compiled import kernel
-from sim_core.dataplane.services.records import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
+from sim_core.dataplane.queueing import quantile_of_shape, share_within, take_shape
+from sim_core.dataplane.services.flows import SLICES
+from sim_core.dataplane.services.kinds import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
 
-_SQRT_HALF = math.sqrt(0.5)
-_NORMAL_DENSITY_0 = 1.0 / math.sqrt(2.0 * math.pi)
 _LOG_MIN = math.log(LATENCY_MIN_S)
 _BUCKETS_PER_LOG = LATENCY_BUCKETS / math.log(LATENCY_MAX_S / LATENCY_MIN_S)
 # A latency distribution is written down as these points: normal quantiles at the middles of slices of probability,
-# thinner where the tail counts.
-_EDGES = np.array([0.0, 0.12, 0.32, 0.55, 0.75, 0.88, 0.94, 0.97, 0.985, 0.995, 1.0])
+# thinner where the tail counts. The 95th and the 99th percentile are middles of their slices.
+_EDGES = np.array([0.0, 0.05, 0.15, 0.3, 0.45, 0.55, 0.7, 0.84, 0.93, 0.97, 0.985, 0.995, 1.0])
 _SLICE_WEIGHTS = np.diff(_EDGES)
 # scipy.stats.norm.ppf((_EDGES[1:] + _EDGES[:-1]) / 2), written out so that importing the kernels stays light
-_SLICE_QUANTILES = np.array(
-    [-1.55477, -0.77219, -0.16366, 0.38532, 0.89647, 1.34076, 1.69540, 2.00465, 2.32635, 2.80703]
-)
+_SLICE_QUANTILES = np.array([
+    -1.959963985, -1.281551566, -0.755415026, -0.318639364, 0.0, 0.318639364, 0.738846849, 1.200358858,
+    1.644853627, 2.004654462, 2.326347874, 2.807033768,
+])  # fmt: skip
+_MOVED = 1e-3  # relative change of a latency distribution from which on it is worked out anew
+# Gauss-Legendre nodes and weights on [0, 1], for the slowest of branches
+_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
+_NODES, _NODE_WEIGHTS = 0.5 * (_NODES + 1.0), 0.5 * _NODE_WEIGHTS
+_FAR = 6.0  # standard deviations beyond the mean of the slowest branch: nothing lies further
 
 
 @kernel
-def lognormal_tail(mean, variance, threshold):
-    """P(X > threshold) of the lognormal distribution with this mean and variance."""
-    if variance <= 1e-12 * mean * mean:
-        return 1.0 if mean > threshold else 0.0
-    log_variance = math.log1p(variance / (mean * mean))
-    log_mean = math.log(mean) - 0.5 * log_variance
-    return 0.5 * math.erfc((math.log(threshold) - log_mean) / math.sqrt(log_variance) * _SQRT_HALF)
+def slowest_branch(steps, flows, row):
+    """Cumulants of the time of a PARALLEL from those of its branches, which count as independent.
 
+    E max^k = integral of k x^(k-1) (1 - F_1(x) F_2(x) ...) dx, by Gauss-Legendre; kept until a branch has moved.
 
-@kernel
-def join(slowest, mean, variance):
-    """Takes one more branch into the time of the slowest: `slowest.sum_mean_s`, `sum_variance_s2` become the moments of
-    the maximum. The branches count as independent and normal.
-
-    Source: Clark, "The greatest of a finite set of random variables", Operations Research 9 (1961).
+    Args:
+        steps, flows: views of the lane's steps; the branches' `sum_` fields are set.
+        row: of the PARALLEL.
     """
-    first, first_variance = slowest.sum_mean_s, slowest.sum_variance_s2
-    if first == 0.0 and first_variance == 0.0:
-        slowest.sum_mean_s, slowest.sum_variance_s2 = mean, variance
+    seen, far = 0.0, 0.0
+    branch, end = row + 1, steps[row].end
+    while branch < end:
+        flow = flows[branch]
+        deviation = math.sqrt(flow.sum_variance_s2)
+        seen += flow.sum_mean_s + deviation
+        far = max(far, flow.sum_mean_s + _FAR * deviation)
+        branch = steps[branch].end
+    slowest = flows[row]
+    if abs(seen - slowest.seen) <= _MOVED * slowest.seen:
         return
-    spread = math.sqrt(first_variance + variance)
-    if spread <= 1e-9 * (first + mean):
-        slowest.sum_mean_s = max(first, mean)
-        slowest.sum_variance_s2 = max(first_variance, variance)
-        return
-    apart = (first - mean) / spread
-    first_wins = 0.5 * math.erfc(-apart * _SQRT_HALF)
-    density = spread * _NORMAL_DENSITY_0 * math.exp(-0.5 * apart * apart)
-    greatest = first * first_wins + mean * (1.0 - first_wins) + density
-    square = (
-        (first * first + first_variance) * first_wins
-        + (mean * mean + variance) * (1.0 - first_wins)
-        + (first + mean) * density
-    )
-    slowest.sum_mean_s = greatest
-    slowest.sum_variance_s2 = max(0.0, square - greatest * greatest)
+    slowest.seen = seen
+    branch = row + 1
+    while branch < end:
+        take_shape(
+            flows[branch].shape, flows[branch].sum_mean_s, flows[branch].sum_variance_s2, flows[branch].sum_third_s3
+        )
+        branch = steps[branch].end
+    first, second, third = 0.0, 0.0, 0.0
+    for k in range(len(_NODES)):
+        time_s = far * _NODES[k] * _NODES[k]  # more nodes where distributions begin
+        weight = far * 2.0 * _NODES[k] * _NODE_WEIGHTS[k]
+        within = 1.0
+        branch = row + 1
+        while branch < end:
+            skipped = 1.0 - steps[branch].probability
+            within *= skipped + (1.0 - skipped) * share_within(flows[branch].shape, time_s)
+            branch = steps[branch].end
+        beyond = (1.0 - within) * weight
+        first += beyond
+        second += 2.0 * time_s * beyond
+        third += 3.0 * time_s * time_s * beyond
+    slowest.sum_mean_s = first
+    slowest.sum_variance_s2 = max(0.0, second - first * first)
+    slowest.sum_third_s3 = third - 3.0 * first * second + 2.0 * first**3
 
 
 @kernel
-def book_latency(histogram, requests, log_mean, log_sd):
-    """Adds requests with lognormal latencies to a row of `latency` (LATENCY_BUCKETS)."""
-    first = (log_mean - _LOG_MIN) * _BUCKETS_PER_LOG
-    width = log_sd * _BUCKETS_PER_LOG
-    for k in range(len(_SLICE_QUANTILES)):
-        bucket = int(min(max(0.0, first + width * _SLICE_QUANTILES[k]), LATENCY_BUCKETS - 1.0))
-        histogram[bucket] += requests * _SLICE_WEIGHTS[k]
+def take_latency(booked, flow, threshold_s, own_threshold_s):
+    """Works the latency distribution of a class out anew where it has moved since it was booked last.
+
+    Args:
+        booked: CLASS_FLOW.
+        flow: ENDPOINT_FLOW where requests of the class enter; its `shape` is set.
+    """
+    mean, variance, third = flow.mean_s, flow.variance_s2, flow.third_s3
+    if (
+        abs(mean - booked.mean_s) <= _MOVED * booked.mean_s
+        and abs(variance - booked.variance_s2) <= _MOVED * booked.variance_s2
+        and abs(third - booked.third_s3) <= 4.0 * _MOVED * abs(booked.third_s3)
+    ):
+        return
+    booked.mean_s, booked.variance_s2, booked.third_s3 = mean, variance, third
+    shape = flow.shape
+    take_shape(shape, mean, variance, third)
+    booked.within = share_within(shape, threshold_s)
+    booked.within_own = share_within(shape, own_threshold_s)
+    for k in range(SLICES):
+        time_s = max(LATENCY_MIN_S, quantile_of_shape(shape, _SLICE_QUANTILES[k]))
+        booked.buckets[k] = int(min((math.log(time_s) - _LOG_MIN) * _BUCKETS_PER_LOG, LATENCY_BUCKETS - 1.0))
 
 
 @kernel
-def share_within(log_threshold, log_mean, log_sd):
-    """P(X <= threshold) of a lognormal distribution, 1 and 0 where it is beyond six standard deviations."""
-    above = log_threshold - log_mean
-    if above > 6.0 * log_sd:
-        return 1.0
-    return 0.5 * math.erfc(-above / log_sd * _SQRT_HALF) if log_sd > 0.0 else 0.0
+def book_latency(histogram, booked, requests):
+    """Adds requests to a row of `latency` (LATENCY_BUCKETS)."""
+    for k in range(SLICES):
+        histogram[booked.buckets[k]] += requests * _SLICE_WEIGHTS[k]

@@ -11,7 +11,6 @@ from sim_core.dataplane.queueing import (
     take_shape,
     third_cumulant_factor,
 )
-from sim_core.dataplane.station import LEVELS
 from sim_core.dataplane.stationary import draw_curve, effective_slowness, take_point
 
 _FINE = 0.1  # of the grid of utilizations: spacing over distance from saturation

@@ -46,7 +46,10 @@ POINT = np.dtype(
         ("wait_s", np.float64),
         ("wait_variance_s2", np.float64),
         ("wait_third_s3", np.float64),
-        ("extra_variance_s2", np.float64),  # of the sojourn, beyond those of wait, CPU time and held time: they correlate
+        (
+            "extra_variance_s2",
+            np.float64,
+        ),  # of the sojourn, beyond those of wait, CPU time and held time: they correlate
         ("extra_third_s3", np.float64),
     ],
     align=True,
@@ -64,7 +67,6 @@ STATION_STATE = np.dtype(
         ("stride", np.float64),  # calls between two points of the curve
         ("speed", np.float64, (LEVELS + 1,)),  # cores that a pod with 0, stride, 2 stride ... open calls keeps busy
         ("scratch", np.float64, (LEVELS + 1,)),
-        ("pace", np.float64, (LEVELS + 1,)),
         ("cell", np.int64),  # of the grid of utilizations: between `below` and `above`; -1: none yet
         ("below", POINT),
         ("above", POINT),
@@ -82,7 +84,10 @@ ANSWER = np.dtype(
         ("waits", np.float64),  # share of admitted calls that wait [1]
         ("wait_s", np.float64),  # mean wait of admitted calls, for a worker and for the CPU
         ("wait_variance_s2", np.float64),
-        ("sojourn_s", np.float64),  # of admitted calls, waits, CPU time and held time, whether or not their callers wait
+        (
+            "sojourn_s",
+            np.float64,
+        ),  # of admitted calls, waits, CPU time and held time, whether or not their callers wait
         ("sojourn_variance_s2", np.float64),
         ("sojourn_third_s3", np.float64),
         ("timeout_share", np.float64),  # of admitted calls, that are not answered in time [1]

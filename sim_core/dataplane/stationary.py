@@ -41,7 +41,7 @@ _SATURATED = 1e-4  # a pod that works this near to its capacity works at it
 _NEGLIGIBLE = 1e-6  # weight of a state of the chain, over that of the likeliest
 _MOST_NODES = 8
 # Fitted, see fit.py: from which occupancy on the variability of service times widens the chain, ...
-_SATURATION_POWER = 20
+_SATURATION_POWER = 40
 # ... what a balancer that picks a pod once leaves unequal, over the calls that wait, ...
 _ONCE = 0.55
 # ... how the disorder of several nodes exceeds the binomial one, ...
@@ -49,8 +49,9 @@ _NODES_DISORDER = 1.08
 # ... what a balancer with two choices adds to the fluctuation of all calls together, as a power of utilization, ...
 _TWO_CHOICES_POWER = 2.5
 # ... and standard deviations between a timeout and the work in pods that refuse while others have room.
-_HOLE, _HOLE_BY_LOG_PODS, _HOLE_BY_OVERLOAD, _HOLE_BY_SCV = 0.93, 0.17, 1.7, 0.24
-_HOLE_OF_TWO, _HOLE_OF_TWO_BY_OVERLOAD = 1.03, 2.7
+_HOLE, _HOLE_BY_LOG_PODS, _HOLE_BY_OVERLOAD, _HOLE_BY_SCV = 0.33, 0.31, 1.1, 0.24
+_HOLE_OF_TWO, _HOLE_OF_TWO_BY_LOG_PODS, _HOLE_OF_TWO_BY_OVERLOAD = 0.62, 0.075, 2.4
+_HOLE_SPREAD = 1.8  # variance of a wait that such pods add, over the calls that there is room for beyond
 
 
 @kernel
@@ -164,32 +165,32 @@ def calls_of_two_choices(state, busy):
     """Mean open calls of a pod where each call goes to the better of two pods, of very many.
 
     The share s(k) of pods with at least k calls: busy s(k-1)^2 is what flows up to k and more, X of those is what flows
-    down. Source: Mitzenmacher, "The power of two choices in randomized load balancing", IEEE TPDS 12 (2001).
+    down: by bisection. Source: Mitzenmacher, "The power of two choices in randomized load balancing", IEEE TPDS 12 (2001).
     """
-    share, pace = state.scratch, state.pace
-    levels = min(LEVELS - 1, int(state.saturated * state.stride) + 24)
-    for k in range(levels + 1):
-        pace[k] = speed_with(state, float(k))
-    total = 0.0
-    for sweep in range(12):
-        share[0] = 1.0
-        last = levels
-        sum_shares = 0.0
-        for k in range(1, levels + 1):
-            share[k] = min(share[k - 1], busy * share[k - 1] * share[k - 1] / pace[k])
-            sum_shares += share[k]
-            if share[k] < 1e-7:
-                last = k
+    saturated = int(state.saturated * state.stride)
+    most = state.speed[state.saturated]
+    low, high = 0.0, 1.0  # share of pods with a call; all further shares follow from it
+    for _ in range(40):
+        first = 0.5 * (low + high)
+        before, share, total = 1.0, first, first
+        too_many = False
+        for k in range(1, saturated + 1):
+            above = share - busy * (before * before - share * share) / speed_with(state, float(k))
+            if above <= 0.0:
                 break
-        if abs(sum_shares - total) < 1e-4 * sum_shares:
-            return sum_shares
-        total = sum_shares
-        above, flow = 0.0, 0.0  # of pods with more than k calls: their share, and their work
-        for k in range(last, 0, -1):
-            flow += (share[k] - above) * speed_with(state, float(k))
-            above = share[k]
-            if above > 0.0:
-                pace[k] = max(1e-9, flow / above)
+            before, share = share, above
+            total += share
+            if k == saturated:  # from here on it must be s(k) = busy s(k-1)^2 / most
+                too_many = share * most > busy * before * before
+        if too_many:
+            high = first
+        else:
+            low = first
+        if high - low < 1e-10:
+            break
+    while share > 1e-6:
+        share = busy * share * share / most
+        total += share
     return total
 
 
@@ -278,9 +279,11 @@ def take_chain(load, state, point, pods, busy, held, room, factor):
 
 
 @kernel
-def unequal_factor(scv, utilization):
-    """Wait of equal pods in the limit of many, over that with exponential service times [1]. Fitted: see fit.py."""
+def unequal_factor(balancing, scv, utilization):
+    """Wait of many pods with this scv of service times, over that with exponential ones [1]. Fitted: see fit.py."""
     spread = 0.5 * (1.0 + scv)
+    if balancing == POWER_OF_TWO:
+        return spread if scv <= 1.0 else spread**0.61
     power = 0.87
     if scv > 1.0:
         power = 0.33 + 0.24 * min(1.0, max(0.0, (0.9 - utilization) / 0.4))
@@ -295,11 +298,11 @@ def room_in_reach(load, pods, utilization, held, room, most):
     than the others, draws calls until it is full, and refuses from then on. That starts where the work in a pod is
     within so many of its standard deviations of the timeout; more pods, more chances.
     """
-    fits = max(0.0, load.timeout_s / load.cpu_s - held) * most
+    fits = max(0.0, load.timeout_s / load.cpu_s) * most
     if fits >= 2.0 * room:
         return room
     if load.balancing == POWER_OF_TWO:
-        deviations = _HOLE_OF_TWO - _HOLE_OF_TWO_BY_OVERLOAD * max(0.0, utilization - 1.0)
+        deviations = _HOLE_OF_TWO + _HOLE_OF_TWO_BY_LOG_PODS * math.log(pods) - _HOLE_OF_TWO_BY_OVERLOAD * max(0.0, utilization - 1.0)
     else:
         deviations = _HOLE + _HOLE_BY_LOG_PODS * math.log(pods) - _HOLE_BY_OVERLOAD * max(0.0, utilization - 1.0)
     scv = load.cpu_scv if load.sharing == FIFO else 1.0
@@ -334,7 +337,7 @@ def balanced_point(load, state, point, utilization, held, room):
     accepted = max(1e-12, busy * (1.0 - point.blocked))
     alone = 1.0 / call_speed(load)
     wait = max(0.0, point.open / accepted - held - alone)
-    local = 0.0
+    local, fill = 0.0, 1.0
     if balanced and pods > 1.0:
         at = min(utilization, 0.985) * most
         equal = calls_for(state, at)
@@ -345,7 +348,7 @@ def balanced_point(load, state, point, utilization, held, room):
             together = min(1.0, utilization) ** _TWO_CHOICES_POWER
         elif load.nodes > 1:
             unequal = max(local, _NODES_DISORDER * (calls_of_nodes(state, at, load.nodes) / at - held - alone))
-        spread = unequal_factor(scv, utilization) if load.sharing == FIFO else 1.0
+        spread = unequal_factor(load.balancing, scv, utilization) if load.sharing == FIFO else 1.0
         fill = 1.0 - min(1.0, (point.open + accepted * (unequal - local)) / reached) ** 3
         fluctuation = wait - local
         if fluctuation > 0.0:
@@ -366,7 +369,7 @@ def balanced_point(load, state, point, utilization, held, room):
     scv_departures = (load.cpu_scv + servers - 1.0) / servers
     third_departures = third_cumulant_factor(load.cpu_scv) / servers**2
     point.wait_s = wait
-    spread_j = 0.8 * local
+    spread_j = 0.8 * local + _HOLE_SPREAD * math.sqrt(scv) * (room - reached) * (1.0 - fill)
     if load.sharing == PROCESSOR_SHARING or load.sharing == CFS_QUOTA:
         shared_cumulants(load, point, wait, wait + alone, spread_j)
     else:
@@ -396,12 +399,6 @@ def shared_cumulants(load, point, wait, sojourn, spread):
     point.wait_third_s3 = 0.0
     point.extra_variance_s2 = total - scv - point.wait_variance_s2
     point.extra_third_s3 = third - third_cumulant_factor(scv)
-
-
-@kernel
-def ratio_of(factor, ratio):
-    """Mean wait of those that wait over that of a geometric line of this ratio, whose first call is served on."""
-    return factor / max(1e-9, 1.0 - ratio + factor * ratio) if ratio < 1.0 else 1.0
 
 
 @kernel
@@ -443,11 +440,10 @@ def independent_point(load, point, utilization, held, room):
     waiting = (1.0 - point.blocked) * point.waits * mean_i + point.blocked * places
     accepted = max(1e-300, busy * (1.0 - point.blocked))
     point.wait_s = waiting / accepted
-    if load.balancing == ROUND_ROBIN and load.ready > 1.0:
-        # Even gaps let more calls pass than find the CPU idle at random: by the mean wait of those that wait.
-        evenness = 1.0 - 1.0 / load.ready
-        mean = (mean_i + 1.0) * ratio_of(factor, ratio) / cores
-        point.waits = min(point.waits, point.wait_s / (mean + 0.125 * evenness * (scv + scv * scv)))
+    if load.balancing == ROUND_ROBIN and load.ready > 1.0 and utilization < 1.0:
+        # Even gaps let more calls find the CPU idle than at random: fitted to the mean wait of those that wait.
+        even = 0.5 * (1.0 / load.ready + scv) + 0.125 * (1.0 - 1.0 / load.ready) * (scv + scv * scv) * (1.0 - utilization)
+        point.waits = min(point.waits, utilization * factor / even)
     # A call that finds i in line waits for i + 1 departures.
     scv_departures = (scv + servers - 1.0) / servers
     mean = (mean_i + 1.0) / cores
@@ -463,7 +459,7 @@ def independent_point(load, point, utilization, held, room):
         heavy = settled * settled + utilization * m3 / (3.0 * (1.0 - utilization))
         light = settled * settled * (2.0 / max(utilization, 1e-9) - 1.0)
         part = min(1.0, point.wait_s / max(1e-12, settled * 1.0)) ** 2
-        added = max(0.0, heavy - light) * part
+        added = 0.4 * max(0.0, heavy - light) * part
         third += 3.0 * added * (point.wait_s + math.sqrt(variance + added))
         variance += added
     point.wait_variance_s2, point.wait_third_s3 = variance, third

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim_core.compiled import kernel, phase
-from sim_core.dataplane.queueing import queue_after, wait_moments
+from sim_core.dataplane.queueing import queue_after, third_cumulant_factor, wait_moments
 from sim_core.dataplane.services.kinds import READ
 
 
@@ -52,9 +52,13 @@ def serve(world):
         for k in range(len(world.queries)):
             flow = world.step_flows[world.queries[k]]
             if world.steps[world.queries[k]].kind == READ:
-                flow.mean_s, flow.variance_s2 = state.read_s, state.read_variance_s2
+                flow.mean_s, flow.variance_s2, flow.third_s3 = state.read_s, state.read_variance_s2, state.read_third_s3
             else:
-                flow.mean_s, flow.variance_s2 = state.write_s, state.write_variance_s2
+                flow.mean_s, flow.variance_s2, flow.third_s3 = (
+                    state.write_s,
+                    state.write_variance_s2,
+                    state.write_third_s3,
+                )
         for k in range(len(world.lookups)):
             read_through(
                 world.cache_states[world.steps[world.lookups[k]].target], state, world.step_flows[world.lookups[k]]
@@ -66,8 +70,12 @@ def read_through(cache, database, flow):
     """The time of a cached read: a look-up, and on a miss a read from the database."""
     miss = 1.0 - cache.hit_ratio
     read_s = database.read_s
-    flow.mean_s = cache.lookup_s + miss * read_s
-    flow.variance_s2 = max(0.0, miss * (database.read_variance_s2 + read_s * read_s) - (miss * read_s) ** 2)
+    square = database.read_variance_s2 + read_s * read_s
+    mean = miss * read_s
+    cube = miss * (database.read_third_s3 + read_s * (3.0 * square - 2.0 * read_s * read_s))
+    flow.mean_s = cache.lookup_s + mean
+    flow.variance_s2 = max(0.0, miss * square - mean * mean)
+    flow.third_s3 = cube - mean * (3.0 * miss * square - 2.0 * mean * mean)
 
 
 @kernel
@@ -109,6 +117,14 @@ def serve_database(database, state, reads, writes, tick_s):
     read_s, write_s = read_wait + database.read_s, primary.wait_s + database.write_s
     state.read_variance_s2 = read_variance + database.scv * database.read_s**2
     state.write_variance_s2 = primary.wait_variance_s2 + database.scv * database.write_s**2
+    # Waits are zero or exponential, about: their third cumulant is that of a gamma distribution, 2 variance^2 / mean.
+    factor = third_cumulant_factor(database.scv)
+    state.read_third_s3 = factor * database.read_s**3
+    if read_wait > 0.0:
+        state.read_third_s3 += 2.0 * read_variance * read_variance / read_wait
+    state.write_third_s3 = factor * database.write_s**3
+    if primary.wait_s > 0.0:
+        state.write_third_s3 += 2.0 * primary.wait_variance_s2**2 / primary.wait_s
     pool_wait = wait_for_connection(
         state, reads + writes, reads * read_s + writes * write_s, database.pool_size, tick_s
     )

@@ -37,8 +37,10 @@ DATABASE_STATE = np.dtype(
         ("pool_queue", np.float64),
         ("read_s", np.float64),  # mean sojourn of a query in this tick, its wait for a connection included
         ("read_variance_s2", np.float64),
+        ("read_third_s3", np.float64),  # third cumulant
         ("write_s", np.float64),
         ("write_variance_s2", np.float64),
+        ("write_third_s3", np.float64),
         ("refused_share", np.float64),  # of pods' connections that it refuses
         ("connection_ratio", np.float64),  # connections asked for over those there are
         ("busy_s", np.float64),  # of the busier of primary and read replicas, in the window between two scrapes

@@ -78,6 +78,7 @@ def end_engine(engine):
     release(engine.spans)
     release(engine.users)
     release(engine.to_come)
+    release(engine.visits)
     engine.began = False
 
 
@@ -103,6 +104,7 @@ def begin_engine(
     engine.random = mixed(key ^ _BALANCERS, 0)
     engine.now_s = 0.0
     engine.arrived = engine.answered = engine.failed = engine.in_flight = engine.handled = 0
+    engine.plain = False
     engine.run_head = engine.run_tail = NONE
     engine.trace_share = trace_share
     engine.n_spans = engine.lost_spans = 0
@@ -112,7 +114,7 @@ def begin_engine(
     _begin_groups(engine, services)
     _begin_calls(engine, services, calls)
     _begin_stores(engine, endpoints, steps, caches, databases)
-    engine.to_come = allocate(engine.n_classes * _BYTES_ARRIVAL + 8)
+    engine.to_come = allocate((engine.n_classes + 2) * _BYTES_ARRIVAL)
     most = 1  # frames that a thread takes at most before it waits: a call, or the branches of a PARALLEL
     for row in range(len(steps)):
         if steps[row].kind == PARALLEL:
@@ -122,6 +124,7 @@ def begin_engine(
     engine.frames = allocate(_BYTES_FRAME)
     add_frames(engine, _FIRST_FRAMES + engine.reserve)
     engine.n_events, engine.room_events = 0, _FIRST_EVENTS
+    engine.room_visits, engine.visits = 0, 0
     engine.events = allocate(_FIRST_EVENTS * _BYTES_EVENT)
 
 
@@ -135,7 +138,7 @@ def _begin_groups(engine, services):
     for row in range(engine.n_services):
         service, group = services[row], group_at(engine.groups, row)
         group.first, group.rows = service.pods_first, service.n_pods
-        group.servers = max(1, int(math.ceil(service.cores)))
+        group.servers = max(1, math.ceil(service.cores))
         group.speed = service.cores / group.servers
         group.servers_first = servers
         group.sharing, group.cores = service.sharing, service.cores
@@ -192,7 +195,7 @@ def _begin_stores(engine, endpoints, steps, caches, databases):
     for row in range(engine.n_databases):
         database, station = databases[row], database_station_at(engine.database_stations, row)
         set_distribution(distribution_at(engine.database_times, row), database.scv)
-        station.servers = max(1, int(math.ceil(database.cores)))
+        station.servers = max(1, math.ceil(database.cores))
         station.speed = database.cores / station.servers
         station.replicas = int(database.read_replicas)
         station.servers_first = servers

@@ -46,11 +46,17 @@ def begin_call(engine, thread, call_row):
     state = call_state_at(engine.call_states, call_row)
     frame.out_call = call_row
     frame.out_attempt = 0
+    earn_retries(call, state)
+    offer_attempt(engine, thread)
+
+
+@kernel
+def earn_retries(call, state):
+    """A first attempt adds its share of a retry to the budget, up to that of one tick's first attempts, and at least one."""
     state.first_attempts += 1.0
     if call.max_retries > 0:
         held = call.retry_budget_ratio * max(state.first_attempts, state.last_attempts)
         state.tokens = max(state.tokens, min(state.tokens + call.retry_budget_ratio, max(1.0, held)))
-    offer_attempt(engine, thread)
 
 
 @kernel
@@ -74,7 +80,7 @@ def offer_attempt(engine, thread):
         _fail_attempt(engine, thread)
         return
     station = station_at(engine.stations, index)
-    if station.busy >= group.workers and station.queued >= group.queue_limit:
+    if station.busy + station.queued >= group.workers + group.queue_limit:
         if call.ejection_failures > 0:
             _note_failure(engine, call, group, index)
         _fail_attempt(engine, thread)
@@ -82,7 +88,7 @@ def offer_attempt(engine, thread):
     frame.out_station = index
     opens.n += 1.0
     open_call(engine, group, frame.out_node, index)
-    visit = _new_visit(engine, thread, call, index)
+    visit = new_visit(engine, thread, call, index)
     if station.busy < group.workers:
         station.busy += 1
         wake(engine, visit, START)
@@ -90,12 +96,12 @@ def offer_attempt(engine, thread):
         _enqueue(engine, station, group, visit)
     frame_at(engine.frames, thread).state = IN_CALL
     if call.timeout_s < math.inf:
-        _may_time_out(engine, thread, frame.out_call, state, now_s + call.timeout_s)
+        may_time_out(engine, thread, frame.out_call, state, now_s + call.timeout_s)
 
 
 @kernel
-def _new_visit(engine, thread, call, index):
-    """The callee's main thread."""
+def new_visit(engine, thread, call, index):
+    """The main thread of the callee in a pod."""
     visit = take_frame(engine)
     caller = frame_at(engine.frames, thread)
     frame = frame_at(engine.frames, visit)
@@ -152,7 +158,8 @@ def change_waiting(engine, service, group, change):
 
 
 @kernel
-def _may_time_out(engine, thread, call_row, state, time_s):
+def may_time_out(engine, thread, call_row, state, time_s):
+    """An attempt joins those that may time out, as the youngest."""
     frame = frame_at(engine.frames, thread)
     frame.earlier = state.newest
     frame.later = NONE

@@ -22,13 +22,14 @@ from sim_core.dataplane.requests.records import (
     NONE,
     OF_STATION,
     ON_CPU,
+    TIMED,
     clock_at,
     frame_at,
     group_at,
     station_at,
     sums_at,
 )
-from sim_core.dataplane.requests.threads import wait_for, wake
+from sim_core.dataplane.requests.threads import sleep_until, wake
 from sim_core.dataplane.services.records import FIFO, PROCESSOR_SHARING
 
 _NANOSECOND = 1e-9  # of CPU: less than this is done; rounding of the clock is 1e-11 s after a day
@@ -62,7 +63,8 @@ def start_cpu_step(engine, thread, work_s):
         clock.free_s = begin_s + work_s / group.speed
         station.cpu_core_s += work_s
         sums_at(engine.the_sums, frame.service).queue_s += begin_s - engine.now_s
-        wait_for(engine, thread, clock.free_s - engine.now_s)
+        frame.due_s = clock.free_s
+        sleep_until(engine, thread, clock.free_s, TIMED)
         return
     catch_up(station, group, engine.now_s)
     frame.state = ON_CPU

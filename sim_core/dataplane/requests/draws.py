@@ -4,7 +4,8 @@ Distributions by squared coefficient of variation (scv): 0 constant; below 1 gam
 exponential; above 1 lognormal. All have the mean and the scv that they are asked for.
 
 Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014 (SplitMix64); Marsaglia, Tsang,
-"A simple method for generating gamma variables", ACM TOMS 26 (2000).
+"A simple method for generating gamma variables", ACM TOMS 26 (2000), and "The ziggurat method for generating random
+variables", J. Statistical Software 5 (2000).
 """
 
 from __future__ import annotations
@@ -22,7 +23,24 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 _UNIT = 2.0**-53
+_LAYERS = 256
+_LAYER = np.uint64(_LAYERS - 1)
+_LAST_EDGE = 7.69711747013104972  # of the layers of equal area under exp(-x); the lowest holds the tail beyond it
+_AREA = 3.9496598225815571993e-3
 _LONGEST_ERLANG = 16  # a product of more uniforms is slower than the gamma generator
+
+
+def _ziggurat() -> tuple[np.ndarray, np.ndarray]:
+    """Right edges of the layers, shape (_LAYERS + 1,), and exp(-edge)."""
+    edges = np.zeros(_LAYERS + 1)
+    edges[0] = _AREA * math.exp(_LAST_EDGE)
+    edges[1] = _LAST_EDGE
+    for layer in range(1, _LAYERS - 1):
+        edges[layer + 1] = -math.log(_AREA / edges[layer] + math.exp(-edges[layer]))
+    return edges, np.exp(-edges)
+
+
+_EDGES, _DENSITIES = _ziggurat()
 
 
 @kernel
@@ -64,8 +82,26 @@ def next_below(stream, n):
 
 @kernel
 def next_exponential(stream):
-    """One draw of mean 1."""
-    return -math.log(next_uniform(stream))
+    """One draw of mean 1: where it falls well inside a layer of the ziggurat, one multiplication does."""
+    start = 0.0
+    while True:
+        bits = next_bits(stream)
+        layer = np.int64(bits & _LAYER)
+        x = unit(bits) * _EDGES[layer]
+        if x < _EDGES[layer + 1]:
+            return start + x
+        if layer == 0:  # beyond the last edge the distribution is itself again
+            start += _LAST_EDGE
+        elif _DENSITIES[layer] + next_uniform(stream) * (_DENSITIES[layer + 1] - _DENSITIES[layer]) < math.exp(-x):
+            return start + x
+
+
+@kernel
+def exp_of_minus(x):
+    """exp(-x) for x >= 0, to 1e-13; most are small."""
+    if x > 0.02:
+        return math.exp(-x)
+    return 1.0 - x * (1.0 - x * (0.5 - x * (1.0 / 6.0 - x * (1.0 / 24.0 - x * (1.0 / 120.0)))))
 
 
 @kernel

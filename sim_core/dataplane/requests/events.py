@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from sim_core.compiled import kernel
 from sim_core.dataplane.cache.fluid import cache_hit_ratio
+from sim_core.dataplane.requests.arrivals import arrive, expect_arrivals, next_arrival
 from sim_core.dataplane.requests.calls import change_waiting, handle_ejection, handle_timeouts
 from sim_core.dataplane.requests.cpu import handle_station, report_cpu
-from sim_core.dataplane.requests.draws import mixed, unit
+from sim_core.dataplane.requests.direct import can_play_direct, is_direct, play_direct
 from sim_core.dataplane.requests.heap import drop_first
 from sim_core.dataplane.requests.records import (
     NONE,
@@ -23,19 +22,14 @@ from sim_core.dataplane.requests.records import (
     OF_EJECTION,
     OF_STATION,
     OF_TIMEOUTS,
-    START,
-    arrival_at,
     cache_at,
     cache_state_at,
     cache_station_at,
     call_state_at,
-    class_at,
-    class_sums_at,
     clock_at,
     database_at,
     database_state_at,
     database_station_at,
-    endpoint_at,
     event_at,
     frame_at,
     group_at,
@@ -48,13 +42,7 @@ from sim_core.dataplane.requests.records import (
 from sim_core.dataplane.requests.stations import follow_pods
 from sim_core.dataplane.requests.steps import advance
 from sim_core.dataplane.requests.stores import handle_cache
-from sim_core.dataplane.requests.threads import add_frames, take_frame
-
-# Streams of a lane's key, apart from the small numbers of components in `randomness.py`.
-_REQUESTS = np.uint64(0x5265717565737473)
-_MOMENTS = np.uint64(0x4D6F6D656E747321)
-_TRACED = 1 << 40  # counter of a request's stream that it never comes to
-_S32 = np.uint64(32)
+from sim_core.dataplane.requests.threads import make_room
 
 
 @kernel
@@ -114,6 +102,7 @@ def begin_tick(engine):
         group.sticky_share = parameters.sticky_share
         group.waiting_since_s = now_s
     follow_pods(engine)
+    engine.direct = is_direct(engine)
     for row in range(engine.n_calls):
         state = call_state_at(engine.call_states, row)
         state.last_attempts = state.first_attempts
@@ -140,104 +129,38 @@ def _count_connections(engine, row):
 
 @kernel
 def play(engine, arrivals, tick, tick_s):
-    """Every event of a tick, in the order of time."""
+    """Every event of a tick, in the order of time; what can be played without events is."""
     begin_s, end_s = tick * tick_s, (tick + 1) * tick_s
-    stream = mixed(engine.key ^ _MOMENTS, tick)
-    left = _expect(engine, arrivals, tick)
-    number = 0
-    ahead = 1.0  # share of the tick that lies behind the last arrival
-    arrival_s = math.inf
-    if left > 0:
-        ahead = _after_next(ahead, left, stream, number)
-        arrival_s = begin_s + tick_s * (1.0 - ahead)
+    expect_arrivals(engine, arrivals, tick)
+    next_arrival(engine, begin_s, tick_s)
+    if engine.direct and engine.run_head == NONE and can_play_direct(engine):
+        while engine.n_events > 0 and event_at(engine.events, 0).time_s < end_s:
+            _handle_first(engine, event_at(engine.events, 0).time_s)
+            _run_all(engine)
+        play_direct(engine, begin_s, tick_s)
     while True:
-        while engine.run_head != NONE:
-            _run_first(engine)
+        _run_all(engine)
         event_s = event_at(engine.events, 0).time_s if engine.n_events > 0 else math.inf
-        if arrival_s <= event_s:
-            if left == 0:
+        if engine.arrival_s <= event_s:
+            if engine.left == 0:
                 return
-            engine.now_s = arrival_s
-            _arrive(engine, left, stream, number)
-            left -= 1
-            number += 1
-            arrival_s = math.inf
-            if left > 0:
-                ahead = _after_next(ahead, left, stream, number)
-                arrival_s = begin_s + tick_s * (1.0 - ahead)
+            engine.plain = False
+            engine.now_s = engine.arrival_s
+            make_room(engine)
+            thread = arrive(engine)
+            next_arrival(engine, begin_s, tick_s)
+            advance(engine, thread)
         elif event_s < end_s:
+            engine.plain = False
             _handle_first(engine, event_s)
         else:
             return
 
 
 @kernel
-def _expect(engine, arrivals, tick):
-    """Notes how many requests of each class arrive in this tick, and returns how many all together."""
-    total = 0
-    for row in range(engine.n_classes):
-        arrival = arrival_at(engine.to_come, row)
-        arrival.left = int(arrivals[row])
-        arrival.taken = 0
-        arrival.key = mixed(mixed(engine.key ^ _REQUESTS, row), tick)
-        total += arrival.left
-        class_sums_at(engine.the_class_sums, row).requests += arrival.left
-    engine.arrived += total
-    engine.in_flight += total
-    return total
-
-
-@kernel
-def _after_next(ahead, left, stream, number):
-    """The share of a tick behind the next of `left` even random moments in the share `ahead`: they come in their order.
-
-    The least of k uniform numbers leaves behind it a share distributed as U ** (1 / k).
-    """
-    return ahead * math.exp(math.log(unit(mixed(stream, number))) / left)
-
-
-@kernel
-def _arrive(engine, left, stream, number):
-    """A request arrives: of one of the classes that are still to come, each of their requests as likely."""
-    row = 0
-    if engine.n_classes > 1:
-        place = np.int64(((mixed(~stream, number) >> _S32) * np.uint64(left)) >> _S32)
-        while place >= arrival_at(engine.to_come, row).left:
-            place -= arrival_at(engine.to_come, row).left
-            row += 1
-    arrival = arrival_at(engine.to_come, row)
-    make_room(engine)
-    thread = take_frame(engine)
-    frame = frame_at(engine.frames, thread)
-    endpoint = endpoint_at(engine.the_endpoints, class_at(engine.the_classes, row).endpoint)
-    frame.random = mixed(arrival.key, arrival.taken)
-    arrival.taken += 1
-    arrival.left -= 1
-    frame.started_s = engine.now_s
-    frame.owner = thread
-    frame.owner_life = frame.life
-    frame.joins = NONE
-    frame.first = endpoint.steps_first
-    frame.pc = endpoint.steps_first
-    frame.end = endpoint.steps_first + endpoint.n_steps
-    frame.repeats = 0
-    frame.loops = 1
-    frame.station = NONE
-    frame.service = NONE
-    frame.parent = NONE
-    frame.call = NONE
-    frame.request_class = row
-    frame.retried = False
-    frame.session = ~frame.random
-    frame.deadline_s = math.inf
-    frame.trace = np.uint64(0)
-    if engine.trace_share > 0.0 and unit(mixed(frame.random, _TRACED)) <= engine.trace_share:
-        engine.next_span += 1
-        frame.trace = frame.random | np.uint64(1)
-        frame.span = engine.next_span
-        frame.parent_span = np.uint64(0)
-    frame.state = START
-    advance(engine, thread)
+def _run_all(engine):
+    while engine.run_head != NONE:
+        _run_first(engine)
 
 
 @kernel
@@ -272,13 +195,6 @@ def _handle_first(engine, time_s):
         handle_timeouts(engine, token)
     elif thread == OF_EJECTION:
         handle_ejection(engine, token, time_s)
-
-
-@kernel
-def make_room(engine):
-    """Sees to it that one thread, until it waits, has the frames that it may take."""
-    if engine.n_used + engine.reserve > engine.n_frames:
-        add_frames(engine, 2 * engine.n_frames + engine.reserve)
 
 
 @kernel

@@ -125,6 +125,9 @@ STATION = np.dtype(
         ("failures", np.int64),  # in a row
         ("ejections", np.int64),
         ("ejected_until_s", np.float64),
+        ("oldest", np.int64),  # `direct.py`: its first visit of this tick that may not be over
+        ("newest", np.int64),
+        ("inside", np.int64),  # ... and how many there are at most, those from before the tick included
     ],
     align=True,
 )
@@ -161,6 +164,17 @@ GROUP = np.dtype(
     align=True,
 )
 
+# A visit that is played without events: its request arrives, takes a server of its pod, and is answered at its end.
+VISIT = np.dtype(
+    [
+        ("arrival_s", np.float64),
+        ("end_s", np.float64),
+        ("station", np.int32),
+        ("following", np.int32),  # the next visit of the station
+    ],
+    align=True,
+)
+
 NODE = np.dtype([("turn", np.int64)], align=True)
 # What one balancer node knows of one station, and the place of that station in the node's order by open calls.
 OPEN = np.dtype([("calls", np.int32), ("place", np.int32), ("ordered", np.int32)], align=True)
@@ -168,8 +182,9 @@ INDEX = np.dtype([("at", np.int32)], align=True)
 CLOCK = np.dtype([("free_s", np.float64)], align=True)  # when a server is free
 COUNT = np.dtype([("n", np.float64)], align=True)
 
-# Requests of a class that are still to arrive in this tick, and its stream of this tick.
-ARRIVAL = np.dtype([("left", np.int64), ("taken", np.int64), ("key", np.uint64)], align=True)
+# Requests of a class that are still to arrive in this tick, and the key of this tick's requests. The row after those of the
+# classes holds the stream of the moments of arrival, and the one after it streams that are followed for a moment.
+ARRIVAL = np.dtype([("left", np.int64), ("taken", np.int64), ("key", np.uint64), ("random", np.uint64)], align=True)
 
 CALL_STATE = np.dtype(
     [
@@ -248,7 +263,7 @@ _TABLES = (
 _OWN = (
     "frames", "events", "stations", "servers", "groups", "choices", "by_row", "nodes", "opens", "buckets", "call_states",
     "call_opens", "cache_stations", "database_stations", "database_servers", "pools", "step_times", "cache_times",
-    "database_times", "spans", "users", "to_come",
+    "database_times", "spans", "users", "to_come", "visits",
 )  # fmt: skip
 
 ENGINE = np.dtype(
@@ -273,6 +288,12 @@ ENGINE = np.dtype(
         ("key", np.uint64),  # of the lane's random numbers
         ("random", np.uint64),  # balancers, budgets and refusals: everything that depends on who else is there
         ("now_s", np.float64),
+        ("arrival_s", np.float64),  # of the next request of this tick; infinite: none is left
+        ("ahead", np.float64),  # share of the tick that lies behind it
+        ("left", np.int64),  # requests of this tick that are still to come
+        ("direct", np.bool_),  # the lane is of the kind that `direct.py` plays without events
+        ("plain", np.bool_),  # and so is all that is under way
+        ("room_visits", np.int64),  # rows of `visits`
         ("threshold_s", np.float64),
         ("arrived", np.int64),  # requests since the start
         ("answered", np.int64),
@@ -304,6 +325,7 @@ cache_station_at = rows_of(CACHE_STATION)
 database_station_at = rows_of(DATABASE_STATION)
 pool_at = rows_of(POOL)
 distribution_at = rows_of(DISTRIBUTION)
+visit_at = rows_of(VISIT)
 span_at = rows_of(SPAN)
 
 service_at = rows_of(SERVICE)

@@ -262,15 +262,20 @@ def _end_request(engine, thread, answered):
     engine.answered += 1
     if frame.retried:
         return
-    latency_s = engine.now_s - frame.started_s
+    book_latency(engine, frame.request_class, sums, engine.now_s - frame.started_s)
+
+
+@kernel
+def book_latency(engine, row, sums, latency_s):
+    """Books the latency of a request of a class that is answered without a second attempt."""
     sums.latency_weight += 1.0
     sums.latency_s += latency_s
     sums.latency_s2 += latency_s * latency_s
     if latency_s <= engine.threshold_s:
         sums.good += 1.0
-    if latency_s <= class_at(engine.the_classes, frame.request_class).latency_threshold_s:
+    if latency_s <= class_at(engine.the_classes, row).latency_threshold_s:
         sums.good_own += 1.0
     place = 0
     if latency_s > LATENCY_MIN_S:
         place = min(int((math.log(latency_s) - _LOG_MIN) * _BUCKETS_PER_LOG), LATENCY_BUCKETS - 1)
-    count_at(engine.the_latency, frame.request_class * LATENCY_BUCKETS + place).n += 1.0
+    count_at(engine.the_latency, row * LATENCY_BUCKETS + place).n += 1.0

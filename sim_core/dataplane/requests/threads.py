@@ -12,7 +12,7 @@ _FRAME_BYTES = FRAME.itemsize
 
 @kernel
 def take_frame(engine):
-    """A free row, with its counters of lives and tokens as they were. There must be one; see `events.make_room`."""
+    """A free row, with its counters of lives and tokens as they were. There must be one; see `make_room`."""
     thread = engine.free
     frame = frame_at(engine.frames, thread)
     engine.free = frame.next
@@ -71,3 +71,10 @@ def sleep_until(engine, thread, time_s, state):
 def wait_for(engine, thread, duration_s):
     """A thread's present step ends after this time."""
     sleep_until(engine, thread, engine.now_s + duration_s, TIMED)
+
+
+@kernel
+def make_room(engine):
+    """Sees to it that one thread, until it waits, has the frames that it may take."""
+    if engine.n_used + engine.reserve > engine.n_frames:
+        add_frames(engine, 2 * engine.n_frames + engine.reserve)

@@ -1,5 +1,7 @@
 """What the fluid engine remembers of services, endpoints, steps and calls: flows of a tick, and times of one execution.
 
+Times come as three cumulants: mean [s], variance [s^2] and third cumulant [s^3]; those of things done in turn add up.
+
 A flow comes twice: `flow` as drawn, which accounts see, and `expected`, which queues see; waiting times hold the chance
 of arrivals already.
 """
@@ -8,24 +10,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim_core.dataplane.services.records import MAX_RETRIES, RETRY_SLOTS
+from sim_core.dataplane.services.kinds import MAX_RETRIES, RETRY_SLOTS
+from sim_core.dataplane.station import ANSWER, LOAD, SHAPE, STATION_STATE
+
+SLICES = 12  # of probability, as which a latency distribution is written down
 
 SERVICE_FLOW = np.dtype(
     [
-        ("queue_len", np.float64),  # calls that wait
-        ("unserved", np.float64),  # calls of a chance surplus that the pods have still to work on
-        ("held_s", np.float64),  # time that a call holds its worker beside CPU; of the tick before
-        ("held_variance_s2", np.float64),
-        # of this tick
-        ("offered", np.float64),
-        ("expected", np.float64),
-        ("cpu_s", np.float64),  # mean CPU time of a call on a warm pod, of the calls that came
-        ("cpu_scv", np.float64),
+        ("load", LOAD),  # of this tick
+        ("station", STATION_STATE),
+        ("answer", ANSWER),  # of this tick
+        ("shape", SHAPE),  # scratch
         ("refused_share", np.float64),  # of the offered calls
-        ("served", np.float64),  # calls that were worked on
-        ("passed_on", np.float64),  # expected calls that go on to their steps
-        ("wait_s", np.float64),  # for a worker and for its CPU
-        ("wait_variance_s2", np.float64),
         ("stretch", np.float64),  # time of a CPU step over that on a warm pod
     ],
     align=True,
@@ -37,6 +33,7 @@ ENDPOINT_FLOW = np.dtype(
         ("next_expected", np.float64),
         ("held_s", np.float64),  # time beside CPU that a call of the tick before held its worker
         ("held_variance_s2", np.float64),
+        ("held_third_s3", np.float64),
         ("share", np.float64),  # of the calls that its service was offered, when it was offered any last
         ("expected_share", np.float64),
         # of this tick
@@ -49,6 +46,8 @@ ENDPOINT_FLOW = np.dtype(
         ("clean_share", np.float64),  # ... and nothing below was tried twice
         ("mean_s", np.float64),  # sojourn of a clean call
         ("variance_s2", np.float64),
+        ("third_s3", np.float64),
+        ("shape", SHAPE),  # of the sojourn, where somebody asks for it
     ],
     align=True,
 )
@@ -59,8 +58,12 @@ STEP_FLOW = np.dtype(
         ("expected", np.float64),
         ("mean_s", np.float64),  # of one execution
         ("variance_s2", np.float64),
-        ("sum_mean_s", np.float64),  # PARALLEL, BRANCH: what their steps have come to so far
+        ("third_s3", np.float64),
+        ("sum_mean_s", np.float64),  # BRANCH: what its steps have come to so far; PARALLEL: its slowest branch
         ("sum_variance_s2", np.float64),
+        ("sum_third_s3", np.float64),
+        ("shape", SHAPE),  # BRANCH: of that sum
+        ("seen", np.float64),  # PARALLEL: sum of its branches' means and deviations that the slowest is computed for
     ],
     align=True,
 )
@@ -77,6 +80,19 @@ CALL_FLOW = np.dtype(
         ("due", np.float64, (MAX_RETRIES,)),  # first, second, third retries among the calls offered
         ("clean_share", np.float64),
         ("extra_held_s", np.float64),  # what timeouts and retries add to the caller's time with a clean call
+    ],
+    align=True,
+)
+
+# The latency distribution of a class as it was booked last: it is worked out anew when it has moved.
+CLASS_FLOW = np.dtype(
+    [
+        ("mean_s", np.float64),
+        ("variance_s2", np.float64),
+        ("third_s3", np.float64),
+        ("within", np.float64),  # share within the whole's threshold
+        ("within_own", np.float64),  # within that of the class
+        ("buckets", np.int64, (SLICES,)),  # of the histogram, by slice of probability
     ],
     align=True,
 )

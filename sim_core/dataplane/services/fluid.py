@@ -7,20 +7,13 @@ them, and what each of its steps begins. Upwards, callees first: how long a call
 from __future__ import annotations
 
 from sim_core.compiled import kernel, phase
-from sim_core.dataplane.latency import join, lognormal_tail
-from sim_core.dataplane.queueing import queue_after, wait_moments
-from sim_core.dataplane.services.records import (
-    BRANCH,
-    CALL_STEP,
-    CPU,
-    LEAST_OUTSTANDING,
-    NO_PARENT,
-    PARALLEL,
-    RETRY_SLOTS,
-    ROUND_ROBIN,
-    WAIT,
-)
+from sim_core.dataplane.latency import slowest_branch
+from sim_core.dataplane.queueing import cumulants_within, share_within, take_shape, third_cumulant_factor
+from sim_core.dataplane.services.kinds import BRANCH, CALL_STEP, CPU, NO_PARENT, PARALLEL, RETRY_SLOTS, WAIT
+from sim_core.dataplane.serving import serve_station
 
+_SAME = 2e-3  # relative change of what a call costs
+_FAR2 = 300.0  # squared standard deviations: further out, nobody gives up
 LEAST = 1e-100  # of requests, calls, queries: fewer are none, for products with them would vanish, and ratios overflow
 
 
@@ -28,13 +21,14 @@ LEAST = 1e-100  # of requests, calls, queries: fewer are none, for products with
 def begin(world):
     """Fills the zeroed flows of a lane: steps that always take the same."""
     position = 0
-    for k in range(len(world.order)):  # where each service stands in the order of serving
-        world.service_flows[world.order[k]].stretch = 1.0
+    for i in range(len(world.services)):
+        begin_station(world.services[i], world.service_flows[i], world.lane.tick_s)
     for s in range(len(world.steps)):
         step = world.steps[s]
         if step.kind == WAIT:
             world.step_flows[s].mean_s = step.mean_s
-            world.step_flows[s].variance_s2 = step.scv * step.mean_s * step.mean_s
+            world.step_flows[s].variance_s2 = step.scv * step.mean_s**2
+            world.step_flows[s].third_s3 = third_cumulant_factor(step.scv) * step.mean_s**3
     for c in range(len(world.calls)):
         call, flow = world.calls[c], world.call_flows[c]
         flow.clean_share = 1.0
@@ -47,6 +41,20 @@ def begin(world):
     for e in range(len(world.endpoints)):
         world.endpoint_flows[e].answered_share = 1.0
         world.endpoint_flows[e].clean_share = 1.0
+
+
+@kernel
+def begin_station(service, flow, tick_s):
+    """What the station of a service is told once."""
+    load = flow.load
+    load.cold_factor, load.cores = service.cold_factor, service.cores
+    load.workers, load.queue_limit = service.workers, service.queue_limit
+    load.cpu_s, load.cpu_scv = service.cpu_s, 1.0  # until the first calls say which they are
+    load.balancing, load.nodes = service.balancing, service.balancer_nodes
+    load.sharing, load.quota_period_s = service.sharing, service.quota_period_s
+    load.timeout_s, load.tick_s = service.timeout_s, tick_s
+    flow.station.cell = -1
+    flow.stretch = 1.0
 
 
 @phase
@@ -107,8 +115,8 @@ def spread(world, e):
                 target.expected += step_flow.expected
             if call_flow.failed_share > 0.0:
                 reach *= all_answered(1.0 - call_flow.failed_share, step)
-        elif kind == PARALLEL or kind == BRANCH:  # noqa: SIM109 (Numba would build a tuple)
-            step_flow.sum_mean_s = step_flow.sum_variance_s2 = 0.0
+        elif kind == BRANCH:
+            step_flow.sum_mean_s = step_flow.sum_variance_s2 = step_flow.sum_third_s3 = 0.0
 
 
 @kernel
@@ -126,147 +134,154 @@ def all_answered(answered_share, step):
 def serve_service(world, i):
     """The calls of all endpoints of service `i` meet its pods."""
     service, flow = world.services[i], world.service_flows[i]
-    offered, expected, cpu_s, cpu_s2 = 0.0, 0.0, 0.0, 0.0
-    held_s, held_s2 = 0.0, 0.0
-    last = service.endpoints_first + service.n_endpoints
-    for e in range(service.endpoints_first, last):
-        endpoint, endpoint_flow = world.endpoints[e], world.endpoint_flows[e]
-        calls = endpoint_flow.expected
-        offered += endpoint_flow.flow
-        expected += calls
-        cpu_s += calls * endpoint.cpu_s
-        cpu_s2 += calls * endpoint.cpu_s2
-        held_s += calls * endpoint_flow.held_s
-        held_s2 += calls * (endpoint_flow.held_variance_s2 + endpoint_flow.held_s * endpoint_flow.held_s)
-    flow.offered = offered if offered >= LEAST else 0.0
-    flow.expected = expected
-    if expected > LEAST:
-        flow.cpu_s = cpu_s / expected
-        flow.cpu_scv = max(0.0, cpu_s2 / (expected * flow.cpu_s * flow.cpu_s) - 1.0)
-        flow.held_s = held_s / expected
-        flow.held_variance_s2 = max(0.0, held_s2 / expected - flow.held_s * flow.held_s)
-    elif flow.cpu_s == 0.0:
-        flow.cpu_s, flow.cpu_scv = service.cpu_s, 1.0
-    serve_pods(service, world.service_states[i], flow, world.service_windows[i], world.lane.tick_s)
-    for e in range(service.endpoints_first, last):
+    load = flow.load
+    mix_calls(service, load, world.endpoints, world.endpoint_flows)
+    serve_pods(service, world.service_states[i], flow, world.service_windows[i])
+    for e in range(service.endpoints_first, service.endpoints_first + service.n_endpoints):
         endpoint_flow = world.endpoint_flows[e]
-        if flow.offered > 0.0:  # else what waited is worked off, in the mix in which it came
-            endpoint_flow.share = endpoint_flow.flow / flow.offered
-        if expected > LEAST:
-            endpoint_flow.expected_share = endpoint_flow.expected / expected
-        endpoint_flow.passed_on = flow.served * endpoint_flow.share
-        endpoint_flow.passed_on_expected = flow.passed_on * endpoint_flow.expected_share
+        if load.arrivals > LEAST:  # else what waited is worked off, in the mix in which it came
+            endpoint_flow.share = endpoint_flow.flow / load.arrivals
+        if load.expected > LEAST:
+            endpoint_flow.expected_share = endpoint_flow.expected / load.expected
+        endpoint_flow.passed_on = flow.answer.served * endpoint_flow.share
+        endpoint_flow.passed_on_expected = flow.answer.passed_on * endpoint_flow.expected_share
 
 
 @kernel
-def serve_pods(service, state, flow, window, tick_s):
+def mix_calls(service, load, endpoints, flows):
+    """Tells the station of a service what comes: the calls of all its endpoints together, and what one takes."""
+    arrivals, expected, cpu_s, cpu_s2 = 0.0, 0.0, 0.0, 0.0
+    held, held2, held3 = 0.0, 0.0, 0.0  # moments of the time beside CPU
+    for e in range(service.endpoints_first, service.endpoints_first + service.n_endpoints):
+        endpoint, flow = endpoints[e], flows[e]
+        calls, mean = flow.expected, flow.held_s
+        square = flow.held_variance_s2 + mean * mean
+        arrivals += flow.flow
+        expected += calls
+        cpu_s += calls * endpoint.cpu_s
+        cpu_s2 += calls * (endpoint.cpu_variance_s2 + endpoint.cpu_s * endpoint.cpu_s)
+        held += calls * mean
+        held2 += calls * square
+        held3 += calls * (flow.held_third_s3 + mean * (3.0 * square - 2.0 * mean * mean))
+    load.arrivals, load.expected = arrivals, expected
+    if expected > LEAST:
+        share = 1.0 / expected
+        cpu_s *= share
+        cpu_scv = max(0.0, cpu_s2 * share / (cpu_s * cpu_s) - 1.0)
+        # A station is computed anew for other calls: a mix that has hardly moved is the same one.
+        if abs(cpu_s - load.cpu_s) > _SAME * cpu_s or abs(cpu_scv - load.cpu_scv) > _SAME * (1.0 + cpu_scv):
+            load.cpu_s, load.cpu_scv = cpu_s, cpu_scv
+        held, held2, held3 = held * share, held2 * share, held3 * share
+        load.held_s = held
+        load.held_variance_s2 = max(0.0, held2 - held * held)
+        load.held_third_s3 = held3 - held * (3.0 * held2 - 2.0 * held * held)
+
+
+@kernel
+def serve_pods(service, state, flow, window):
     """One service for one tick: pods serve what they can, the rest waits or is refused."""
-    ready, offered, expected = float(state.n_ready), flow.offered, flow.expected
-    window.request_core_s += ready * service.request_cores * tick_s
-    window.calls += offered
-    if ready == 0.0:
-        flow.queue_len = flow.unserved = 0.0  # nobody holds these calls any more
+    load, answer = flow.load, flow.answer
+    load.ready, load.cold = state.n_ready, state.n_cold
+    serve_station(load, flow.station, answer, flow.shape)
+    arrivals = load.arrivals
+    flow.refused_share = answer.refused / arrivals if arrivals > LEAST else 0.0
+    if state.n_ready == 0:
         flow.refused_share = 1.0
-        flow.served = flow.passed_on = flow.wait_s = flow.wait_variance_s2 = 0.0
-        flow.stretch = 1.0
-        return
-    # Cold pods are slow pods; the balancer gives each as much as it can take.
-    effective = ready - state.n_cold * (1.0 - 1.0 / service.cold_factor)
-    flow.stretch = ready / effective
-    cpu_s = flow.cpu_s * flow.stretch
-    capacity = effective * service.cores / flow.cpu_s * tick_s
-    servers = service.cores
-    waiting_room = ready * max(0.0, service.workers - service.cores + service.queue_limit)
-    held_s = cpu_s + flow.held_s
-    by_workers = ready * service.workers / held_s * tick_s
-    if by_workers < capacity:  # workers stand and wait for others: they are the bottleneck, not the CPU
-        capacity = by_workers
-        servers = service.workers
-        waiting_room = ready * service.queue_limit
-    groups, gap_scv = ready, 1.0
-    if service.balancing == LEAST_OUTSTANDING:
-        servers *= ready
-        groups = 1.0
-    elif service.balancing == ROUND_ROBIN:
-        gap_scv = 1.0 / ready  # every ready-th arrival of a Poisson stream: Erlang gaps
-    variability = 0.5 * (gap_scv + flow.cpu_scv)
-    queue_before = flow.queue_len
-    queue_now, stationary, waits = queue_after(
-        queue_before, expected, capacity, servers, groups, variability, waiting_room
-    )
-    refused = min(expected, max(0.0, queue_now - waiting_room))
-    refused = refused * offered / expected if expected > 0.0 else 0.0
-    queue_now = min(queue_now, waiting_room)
-    wait, wait_variance = wait_moments(queue_before, queue_now, stationary, waits, expected, capacity, tick_s)
-    if wait_variance > 0.0:  # nobody waits for more than the whole room
-        wait_variance = min(wait_variance, (waiting_room / capacity * tick_s) ** 2 / 12.0)
-    flow.wait_s, flow.wait_variance_s2 = wait, wait_variance
-    work = flow.unserved + queue_before + offered - refused - queue_now
-    served = min(capacity, max(0.0, work))  # the expected queue may run ahead of the draws: they catch up with it
-    flow.unserved = work - served
-    flow.queue_len = queue_now
-    flow.served = served
-    flow.passed_on = served if served >= capacity else max(0.0, served - offered + expected)
-    flow.refused_share = refused / offered if offered > 0.0 else 0.0
-    cpu_core_s = served * cpu_s
-    state.ready_cpu_core_s += cpu_core_s / ready
-    window.cpu_core_s += cpu_core_s
-    window.queue_s += queue_now * tick_s
+    flow.stretch = (answer.sojourn_s - answer.wait_s - load.held_s) / load.cpu_s
+    window.request_core_s += state.n_ready * service.request_cores * load.tick_s
+    window.calls += arrivals
+    window.cpu_core_s += answer.cpu_core_s
+    window.queue_s += answer.waiting * load.tick_s
+    if state.n_ready > 0:
+        state.ready_cpu_core_s += answer.cpu_core_s / state.n_ready
 
 
 @phase
 def compose(world, e):
     """Adds up what a call of endpoint `e` takes: its own wait and all its steps, those inside first."""
     endpoint, flow = world.endpoints[e], world.endpoint_flows[e]
-    mean, variance, extra = 0.0, 0.0, 0.0
+    mean, variance, third, extra = 0.0, 0.0, 0.0, 0.0
     answered, clean = 1.0, 1.0
     stretch = world.service_flows[endpoint.service].stretch if endpoint.service >= 0 else 1.0
-    first = endpoint.steps_first
     for back in range(endpoint.n_steps):
-        s = first + endpoint.n_steps - 1 - back
+        s = endpoint.steps_first + endpoint.n_steps - 1 - back
         step, step_flow = world.steps[s], world.step_flows[s]
         kind = step.kind
         if kind == CPU:
-            time_s = step.mean_s * stretch
-            spread_s2 = step.scv * time_s * time_s
-        elif kind == PARALLEL or kind == BRANCH:  # noqa: SIM109 (Numba would build a tuple)
-            time_s, spread_s2 = step_flow.sum_mean_s, step_flow.sum_variance_s2
+            step_flow.mean_s = step.mean_s * stretch
+            step_flow.variance_s2 = step.scv * step_flow.mean_s**2
+            step_flow.third_s3 = third_cumulant_factor(step.scv) * step_flow.mean_s**3
+        elif kind == CALL_STEP:
+            call_flow = world.call_flows[step.target]
+            finish_call(world, step.target, step_flow)
+            if call_flow.failed_share > 0.0:
+                answered *= all_answered(1.0 - call_flow.failed_share, step)
+            if call_flow.clean_share < 1.0:
+                clean *= all_answered(call_flow.clean_share, step)
+            extra += step.executions * call_flow.extra_held_s
+        elif kind == BRANCH:
+            continue  # the PARALLEL around it asks for it
+        elif kind == PARALLEL:
+            slowest_branch(world.steps, world.step_flows, s)
+            step_flow.mean_s, step_flow.variance_s2 = step_flow.sum_mean_s, step_flow.sum_variance_s2
+            step_flow.third_s3 = step_flow.sum_third_s3
+        time_s, spread_s2, skew_s3 = step_flow.mean_s, step_flow.variance_s2, step_flow.third_s3
+        number = step.executions
+        if step.executions_variance > 0.0:  # a sum of a random number of times
+            skew_s3 = (
+                number * skew_s3
+                + 3.0 * step.executions_variance * time_s * spread_s2
+                + step.executions_third * time_s**3
+            )
+            spread_s2 = number * spread_s2 + step.executions_variance * time_s * time_s
         else:
-            if kind == CALL_STEP:
-                call_flow = world.call_flows[step.target]
-                finish_call(world, step.target, step_flow)
-                if call_flow.failed_share > 0.0:
-                    answered *= all_answered(1.0 - call_flow.failed_share, step)
-                if call_flow.clean_share < 1.0:
-                    clean *= all_answered(call_flow.clean_share, step)
-                extra += step.executions * call_flow.extra_held_s
-            time_s, spread_s2 = step_flow.mean_s, step_flow.variance_s2
-        if step.executions_variance > 0.0:
-            spread_s2 = step.executions * spread_s2 + step.executions_variance * time_s * time_s
-        else:
-            spread_s2 *= step.executions
-        time_s *= step.executions
+            skew_s3 *= number
+            spread_s2 *= number
+        time_s *= number
         if step.parent == NO_PARENT:
             mean += time_s
             variance += spread_s2
-        elif kind == BRANCH:
-            join(world.step_flows[step.parent], time_s, spread_s2)
+            third += skew_s3
         else:
             above = world.step_flows[step.parent]
             above.sum_mean_s += time_s
             above.sum_variance_s2 += spread_s2
+            above.sum_third_s3 += skew_s3
     if endpoint.service >= 0:
         own = world.service_flows[endpoint.service]
-        flow.held_s = max(0.0, mean - endpoint.cpu_s * stretch) + extra
-        flow.held_variance_s2 = max(0.0, variance - (endpoint.cpu_s2 - endpoint.cpu_s**2) * stretch * stretch)
-        mean += own.wait_s
-        variance += own.wait_variance_s2
+        hold(endpoint, flow, own, mean, variance, third, extra)
+        wait_for_pod(flow, own, mean, variance, third)
         taken = (1.0 - own.refused_share) * (1.0 - flow.error_share)
         answered *= taken
         clean *= taken
-        world.service_windows[endpoint.service].latency_s += flow.flow * mean
-    flow.mean_s, flow.variance_s2 = mean, variance
+        world.service_windows[endpoint.service].latency_s += flow.flow * flow.mean_s
+    else:
+        flow.mean_s, flow.variance_s2, flow.third_s3 = mean, variance, third
     flow.answered_share, flow.clean_share = answered, clean
+
+
+@kernel
+def hold(endpoint, flow, own, mean, variance, third, extra):
+    """The time that a call holds its worker beside its CPU time, in the next tick.
+
+    Args:
+        mean, variance, third: of all its steps; `extra`: what timeouts and retries of its own calls add [s].
+    """
+    cpu_s = endpoint.cpu_s * own.stretch
+    cpu_variance_s2 = endpoint.cpu_variance_s2 * own.stretch**2
+    flow.held_s = max(0.0, mean - cpu_s) + extra
+    flow.held_variance_s2 = max(0.0, variance - cpu_variance_s2)
+    cpu_scv = cpu_variance_s2 / (cpu_s * cpu_s) if cpu_s > 0.0 else 0.0
+    flow.held_third_s3 = third - third_cumulant_factor(cpu_scv) * cpu_s**3
+
+
+@kernel
+def wait_for_pod(flow, own, mean, variance, third):
+    """The sojourn of a call: its steps, and what its pod lets it wait for a worker and for the CPU."""
+    here = own.station.here
+    flow.mean_s = mean + own.answer.wait_s
+    flow.variance_s2 = max(0.0, variance + own.answer.wait_variance_s2 + here.extra_variance_s2)
+    flow.third_s3 = third + here.wait_third_s3 + here.extra_third_s3
 
 
 @phase
@@ -274,22 +289,33 @@ def finish_call(world, c, step_flow):
     """What became of the calls of one call step: answered, tried again, or failed for good; and how long one took."""
     call, flow = world.calls[c], world.call_flows[c]
     below = world.endpoint_flows[call.endpoint]
+    step_flow.mean_s, step_flow.variance_s2, step_flow.third_s3 = below.mean_s, below.variance_s2, below.third_s3
     timed_out = 0.0
     slack_s = call.timeout_s - below.mean_s
-    if slack_s < 0.0 or slack_s * slack_s < 16.0 * below.variance_s2:
-        timed_out = lognormal_tail(below.mean_s, below.variance_s2, call.timeout_s)
-    step_flow.mean_s, step_flow.variance_s2 = below.mean_s, below.variance_s2
+    if slack_s < 0.0 or slack_s * slack_s < _FAR2 * below.variance_s2:
+        timed_out = give_up(call.timeout_s, below, step_flow)
     flow.clean_share = below.clean_share * (1.0 - timed_out)
     answered = below.answered_share * (1.0 - timed_out)
-    flow.extra_held_s = timed_out * max(0.0, slack_s)
+    flow.extra_held_s = timed_out * (call.timeout_s - step_flow.mean_s)
     offered = flow.new_calls + flow.due[0] + flow.due[1] + flow.due[2]
     flow.failed_share = 0.0
     if answered < 1.0 and offered > LEAST:
         again = count_lost_calls(call, flow, world.service_windows[call.service], offered, answered, timed_out,
                                  world.state.tick, world.lane.tick_s)  # fmt: skip
-        flow.extra_held_s += again * (call.backoff_s[0] + below.mean_s)
+        flow.extra_held_s += again * (call.backoff_s[0] + step_flow.mean_s)
     for attempt in range(len(flow.due)):
         flow.due[attempt] = 0.0
+
+
+@kernel
+def give_up(timeout_s, below, step_flow):
+    """The share of calls that are not answered in time [1]; `step_flow` becomes the time of the others."""
+    shape = below.shape
+    take_shape(shape, below.mean_s, below.variance_s2, below.third_s3)
+    within = share_within(shape, timeout_s)
+    if within < 1.0:
+        step_flow.mean_s, step_flow.variance_s2, step_flow.third_s3 = cumulants_within(shape, timeout_s, within)
+    return 1.0 - within
 
 
 @kernel

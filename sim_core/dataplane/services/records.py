@@ -122,6 +122,7 @@ SERVICE = np.dtype(
         ("termination_s", np.float64),
         ("cpu_s", np.float64),  # mean CPU time of a call on a warm pod, in the mean mix of requests
         ("cpu_s_per_request", np.float64),  # CPU time on warm pods that a request of the mean mix costs this service
+        ("timeout_s", np.float64),  # of its callers, mean over the calls of the mean mix
         ("usd_per_pod_s", np.float64),
         ("scaler", SCALER),
         ("hpa", HPA),
@@ -136,7 +137,7 @@ ENDPOINT = np.dtype(
         ("steps_first", np.int64),  # rows of `steps`, in the order in which they are done
         ("n_steps", np.int64),
         ("cpu_s", np.float64),  # mean CPU time of one call on a warm pod, all its CPU steps together
-        ("cpu_s2", np.float64),  # mean of its square [s^2]
+        ("cpu_variance_s2", np.float64),
     ],
     align=True,
 )
@@ -153,6 +154,7 @@ STEP = np.dtype(
         ("count", np.float64),
         ("executions", np.float64),  # probability * count: mean number of them
         ("executions_variance", np.float64),
+        ("executions_third", np.float64),  # third cumulant of their number
         ("mean_s", np.float64),  # CPU: of one core on a warm pod; WAIT: as it is
         ("scv", np.float64),
         ("target", np.int64),  # CALL_STEP: row of `calls`; CACHED_READ: of `caches`; READ, WRITE: of `databases`

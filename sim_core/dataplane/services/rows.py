@@ -12,7 +12,7 @@ from sim_core.controlplane.hpa_logs import place_logs
 from sim_core.controlplane.hpa_manifest import hpa_record
 from sim_core.controlplane.hpa_records import EVENT, RECOMMENDATION
 from sim_core.controlplane.pods import POD
-from sim_core.dataplane.services.flows import CALL_FLOW, ENDPOINT_FLOW, SERVICE_FLOW, STEP_FLOW
+from sim_core.dataplane.services.flows import CALL_FLOW, CLASS_FLOW, ENDPOINT_FLOW, SERVICE_FLOW, STEP_FLOW
 from sim_core.dataplane.services.kinds import CPU, LATENCY_BUCKETS, MAX_RETRIES
 from sim_core.dataplane.services.records import (
     ARRIVALS,
@@ -54,6 +54,7 @@ TABLES = (
     Table("call_flows", "calls", CALL_FLOW, is_state=True),
     Table("classes", "classes", REQUEST_CLASS),
     Table("arrivals", "classes", ARRIVALS, is_state=True),
+    Table("class_flows", "classes", CLASS_FLOW, is_state=True),
     Table("class_windows", "classes", CLASS_SUMS, is_state=True),
     Table("class_totals", "classes", CLASS_SUMS, is_state=True),
     Table("latency", "classes", LATENCY, is_state=True),
@@ -80,10 +81,9 @@ def rows(profile: Profile, graph: Graph, settings: tuple[tuple[str, object], ...
     for endpoint in endpoints:
         own = steps[endpoint["steps_first"] : endpoint["steps_first"] + endpoint["n_steps"]]
         cpu = own[own["kind"] == CPU]
-        mean = cpu["executions"] * cpu["mean_s"]
-        spread = cpu["executions"] * cpu["scv"] * cpu["mean_s"] ** 2 + cpu["executions_variance"] * cpu["mean_s"] ** 2
-        endpoint["cpu_s"] = mean.sum()
-        endpoint["cpu_s2"] = spread.sum() + mean.sum() ** 2
+        endpoint["cpu_s"] = (cpu["executions"] * cpu["mean_s"]).sum()
+        spread = cpu["executions"] * cpu["scv"] + cpu["executions_variance"]
+        endpoint["cpu_variance_s2"] = (spread * cpu["mean_s"] ** 2).sum()
     classes, shares = _classes(profile, graph)
     return {
         "services": services,
@@ -119,10 +119,12 @@ def _steps(graph: Graph) -> np.ndarray:
             record[name] = getattr(step, name)
         whole = math.floor(step.count)
         rest = step.count - whole
-        mean = step.probability * step.count
+        number = np.array([0.0, whole, whole + 1.0])
+        share = np.array([1.0 - step.probability, step.probability * (1.0 - rest), step.probability * rest])
+        mean = share @ number
         record["executions"] = mean
-        square = step.probability * (whole * whole + 2.0 * whole * rest + rest)
-        record["executions_variance"] = max(0.0, square - mean * mean)
+        record["executions_variance"] = share @ (number - mean) ** 2
+        record["executions_third"] = share @ (number - mean) ** 3
     return records
 
 
@@ -192,10 +194,22 @@ def _write_service(record: Any, profile: Profile, graph: Graph, service: Service
         "termination_s": life.termination_seconds,
         "cpu_s": graph.cpu_seconds_per_request[index] / max(graph.visits[index], 1e-12),
         "cpu_s_per_request": graph.cpu_seconds_per_request[index],
+        "timeout_s": _mean_timeout_s(graph, index),
         "usd_per_pod_s": price_per_h / 3600.0,
     }
     for name, value in values.items():
         record[name] = value
+
+
+def _mean_timeout_s(graph: Graph, service: int) -> float:
+    """Timeout of those who call a service, each by its calls; of one whom nobody calls, none."""
+    weights, timeouts = [], []
+    for call in graph.calls:
+        if call.service == service:
+            step = graph.steps[call.step]
+            weights.append(graph.endpoint_visits[call.caller] * step.probability * step.count)
+            timeouts.append(call.client.timeout_seconds)
+    return float(np.average(timeouts, weights=weights)) if sum(weights) > 0.0 else math.inf
 
 
 @lru_cache(maxsize=4096)
