@@ -154,7 +154,7 @@ def play_direct(engine, begin_s, tick_s):
         clock.free_s = end_s
         station.cpu_core_s += work_s
         queue_s += start_s - now_s
-        earn_retries(call, state)
+        earn_retries(call, state, tick_s)
         visit = visit_at(engine.visits, n)
         visit.arrival_s, visit.end_s, visit.station, visit.following = now_s, end_s, index, NONE
         if station.oldest == NONE:

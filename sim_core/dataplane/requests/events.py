@@ -38,6 +38,8 @@ from sim_core.dataplane.requests.stations import follow_pods
 from sim_core.dataplane.requests.steps import advance
 from sim_core.dataplane.requests.threads import make_room
 
+_UNLIMITED = 2.0**40  # calls
+
 
 @kernel
 def serve_requests(
@@ -76,6 +78,7 @@ def serve_requests(
     )
     engine.key = key
     engine.threshold_s = threshold_s
+    engine.tick_s = tick_s
     engine.now_s = tick * tick_s
     begin_tick(engine)
     play(engine, arrivals, tick, tick_s)
@@ -90,8 +93,8 @@ def begin_tick(engine):
     for service in range(engine.n_services):
         group = group_at(engine.groups, service)
         parameters = service_at(engine.the_services, service)
-        group.workers = int(min(parameters.workers, 2.0**62))
-        group.queue_limit = int(min(parameters.queue_limit, 2.0**62))
+        group.workers = int(min(parameters.workers, _UNLIMITED))
+        group.queue_limit = int(min(parameters.queue_limit, _UNLIMITED))
         group.slow_start_s = parameters.slow_start_s
         group.sticky_share = parameters.sticky_share
         group.waiting_since_s = now_s
@@ -142,7 +145,6 @@ def play(engine, arrivals, tick, tick_s):
             next_arrival(engine, begin_s, tick_s)
             advance(engine, thread)
         elif event_s < end_s:
-            engine.plain = False
             handle_first(engine, event_s)
         else:
             return

@@ -12,7 +12,7 @@ from sim_core.dataplane.requests.memory import grow
 from sim_core.dataplane.requests.records import EVENT, event_at
 
 _EVENT_BYTES = EVENT.itemsize
-_TOKEN = np.int64(0xFFFFFFFF)
+TOKEN_BITS = np.int64(0xFFFFFFFF)
 
 
 @kernel
@@ -35,7 +35,7 @@ def push_event(engine, time_s, thread, token):
         place = above
     event = event_at(events, place)
     event.time_s = time_s
-    event.what = (np.int64(thread) << 32) | (np.int64(token) & _TOKEN)
+    event.what = (np.int64(thread) << 32) | (np.int64(token) & TOKEN_BITS)
 
 
 @kernel
