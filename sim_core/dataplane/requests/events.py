@@ -7,8 +7,6 @@ everything under way stays in the engine's own tables, which grow by doubling an
 
 from __future__ import annotations
 
-import math
-
 from sim_core.compiled import kernel
 from sim_core.dataplane.fluid import cache_hit_ratio
 from sim_core.dataplane.requests.arrivals import arrive, expect_arrivals, next_arrival
@@ -16,6 +14,7 @@ from sim_core.dataplane.requests.calls import change_waiting
 from sim_core.dataplane.requests.cpu import report_cpu
 from sim_core.dataplane.requests.direct import can_play_direct, is_direct, play_direct
 from sim_core.dataplane.requests.dispatch import handle_first, run_woken
+from sim_core.dataplane.requests.heap import next_event_s
 from sim_core.dataplane.requests.records import (
     NONE,
     cache_at,
@@ -26,7 +25,6 @@ from sim_core.dataplane.requests.records import (
     database_at,
     database_state_at,
     database_station_at,
-    event_at,
     group_at,
     index_at,
     pod_at,
@@ -134,7 +132,7 @@ def play(engine, arrivals, tick, tick_s):
         play_direct(engine, begin_s, tick_s)
     while True:
         run_woken(engine)
-        event_s = event_at(engine.events, 0).time_s if engine.n_events > 0 else math.inf
+        event_s = next_event_s(engine)
         if engine.arrival_s <= event_s:
             if engine.left == 0:
                 return
