@@ -66,6 +66,11 @@ def write(database=0, **more):
     return Step(r.WRITE, target=database, **more)
 
 
+def row(dtype, **values):
+    """One record of a table, zero where nothing is said."""
+    return tuple(values.get(name, np.zeros((), dtype=dtype[name])[()]) for name in dtype.names)
+
+
 @dataclass
 class Service:
     name: str

@@ -22,17 +22,13 @@ from tests.request_worlds import (
     cpu,
     parallel,
     read,
+    row,
     run_all,
     wait,
     write,
 )
 
 RETRIES = dict(timeout_s=0.5, max_retries=2, backoff_s=(0.05, 0.1, 0.2), retry_budget_ratio=0.2)
-
-
-def row(dtype, **values):
-    """One record of a table, zero where nothing is said."""
-    return tuple(values.get(name, np.zeros((), dtype=dtype[name])[()]) for name in dtype.names)
 
 
 def world_of(steps, edge=None, rate_per_s=0.0, seed=0, **service):

@@ -8,6 +8,7 @@ import numpy as np
 
 from sim_core.compiled import kernel
 from sim_core.dataplane.requests.draws import mixed, set_distribution
+from sim_core.dataplane.requests.heap import begin_events
 from sim_core.dataplane.requests.memory import allocate, release
 from sim_core.dataplane.requests.records import (
     ARRIVAL,
@@ -17,7 +18,6 @@ from sim_core.dataplane.requests.records import (
     COUNT,
     DATABASE_STATION,
     DISTRIBUTION,
-    EVENT,
     FRAME,
     GROUP,
     INDEX,
@@ -43,7 +43,7 @@ from sim_core.dataplane.services.records import CACHED_READ, INGRESS, PARALLEL, 
 
 _BYTES_ARRIVAL, _BYTES_CACHE, _BYTES_CALL = ARRIVAL.itemsize, CACHE_STATION.itemsize, CALL_STATE.itemsize
 _BYTES_CLOCK, _BYTES_COUNT, _BYTES_DATABASE = CLOCK.itemsize, COUNT.itemsize, DATABASE_STATION.itemsize
-_BYTES_DISTRIBUTION, _BYTES_EVENT, _BYTES_FRAME = DISTRIBUTION.itemsize, EVENT.itemsize, FRAME.itemsize
+_BYTES_DISTRIBUTION, _BYTES_FRAME = DISTRIBUTION.itemsize, FRAME.itemsize
 _BYTES_GROUP, _BYTES_INDEX, _BYTES_NODE, _BYTES_OPEN = GROUP.itemsize, INDEX.itemsize, NODE.itemsize, OPEN.itemsize
 _BYTES_POOL, _BYTES_STATION, _BYTES_SPAN = POOL.itemsize, STATION.itemsize, SPAN.itemsize
 _MOST_BUCKETS = 256
@@ -123,9 +123,8 @@ def begin_engine(
     engine.n_frames, engine.n_used, engine.free = 0, 0, NONE
     engine.frames = allocate(_BYTES_FRAME)
     add_frames(engine, _FIRST_FRAMES + engine.reserve)
-    engine.n_events, engine.room_events = 0, _FIRST_EVENTS
     engine.room_visits, engine.visits = 0, 0
-    engine.events = allocate(_FIRST_EVENTS * _BYTES_EVENT)
+    begin_events(engine, _FIRST_EVENTS)
 
 
 @kernel

@@ -44,16 +44,16 @@ def begin_call(engine, thread, call_row):
     state = call_state_at(engine.call_states, call_row)
     frame.out_call = call_row
     frame.out_attempt = 0
-    earn_retries(call, state)
+    earn_retries(call, state, engine.tick_s)
     offer_attempt(engine, thread)
 
 
 @kernel
-def earn_retries(call, state):
-    """A first attempt adds its share of a retry to the budget, up to that of one tick's first attempts, and at least one."""
+def earn_retries(call, state, tick_s):
+    """A first attempt adds its share of a retry to the budget, up to that of one second's first attempts, and at least one."""
     state.first_attempts += 1.0
     if call.max_retries > 0:
-        held = call.retry_budget_ratio * max(state.first_attempts, state.last_attempts)
+        held = call.retry_budget_ratio * max(state.first_attempts, state.last_attempts) / tick_s
         state.tokens = max(state.tokens, min(state.tokens + call.retry_budget_ratio, max(1.0, held)))
 
 

@@ -20,6 +20,7 @@ from sim_core.dataplane.requests.calls import earn_retries, may_time_out, new_vi
 from sim_core.dataplane.requests.cpu import first_free
 from sim_core.dataplane.requests.dispatch import handle_first, run_woken
 from sim_core.dataplane.requests.draws import mixed, next_bits, next_time
+from sim_core.dataplane.requests.heap import next_event_s
 from sim_core.dataplane.requests.memory import grow
 from sim_core.dataplane.requests.records import (
     FREE,
@@ -36,7 +37,6 @@ from sim_core.dataplane.requests.records import (
     count_at,
     distribution_at,
     endpoint_at,
-    event_at,
     frame_at,
     group_at,
     index_at,
@@ -125,8 +125,8 @@ def play_direct(engine, begin_s, tick_s):
     n, queue_s = 0, 0.0
     while engine.left > 0:
         now_s = engine.arrival_s
-        while engine.n_events > 0 and event_at(engine.events, 0).time_s < now_s:  # of those from before the tick
-            handle_first(engine, event_at(engine.events, 0).time_s)
+        while next_event_s(engine) < now_s:  # of those from before the tick
+            handle_first(engine, next_event_s(engine))
             run_woken(engine)
         random_before, turn_before = engine.random, turn.turn
         index = choose_station(engine, call.service, 0, np.uint64(0))
@@ -154,7 +154,7 @@ def play_direct(engine, begin_s, tick_s):
         clock.free_s = end_s
         station.cpu_core_s += work_s
         queue_s += start_s - now_s
-        earn_retries(call, state)
+        earn_retries(call, state, tick_s)
         visit = visit_at(engine.visits, n)
         visit.arrival_s, visit.end_s, visit.station, visit.following = now_s, end_s, index, NONE
         if station.oldest == NONE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim_core.compiled import kernel
 from sim_core.dataplane.requests.calls import handle_ejection, handle_timeouts
 from sim_core.dataplane.requests.cpu import handle_station
-from sim_core.dataplane.requests.heap import drop_first
+from sim_core.dataplane.requests.heap import TOKEN_BITS, drop_first
 from sim_core.dataplane.requests.records import (
     NONE,
     OF_CACHE,
@@ -51,7 +51,7 @@ def handle_first(engine, time_s):
         return
     drop_first(engine)
     if thread >= 0:
-        if frame_at(engine.frames, thread).token == token:
+        if (frame_at(engine.frames, thread).token ^ what) & TOKEN_BITS == 0:
             make_room(engine)
             advance(engine, thread)
     elif thread == OF_STATION:

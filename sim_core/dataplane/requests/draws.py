@@ -27,7 +27,7 @@ _LAYERS = 256
 _LAYER = np.uint64(_LAYERS - 1)
 _LAST_EDGE = 7.69711747013104972  # of the layers of equal area under exp(-x); the lowest holds the tail beyond it
 _AREA = 3.9496598225815571993e-3
-_LONGEST_ERLANG = 16  # a product of more uniforms is slower than the gamma generator
+_LONGEST_ERLANG = 16  # a sum of more exponentials is slower than the gamma generator
 
 
 def _ziggurat() -> tuple[np.ndarray, np.ndarray]:
@@ -136,10 +136,10 @@ def _next_normal(stream):
 def _next_other(stream, distribution):
     kind = distribution.kind
     if kind == ERLANG:
-        product = 1.0
+        total = 0.0
         for _ in range(int(distribution.a)):
-            product *= next_uniform(stream)
-        return -math.log(product) / distribution.a
+            total += next_exponential(stream)
+        return total / distribution.a
     if kind == LOGNORMAL:
         return math.exp(distribution.a + distribution.b * _next_normal(stream))
     if kind == GAMMA:

@@ -7,8 +7,6 @@ everything under way stays in the engine's own tables, which grow by doubling an
 
 from __future__ import annotations
 
-import math
-
 from sim_core.compiled import kernel
 from sim_core.dataplane.cache.fluid import cache_hit_ratio
 from sim_core.dataplane.requests.arrivals import arrive, expect_arrivals, next_arrival
@@ -16,6 +14,7 @@ from sim_core.dataplane.requests.calls import change_waiting
 from sim_core.dataplane.requests.cpu import report_cpu
 from sim_core.dataplane.requests.direct import can_play_direct, is_direct, play_direct
 from sim_core.dataplane.requests.dispatch import handle_first, run_woken
+from sim_core.dataplane.requests.heap import next_event_s
 from sim_core.dataplane.requests.records import (
     NONE,
     cache_at,
@@ -26,7 +25,6 @@ from sim_core.dataplane.requests.records import (
     database_at,
     database_state_at,
     database_station_at,
-    event_at,
     group_at,
     index_at,
     pod_at,
@@ -37,6 +35,8 @@ from sim_core.dataplane.requests.records import (
 from sim_core.dataplane.requests.stations import follow_pods
 from sim_core.dataplane.requests.steps import advance
 from sim_core.dataplane.requests.threads import make_room
+
+_UNLIMITED = 2.0**40  # calls
 
 
 @kernel
@@ -76,6 +76,7 @@ def serve_requests(
     )
     engine.key = key
     engine.threshold_s = threshold_s
+    engine.tick_s = tick_s
     engine.now_s = tick * tick_s
     begin_tick(engine)
     play(engine, arrivals, tick, tick_s)
@@ -90,8 +91,8 @@ def begin_tick(engine):
     for service in range(engine.n_services):
         group = group_at(engine.groups, service)
         parameters = service_at(engine.the_services, service)
-        group.workers = int(min(parameters.workers, 2.0**62))
-        group.queue_limit = int(min(parameters.queue_limit, 2.0**62))
+        group.workers = int(min(parameters.workers, _UNLIMITED))
+        group.queue_limit = int(min(parameters.queue_limit, _UNLIMITED))
         group.slow_start_s = parameters.slow_start_s
         group.sticky_share = parameters.sticky_share
         group.waiting_since_s = now_s
@@ -131,7 +132,7 @@ def play(engine, arrivals, tick, tick_s):
         play_direct(engine, begin_s, tick_s)
     while True:
         run_woken(engine)
-        event_s = event_at(engine.events, 0).time_s if engine.n_events > 0 else math.inf
+        event_s = next_event_s(engine)
         if engine.arrival_s <= event_s:
             if engine.left == 0:
                 return
@@ -142,7 +143,6 @@ def play(engine, arrivals, tick, tick_s):
             next_arrival(engine, begin_s, tick_s)
             advance(engine, thread)
         elif event_s < end_s:
-            engine.plain = False
             handle_first(engine, event_s)
         else:
             return

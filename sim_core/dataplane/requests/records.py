@@ -55,36 +55,36 @@ FRAME = np.dtype(
         ("due_s", np.float64),  # end of a look-up; begin of a query; virtual time at which its CPU step is done
         ("started_s", np.float64),  # when the request arrived or the call was offered
         ("attempt_s", np.float64),  # when the attempt that it waits for was offered
-        ("state", np.int32),
-        ("token", np.int32),  # of its pending event: an event with another is void
-        ("owner", np.int32),  # main thread
-        ("pc", np.int32),  # row of the present step
-        ("end", np.int32),  # the row after the last
-        ("repeats", np.int32),  # times that the present step is still to be done, this one included
-        ("next", np.int32),  # in the one list that it stands in: free, to run, for a worker, a connection, a look-up
-        ("station", np.int32),  # or NONE: at the load balancer
-        ("service", np.int32),
-        ("parent", np.int32),  # the thread that called
-        ("parent_token", np.int32),  # its call_token: with another, nobody waits for the answer any more
-        ("call_token", np.int32),  # grows with each attempt that ends
-        ("out_call", np.int32),  # row of `calls` that it makes
-        ("out_attempt", np.int32),  # 0 for the first
-        ("out_station", np.int32),
-        ("out_node", np.int32),  # balancer node that chose it
-        ("earlier", np.int32),  # neighbours among the attempts of this call that may time out
-        ("later", np.int32),
-        ("child", np.int32),  # in the heap of a pod's CPU steps
-        ("sibling", np.int32),
-        ("life", np.int32),  # grows each time the row is freed
-        ("owner_life", np.int32),
-        ("joins", np.int32),  # a branch: the thread that waits for it
-        ("joins_life", np.int32),
-        ("pending", np.int32),  # branches that it waits for
-        ("first", np.int32),  # a branch: its first step
-        ("loops", np.int32),  # a branch: times it is still to be done
-        ("target", np.int32),  # row of `databases` that it queries
-        ("request_class", np.int32),
-        ("call", np.int32),  # row of `calls` by which it was called
+        ("state", np.int64),
+        ("token", np.int64),  # of its pending event: an event with another is void
+        ("owner", np.int64),  # main thread
+        ("pc", np.int64),  # row of the present step
+        ("end", np.int64),  # the row after the last
+        ("repeats", np.int64),  # times that the present step is still to be done, this one included
+        ("next", np.int64),  # in the one list that it stands in: free, to run, for a worker, a connection, a look-up
+        ("station", np.int64),  # or NONE: at the load balancer
+        ("service", np.int64),
+        ("parent", np.int64),  # the thread that called
+        ("parent_token", np.int64),  # its call_token: with another, nobody waits for the answer any more
+        ("call_token", np.int64),  # grows with each attempt that ends
+        ("out_call", np.int64),  # row of `calls` that it makes
+        ("out_attempt", np.int64),  # 0 for the first
+        ("out_station", np.int64),
+        ("out_node", np.int64),  # balancer node that chose it
+        ("earlier", np.int64),  # neighbours among the attempts of this call that may time out
+        ("later", np.int64),
+        ("child", np.int64),  # in the heap of a pod's CPU steps
+        ("sibling", np.int64),
+        ("life", np.int64),  # grows each time the row is freed
+        ("owner_life", np.int64),
+        ("joins", np.int64),  # a branch: the thread that waits for it
+        ("joins_life", np.int64),
+        ("pending", np.int64),  # branches that it waits for
+        ("first", np.int64),  # a branch: its first step
+        ("loops", np.int64),  # a branch: times it is still to be done
+        ("target", np.int64),  # row of `databases` that it queries
+        ("request_class", np.int64),
+        ("call", np.int64),  # row of `calls` by which it was called
         ("retried", np.bool_),  # some call below it needed more than one attempt
         ("write", np.bool_),  # its query is one
         ("deadline_s", np.float64),
@@ -108,12 +108,12 @@ STATION = np.dtype(
         ("cold_factor", np.float64),  # how much longer CPU steps take in this tick
         ("busy", np.int64),  # workers that hold a call
         ("queued", np.int64),  # calls that wait for a worker
-        ("queue_head", np.int32),
-        ("queue_tail", np.int32),
+        ("queue_head", np.int64),
+        ("queue_tail", np.int64),
         ("cpu_core_s", np.float64),  # given out to calls so far, to the end of the step where the CPU is FIFO
         ("reported_core_s", np.float64),  # of it, what the pod's samples know
         ("running", np.int64),  # calls in a CPU step (shared CPU)
-        ("soonest", np.int32),  # root of their heap
+        ("soonest", np.int64),  # root of their heap
         ("throttled", np.bool_),
         ("choosable", np.bool_),  # among those that the balancer chooses from
         ("ready", np.bool_),
@@ -170,16 +170,16 @@ VISIT = np.dtype(
     [
         ("arrival_s", np.float64),
         ("end_s", np.float64),
-        ("station", np.int32),
-        ("following", np.int32),  # the next visit of the station
+        ("station", np.int64),
+        ("following", np.int64),  # the next visit of the station
     ],
     align=True,
 )
 
 NODE = np.dtype([("turn", np.int64)], align=True)
 # What one balancer node knows of one station, and the place of that station in the node's order by open calls.
-OPEN = np.dtype([("calls", np.int32), ("place", np.int32), ("ordered", np.int32)], align=True)
-INDEX = np.dtype([("at", np.int32)], align=True)
+OPEN = np.dtype([("calls", np.int64), ("place", np.int64), ("ordered", np.int64)], align=True)
+INDEX = np.dtype([("at", np.int64)], align=True)
 CLOCK = np.dtype([("free_s", np.float64)], align=True)  # when a server is free
 COUNT = np.dtype([("n", np.float64)], align=True)
 
@@ -189,8 +189,8 @@ ARRIVAL = np.dtype([("left", np.int64), ("taken", np.int64), ("key", np.uint64),
 
 CALL_STATE = np.dtype(
     [
-        ("oldest", np.int32),  # attempts that may time out, by age
-        ("newest", np.int32),
+        ("oldest", np.int64),  # attempts that may time out, by age
+        ("newest", np.int64),
         ("armed", np.bool_),
         ("tokens", np.float64),  # of the retry budget
         ("first_attempts", np.float64),  # in this tick
@@ -203,8 +203,8 @@ CALL_STATE = np.dtype(
 CACHE_STATION = np.dtype(
     [
         ("free_s", np.float64),
-        ("head", np.int32),  # look-ups on their way, by end
-        ("tail", np.int32),
+        ("head", np.int64),  # look-ups on their way, by end
+        ("tail", np.int64),
         ("sojourn_s", np.float64),  # of this tick's look-ups
         ("lookups", np.float64),
     ],
@@ -233,7 +233,7 @@ DATABASE_STATION = np.dtype(
     align=True,
 )
 
-POOL = np.dtype([("used", np.int32), ("head", np.int32), ("tail", np.int32)], align=True)  # of one pod
+POOL = np.dtype([("used", np.int64), ("head", np.int64), ("tail", np.int64)], align=True)  # of one pod
 
 DISTRIBUTION = np.dtype([("kind", np.int64), ("a", np.float64), ("b", np.float64)], align=True)
 
@@ -295,6 +295,7 @@ ENGINE = np.dtype(
         ("direct", np.bool_),  # the lane is of the kind that `direct.py` plays without events
         ("plain", np.bool_),  # and so is all that is under way
         ("room_visits", np.int64),  # rows of `visits`
+        ("tick_s", np.float64),
         ("threshold_s", np.float64),
         ("arrived", np.int64),  # requests since the start
         ("answered", np.int64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim_core.compiled import kernel
-from sim_core.dataplane.requests.records import NONE, call_at, frame_at, span_at, station_at, step_at
+from sim_core.dataplane.requests.records import NONE, call_at, class_at, frame_at, span_at, station_at, step_at
 from sim_core.dataplane.services.records import CALL_STEP, PARALLEL
 
 # SPAN.kind beyond the kinds of steps
@@ -32,7 +32,6 @@ def _fill(engine, span, frame, kind, answered, start_s):
     """What every span says."""
     span.trace, span.parent = frame.trace, frame.span
     span.caller, span.service, span.pod = frame.service, frame.service, _serial(engine, frame.station)
-    span.endpoint = step_at(engine.the_steps, frame.pc if kind < REQUEST_SPAN else frame.first).endpoint
     span.attempt = NONE
     span.kind = kind
     span.answered = 1 if answered else 0
@@ -63,6 +62,10 @@ def note_visit(engine, thread, kind, answered):
     frame, span = frame_at(engine.frames, thread), span_at(engine.spans, row)
     _fill(engine, span, frame, kind, answered, frame.started_s)
     span.span, span.parent = frame.span, frame.parent_span
+    if frame.call == NONE:
+        span.endpoint = class_at(engine.the_classes, frame.request_class).endpoint
+    else:
+        span.endpoint = call_at(engine.the_calls, frame.call).endpoint
 
 
 @kernel
@@ -70,7 +73,7 @@ def note_step(engine, thread, answered):
     """A step that is over. Calls and parallel branches leave spans of their own."""
     frame = frame_at(engine.frames, thread)
     kind = step_at(engine.the_steps, frame.pc).kind
-    if kind == CALL_STEP or kind == PARALLEL:
+    if kind == CALL_STEP or kind == PARALLEL:  # noqa: SIM109  (as kernels of kinds do)
         return
     row = _new_span(engine)
     if row == NONE:
@@ -79,3 +82,4 @@ def note_step(engine, thread, answered):
     _fill(engine, span, frame, kind, answered, frame.step_s)
     engine.next_span += 1
     span.span = engine.next_span
+    span.endpoint = step_at(engine.the_steps, frame.pc).endpoint

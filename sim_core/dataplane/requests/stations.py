@@ -69,9 +69,10 @@ def _follow(engine, service):
         return False
     for index in range(group.first, group.first + group.rows):
         station_at(engine.stations, index).row = NONE
+    index = NONE
     for row in range(n_pods):  # those that were here before keep their station
         serial = pod_at(engine.the_pods, parameters.pods_first + row).serial
-        index = _station_of(engine, group, serial)
+        index = _station_of(engine, group, serial, index + 1)
         index_at(engine.by_row, group.first + row).at = index
         if index != NONE:
             station_at(engine.stations, index).row = row
@@ -86,11 +87,14 @@ def _follow(engine, service):
 
 
 @kernel
-def _station_of(engine, group, serial):
+def _station_of(engine, group, serial, likely):
+    """The station of a pod or NONE; stations mostly lie in the order of their pods, so that of the pod before is a hint."""
+    if group.first <= likely < group.first + group.rows and station_at(engine.stations, likely).serial == serial:
+        return np.int64(likely)
     for index in range(group.first, group.first + group.rows):
         if station_at(engine.stations, index).serial == serial:
-            return index
-    return NONE
+            return np.int64(index)
+    return np.int64(NONE)
 
 
 @kernel
