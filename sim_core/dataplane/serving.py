@@ -14,7 +14,7 @@ from sim_core.dataplane.queueing import (
 from sim_core.dataplane.station import LEVELS
 from sim_core.dataplane.stationary import draw_curve, effective_slowness, take_point
 
-_FINE = 0.1  # of the grid of utilizations: spacing over distance from saturation
+_FINE = 0.05  # of the grid of utilizations: spacing over distance from saturation
 _NEAR = 0.02  # ... which is taken as at least this
 _MIDDLE = int(math.log((1.0 + _NEAR) / _NEAR) / _FINE) + 1  # the cell that begins at saturation
 _MOST = 40.0  # utilization
