@@ -51,7 +51,7 @@ def shape_of(mean: float, variance: float, third: float) -> np.ndarray:
 @pytest.mark.parametrize("utilization", [0.1, 0.5, 0.8, 0.95, 0.99])
 def test_one_server_waits_as_in_the_m_m_1_queue(utilization: float):
     """The wait within 1 % (utilizations between the points of the grid are interpolated); rho of the calls wait."""
-    answer = settled(THEORY, utilization)
+    answer = settled(THEORY, utilization, ticks=30_000)
     assert answer["wait_s"] == pytest.approx(mmc_mean_wait_s(utilization / CPU_S, 1.0 / CPU_S, 1), rel=0.01)
     assert answer["waits"] == pytest.approx(utilization, abs=0.005)
 
@@ -70,7 +70,7 @@ def test_many_servers_wait_as_erlang_c_says(utilization: float, servers: int):
     answer = settled(THEORY.but(cores=float(servers)), utilization)
     theory_s = mmc_mean_wait_s(utilization * servers / CPU_S, 1.0 / CPU_S, servers)
     assert answer["wait_s"] == pytest.approx(theory_s, rel=0.03, abs=2e-4 * CPU_S)
-    assert answer["waits"] == pytest.approx(erlang_c(servers, utilization * servers), rel=0.02, abs=1e-4)
+    assert answer["waits"] == pytest.approx(erlang_c(servers, utilization * servers), rel=0.04, abs=1e-4)
 
 
 @pytest.mark.parametrize(("servers", "utilization"), [(2, 0.7), (5, 0.7), (5, 0.9), (20, 0.9)])
@@ -88,13 +88,10 @@ def test_a_finite_room_refuses_and_delays_as_the_m_m_c_k_queue(utilization: floa
     """Refused share within 2 % or 1e-3; the wait of those let in, by Little's law, within 2 %."""
     offered_load = utilization * servers
     weights = np.array(
-        [
-            offered_load**n / math.factorial(min(n, servers)) / servers ** max(0, n - servers)
-            for n in range(places + 1)
-        ]
+        [offered_load**n / math.factorial(min(n, servers)) / servers ** max(0, n - servers) for n in range(places + 1)]
     )
     probabilities = weights / weights.sum()
-    blocking = mmck_blocking(offered_load, servers, places)
+    blocking = mmck_blocking(servers, offered_load, places - servers)
     assert probabilities[-1] == pytest.approx(blocking, rel=1e-9)
     waiting = float((probabilities * np.maximum(0, np.arange(places + 1) - servers)).sum())
     wait_s = waiting / (offered_load / CPU_S * (1.0 - blocking))
@@ -142,7 +139,9 @@ def test_two_choices_without_held_time_leave_mitzenmachers_tail():
 def test_one_pod_is_the_same_station_under_every_balancer():
     """There is nothing to choose: within 3 % of each other."""
     for utilization in (0.3, 0.7, 0.9, 1.1):
-        waits = [settled(PRODUCTION.but(pods=1, balancing=b, timeout_s=60.0), utilization)["wait_s"] for b in BALANCINGS]
+        waits = [
+            settled(PRODUCTION.but(pods=1, balancing=b, timeout_s=60.0), utilization)["wait_s"] for b in BALANCINGS
+        ]
         assert max(waits) <= 1.03 * min(waits) + 1e-3 * CPU_S
 
 
@@ -267,7 +266,7 @@ def test_overload_fills_the_room_and_no_more(balancing: int, utilization: float)
 
 @pytest.mark.parametrize("balancing", BALANCINGS)
 def test_queues_build_up_and_drain_as_in_the_exact_simulation(balancing: int):
-    """Half a minute of overload between calm: mean latency within 6 %, refused calls within half a point, those given up
+    """Half a minute of overload between calm: mean latency within 7 %, refused calls within half a point, those given up
     within 2.5 points; a minute later nothing is left of it."""
     service = PRODUCTION.but(balancing=balancing)
     loads = np.concatenate([np.full(40, 0.6), np.full(30, 1.3), np.full(60, 0.6)]) * service.capacity_per_s
@@ -276,7 +275,7 @@ def test_queues_build_up_and_drain_as_in_the_exact_simulation(balancing: int):
     answers = serve_ticks(service, loads)
     answered = answers["admitted"] * (1.0 - answers["timeout_share"])
     mean_s = float((answers["answered_s"] * answered).sum() / answered.sum())
-    assert mean_s == pytest.approx(truth.latency_s(), rel=0.06)
+    assert mean_s == pytest.approx(truth.latency_s(), rel=0.07)
     assert answers["refused"].sum() / loads.sum() == pytest.approx(truth.refused_share(), abs=0.005)
     given_up = float((answers["timeout_share"] * answers["admitted"]).sum() / loads.sum())
     assert given_up == pytest.approx(truth.timeout_share(), abs=0.025)
@@ -325,6 +324,7 @@ def test_a_station_stays_finite_and_keeps_its_calls(service: OneService, loads: 
         seen = answer[0]
         assert all(math.isfinite(seen[name]) for name in ANSWER.names), seen
         assert all(seen[name] >= 0.0 for name in ANSWER.names if "third" not in name), seen
+        assert seen["waits"] <= 1.0 + 1e-9
         assert seen["admitted"] + seen["refused"] == pytest.approx(rate, rel=1e-9, abs=1e-12)
         left = float(state["open"][0] + state["unserved"][0])
         assert inside + seen["admitted"] == pytest.approx(seen["served"] + left, rel=1e-9, abs=1e-6)
@@ -337,9 +337,11 @@ def test_a_station_stays_finite_and_keeps_its_calls(service: OneService, loads: 
 def test_more_load_never_waits_less(balancing: int, pods: int, scv: float):
     """Nor is more of it answered at saturation than below: no cliff there."""
     service = PRODUCTION.but(balancing=balancing, pods=pods, cpu_scv=scv, timeout_s=60.0)
-    waits = np.array([settled(service, u, 3000)["wait_s"] for u in (0.2, 0.5, 0.7, 0.85, 0.95, 0.9999, 1.0001, 1.1, 1.5)])
+    waits = np.array(
+        [settled(service, u, 3000)["wait_s"] for u in (0.2, 0.5, 0.7, 0.85, 0.95, 1.0 - 1e-6, 1.0 + 1e-6, 1.1, 1.5)]
+    )
     assert np.all(np.diff(waits) >= -0.01 * waits[:-1])
-    assert waits[6] == pytest.approx(waits[5], rel=0.15)
+    assert waits[6] == pytest.approx(waits[5], rel=0.02)
 
 
 def test_balancers_that_know_more_wait_less():
@@ -386,7 +388,7 @@ def test_the_exact_simulation_meets_theory():
     service = THEORY.but(workers=1, queue_limit=9)
     refused = np.array([play(service, np.full(3000, 0.95 / CPU_S), seed).refused_share() for seed in range(10)])
     error = refused.std(ddof=1) / math.sqrt(10.0)
-    assert abs(refused.mean() - mmck_blocking(0.95, 1, 10)) <= 4.0 * error
+    assert abs(refused.mean() - mmck_blocking(1, 0.95, 9)) <= 4.0 * error
 
 
 @pytest.mark.nightly

@@ -33,9 +33,21 @@ _BUCKETS = 800
 _LOG_MIN, _LOG_MAX = math.log(1e-5), math.log(100.0)
 HISTOGRAM_EDGES_S: Floats = np.exp(np.linspace(_LOG_MIN, _LOG_MAX, _BUCKETS + 1))
 # Columns of the sums that a tick's arrivals leave.
-_OFFERED, _REFUSED, _TIMED_OUT, _FAILED, _FIRST, _DONE, _WAIT, _WAIT2, _WAIT3, _WAITED, _SOJOURN, _SOJOURN2, _SOJOURN3 = (
-    range(13)
-)
+(
+    _OFFERED,
+    _REFUSED,
+    _TIMED_OUT,
+    _FAILED,
+    _FIRST,
+    _DONE,
+    _WAIT,
+    _WAIT2,
+    _WAIT3,
+    _WAITED,
+    _SOJOURN,
+    _SOJOURN2,
+    _SOJOURN3,
+) = range(13)
 _ANSWERED, _LATENCY, _LATENCY2, _OPEN, _WAITING, _CPU = range(13, 19)
 _COLUMNS = 19
 
@@ -276,7 +288,7 @@ def _play(
     n_running, stamp = np.zeros(pods, np.int64), np.zeros(pods, np.int64)
     updated_at, used, throttled = np.zeros(pods), np.zeros(pods), np.zeros(pods, np.bool_)
     period_end = np.random.random(pods) * period_s
-    servers = int(math.ceil(cores))
+    servers = math.ceil(cores)
     speed = cores / servers
     budget, in_pods, waiting = 0.0, 0, 0
 
@@ -490,5 +502,7 @@ def _play(
                     least = min(least, job_left[running[pod, i]])
                 change = now + max(0.0, least) / pace
                 if sharing == CFS_QUOTA:
-                    change = min(change, now + (cores * period_s - used[pod]) / (pace * n_running[pod]), period_end[pod])
+                    change = min(
+                        change, now + (cores * period_s - used[pod]) / (pace * n_running[pod]), period_end[pod]
+                    )
             n_events = _push(times, kinds, jobs, n_events, change, _POD, stamp[pod] * pods + pod)

@@ -19,7 +19,11 @@ def truncated_exponential(rate):
     """Mean, variance and third cumulant on [0, 1] of a density proportional to exp(-rate x); of either sign."""
     if abs(rate) < 0.05:  # Bernoulli's numbers: the closed forms cancel
         rate2 = rate * rate
-        return 0.5 - rate / 12.0 + rate * rate2 / 720.0, (1.0 - rate2 / 20.0) / 12.0, rate * (1.0 - rate2 / 12.6) / 120.0
+        return (
+            0.5 - rate / 12.0 + rate * rate2 / 720.0,
+            (1.0 - rate2 / 20.0) / 12.0,
+            rate * (1.0 - rate2 / 12.6) / 120.0,
+        )
     if rate > 500.0:
         return 1.0 / rate, 1.0 / (rate * rate), 2.0 / rate**3
     if rate < -500.0:

@@ -46,8 +46,37 @@ POINT = np.dtype(
         ("wait_s", np.float64),
         ("wait_variance_s2", np.float64),
         ("wait_third_s3", np.float64),
-        ("extra_variance_s2", np.float64),  # of the sojourn, beyond those of wait, CPU time and held time: they correlate
+        (
+            "extra_variance_s2",
+            np.float64,
+        ),  # of the sojourn, beyond those of wait, CPU time and held time: they correlate
         ("extra_third_s3", np.float64),
+    ],
+    align=True,
+)
+
+ANSWER = np.dtype(
+    [
+        ("served", np.float64),  # calls whose CPU work is done in this tick, those given up by their callers included
+        ("passed_on", np.float64),  # of these, as far as chance is left out: what backends are asked for
+        ("refused", np.float64),  # calls that found no room, or no pod
+        ("admitted", np.float64),
+        ("waits", np.float64),  # share of admitted calls that wait [1]
+        ("wait_s", np.float64),  # mean wait of admitted calls, for a worker and for the CPU
+        ("wait_variance_s2", np.float64),
+        (
+            "sojourn_s",
+            np.float64,
+        ),  # of admitted calls, waits, CPU time and held time, whether or not their callers wait
+        ("sojourn_variance_s2", np.float64),
+        ("sojourn_third_s3", np.float64),
+        ("timeout_share", np.float64),  # of admitted calls, that are not answered in time [1]
+        ("answered_s", np.float64),  # latency of the others, mean
+        ("answered_variance_s2", np.float64),
+        ("answered_third_s3", np.float64),
+        ("cpu_core_s", np.float64),  # CPU time used [core s]
+        ("utilization", np.float64),  # expected calls over what all pods together could serve [1]
+        ("waiting", np.float64),  # calls that wait in pods at the end of the tick, expected [calls]
     ],
     align=True,
 )
@@ -71,29 +100,8 @@ STATION_STATE = np.dtype(
         ("here", POINT),  # interpolated at `utilization`: at the end of the tick
         ("last", POINT),  # at the end of the last tick
         ("met", POINT),  # what the arrivals of the tick met on the mean
-    ],
-    align=True,
-)
-
-ANSWER = np.dtype(
-    [
-        ("served", np.float64),  # calls whose CPU work is done in this tick, those given up by their callers included
-        ("passed_on", np.float64),  # of these, as far as chance is left out: what backends are asked for
-        ("refused", np.float64),  # calls that found no room, or no pod
-        ("admitted", np.float64),
-        ("waits", np.float64),  # share of admitted calls that wait [1]
-        ("wait_s", np.float64),  # mean wait of admitted calls, for a worker and for the CPU
-        ("wait_variance_s2", np.float64),
-        ("sojourn_s", np.float64),  # of admitted calls, waits, CPU time and held time, whether or not their callers wait
-        ("sojourn_variance_s2", np.float64),
-        ("sojourn_third_s3", np.float64),
-        ("timeout_share", np.float64),  # of admitted calls, that are not answered in time [1]
-        ("answered_s", np.float64),  # latency of the others, mean
-        ("answered_variance_s2", np.float64),
-        ("answered_third_s3", np.float64),
-        ("cpu_core_s", np.float64),  # CPU time used [core s]
-        ("utilization", np.float64),  # expected calls over what all pods together could serve [1]
-        ("waiting", np.float64),  # calls that wait in pods at the end of the tick, expected [calls]
+        ("known", ANSWER),  # the last distribution that was cut at the timeout, and what that left
+        ("known_timeout_s", np.float64),
     ],
     align=True,
 )
