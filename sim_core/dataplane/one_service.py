@@ -288,7 +288,7 @@ def _play(
     n_running, stamp = np.zeros(pods, np.int64), np.zeros(pods, np.int64)
     updated_at, used, throttled = np.zeros(pods), np.zeros(pods), np.zeros(pods, np.bool_)
     period_end = np.random.random(pods) * period_s
-    servers = int(math.ceil(cores))
+    servers = math.ceil(cores)
     speed = cores / servers
     budget, in_pods, waiting = 0.0, 0, 0
 

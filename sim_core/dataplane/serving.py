@@ -13,7 +13,7 @@ from sim_core.dataplane.queueing import (
 )
 from sim_core.dataplane.stationary import draw_curve, effective_slowness, take_point
 
-_FINE = 0.1  # of the grid of utilizations: spacing over distance from saturation
+_FINE = 0.05  # of the grid of utilizations: spacing over distance from saturation
 _NEAR = 0.02  # ... which is taken as at least this
 _MIDDLE = int(math.log((1.0 + _NEAR) / _NEAR) / _FINE) + 1  # the cell that begins at saturation
 _MOST = 40.0  # utilization
@@ -83,7 +83,7 @@ def _settle(load, state, inflow, capacity, before):
         high = aim
     else:
         low = aim
-    slack = 1e-4 * (capacity + open_calls)
+    slack = 1e-6 * (capacity + open_calls)
     if abs(open_calls - before) <= slack:
         state.utilization = aim
         return
@@ -104,10 +104,13 @@ def _settle(load, state, inflow, capacity, before):
             break
         gradient = slope + capacity * through - (inflow - at * capacity) * change_of_through
         following = at - off / gradient if gradient > 0.0 else 0.5 * (low + high)
-        # Not out of this cell by more than one: its slope says nothing of those beyond.
-        following = min(above.utilization + 0.5 * width, max(below.utilization - 0.5 * width, following))
-        if following <= low or following >= high:
+        if following <= low or following >= high or abs(following - at) > 2.0 * width:
+            # The slope of one cell says nothing of those far away: halve the number of cells between.
+            first, last = _cell_of(low), _cell_of(high)
             following = 0.5 * (low + high)
+            if last - first > 1:
+                middle = (first + last) // 2
+                following = 0.5 * (_edge(middle) + _edge(middle + 1))
         at = following
     state.utilization = at
     _go_to(load, state, at)
@@ -155,7 +158,7 @@ def serve_station(load, state, answer, shape):
         load: LOAD, what comes and what the pods are.
         state: STATION_STATE, as the last tick left it; zeros with `cell` -1 at the start.
         answer: ANSWER, set.
-        shape: SHAPE, set to that of the sojourn where callers may have given up, else scratch.
+        shape: SHAPE, scratch.
     """
     offered = load.arrivals if load.arrivals >= _LEAST else 0.0
     expected = load.expected if load.expected >= _LEAST else 0.0
@@ -190,7 +193,7 @@ def serve_station(load, state, answer, shape):
     answer.cpu_core_s = served * unit
     answer.utilization = min(_MOST, inflow / capacity)
     _as_met(state, capacity)
-    _tell_times(load, state.met, answer, shape, unit)
+    _tell_times(load, state, answer, shape, unit)
     answer.waiting = min(state.open, expected_admitted / load.tick_s * here.wait_s)
 
 
@@ -244,8 +247,9 @@ def _as_met(state, capacity):
 
 
 @kernel
-def _tell_times(load, here, answer, shape, unit):
-    """Sets the times of ANSWER from those of the point."""
+def _tell_times(load, state, answer, shape, unit):
+    """Sets the times of ANSWER from those of the point that was met."""
+    here = state.met
     alone = unit
     if load.sharing == 0:
         alone = unit * math.ceil(load.cores) / load.cores
@@ -256,16 +260,28 @@ def _tell_times(load, here, answer, shape, unit):
     third = (
         here.wait_third_s3 + here.extra_third_s3 + third_cumulant_factor(load.cpu_scv) * alone**3 + load.held_third_s3
     )
+    variance = max(0.0, variance)
     answer.waits, answer.wait_s, answer.wait_variance_s2 = here.waits, here.wait_s, here.wait_variance_s2
     answer.sojourn_s, answer.sojourn_variance_s2, answer.sojourn_third_s3 = mean, variance, third
     answer.timeout_share = 0.0
     slack = load.timeout_s - mean
-    if slack > 0.0 and slack * slack > 300.0 * variance:
+    if slack > 0.0 and slack * slack > 150.0 * variance:
         answer.answered_s, answer.answered_variance_s2, answer.answered_third_s3 = mean, variance, third
         return
-    take_shape(shape, mean, variance, third)
-    within = share_within(shape, load.timeout_s)
-    answer.timeout_share = 1.0 - within
-    answer.answered_s, answer.answered_variance_s2, answer.answered_third_s3 = cumulants_within(
-        shape, load.timeout_s, within
-    )
+    known = state.known
+    if not (
+        abs(mean - known.sojourn_s) <= 1e-4 * mean
+        and abs(variance - known.sojourn_variance_s2) <= 2e-4 * variance
+        and abs(third - known.sojourn_third_s3) <= 3e-4 * abs(third)
+        and load.timeout_s == state.known_timeout_s
+    ):
+        take_shape(shape, mean, variance, third)
+        within = share_within(shape, load.timeout_s)
+        kept, kept_variance, kept_third = cumulants_within(shape, load.timeout_s, within)
+        known.sojourn_s, known.sojourn_variance_s2, known.sojourn_third_s3 = mean, variance, third
+        known.timeout_share = 1.0 - within
+        known.answered_s, known.answered_variance_s2, known.answered_third_s3 = kept, kept_variance, kept_third
+        state.known_timeout_s = load.timeout_s
+    answer.timeout_share = known.timeout_share
+    answer.answered_s = max(0.0, known.answered_s)
+    answer.answered_variance_s2, answer.answered_third_s3 = known.answered_variance_s2, known.answered_third_s3

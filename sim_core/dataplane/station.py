@@ -55,29 +55,6 @@ POINT = np.dtype(
     align=True,
 )
 
-STATION_STATE = np.dtype(
-    [
-        ("open", np.float64),  # calls in all pods that wait for a worker, wait for the CPU or have it, expected [calls]
-        ("utilization", np.float64),  # at which a stationary station holds that many [1]
-        ("unserved", np.float64),  # what draws brought more than expected, and could not be served yet [calls]
-        ("key", np.float64, (9,)),  # what the curve and the points below were computed for
-        ("seen_held_s", np.float64),
-        ("capacity", np.float64),  # of a pod, limited by workers, over that of its CPU [1]
-        ("saturated", np.int64),  # level from which on a pod works at its capacity
-        ("stride", np.float64),  # calls between two points of the curve
-        ("speed", np.float64, (LEVELS + 1,)),  # cores that a pod with 0, stride, 2 stride ... open calls keeps busy
-        ("scratch", np.float64, (LEVELS + 1,)),
-        ("cell", np.int64),  # of the grid of utilizations: between `below` and `above`; -1: none yet
-        ("cold", POINT),  # scratch
-        ("below", POINT),
-        ("above", POINT),
-        ("here", POINT),  # interpolated at `utilization`: at the end of the tick
-        ("last", POINT),  # at the end of the last tick
-        ("met", POINT),  # what the arrivals of the tick met on the mean
-    ],
-    align=True,
-)
-
 ANSWER = np.dtype(
     [
         ("served", np.float64),  # calls whose CPU work is done in this tick, those given up by their callers included
@@ -100,6 +77,31 @@ ANSWER = np.dtype(
         ("cpu_core_s", np.float64),  # CPU time used [core s]
         ("utilization", np.float64),  # expected calls over what all pods together could serve [1]
         ("waiting", np.float64),  # calls that wait in pods at the end of the tick, expected [calls]
+    ],
+    align=True,
+)
+
+STATION_STATE = np.dtype(
+    [
+        ("open", np.float64),  # calls in all pods that wait for a worker, wait for the CPU or have it, expected [calls]
+        ("utilization", np.float64),  # at which a stationary station holds that many [1]
+        ("unserved", np.float64),  # what draws brought more than expected, and could not be served yet [calls]
+        ("key", np.float64, (9,)),  # what the curve and the points below were computed for
+        ("seen_held_s", np.float64),
+        ("capacity", np.float64),  # of a pod, limited by workers, over that of its CPU [1]
+        ("saturated", np.int64),  # level from which on a pod works at its capacity
+        ("stride", np.float64),  # calls between two points of the curve
+        ("speed", np.float64, (LEVELS + 1,)),  # cores that a pod with 0, stride, 2 stride ... open calls keeps busy
+        ("scratch", np.float64, (LEVELS + 1,)),
+        ("cell", np.int64),  # of the grid of utilizations: between `below` and `above`; -1: none yet
+        ("cold", POINT),  # scratch
+        ("below", POINT),
+        ("above", POINT),
+        ("here", POINT),  # interpolated at `utilization`: at the end of the tick
+        ("last", POINT),  # at the end of the last tick
+        ("met", POINT),  # what the arrivals of the tick met on the mean
+        ("known", ANSWER),  # the last distribution that was cut at the timeout, and what that left
+        ("known_timeout_s", np.float64),
     ],
     align=True,
 )

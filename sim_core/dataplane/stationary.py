@@ -75,10 +75,10 @@ def draw_curve(load, state, held):
     Source: Reiser and Lavenberg, "Mean-value analysis of closed multichain queuing networks", J. ACM 27 (1980).
     """
     cores, speed = load.cores, call_speed(load)
-    servers = int(math.ceil(cores / speed - 1e-9))
+    servers = math.ceil(cores / speed - 1e-9)
     workers = max(1, int(load.workers))
     typical = cores * held + cores
-    stride = max(1, int(math.ceil(min(float(workers), typical + 5.0 * math.sqrt(typical) + 12.0) / (LEVELS - 1))))
+    stride = max(1, math.ceil(min(float(workers), typical + 5.0 * math.sqrt(typical) + 12.0) / (LEVELS - 1)))
     delay, alone = held, 1.0 / speed
     if servers > LEVELS:  # Seidmann: as one fast server, and a delay that makes up for it
         delay, servers = held + alone - 1.0 / cores, 1
@@ -341,7 +341,11 @@ def room_in_reach(load, pods, utilization, held, room, most):
     if fits >= 2.0 * room:
         return room
     if load.balancing == POWER_OF_TWO:
-        deviations = _HOLE_OF_TWO + _HOLE_OF_TWO_BY_LOG_PODS * math.log(pods) - _HOLE_OF_TWO_BY_OVERLOAD * max(0.0, utilization - 1.0)
+        deviations = (
+            _HOLE_OF_TWO
+            + _HOLE_OF_TWO_BY_LOG_PODS * math.log(pods)
+            - _HOLE_OF_TWO_BY_OVERLOAD * min(0.22, max(0.0, utilization - 1.0))
+        )
     else:
         deviations = _HOLE + _HOLE_BY_LOG_PODS * math.log(pods) - _HOLE_BY_OVERLOAD * max(0.0, utilization - 1.0)
     scv = line_scv(load, utilization)
@@ -501,7 +505,9 @@ def independent_point(load, point, utilization, held, room):
     point.wait_s = waiting / accepted
     if load.balancing == ROUND_ROBIN and load.ready > 1.0 and utilization < 1.0:
         # Even gaps let more calls find the CPU idle than at random: fitted to the mean wait of those that wait.
-        even = 0.5 * (1.0 / load.ready + scv) + 0.125 * (1.0 - 1.0 / load.ready) * (scv + scv * scv) * (1.0 - utilization)
+        even = 0.5 * (1.0 / load.ready + scv) + 0.125 * (1.0 - 1.0 / load.ready) * (scv + scv * scv) * (
+            1.0 - utilization
+        )
         point.waits = min(point.waits, utilization * factor / even)
     # A call that finds i in line waits for i + 1 departures.
     scv_departures = (scv + servers - 1.0) / servers
@@ -557,6 +563,7 @@ def take_point(load, state, point, utilization):
         independent_point(load, cold, utilization / slowness * load.cold_factor, load.held_s / cold_s, room)
         _in_seconds(cold, cold_s)
         _mix_cold(load, point, cold, unit, cold_s)
+    point.open = min(point.open, room)
 
 
 @kernel
