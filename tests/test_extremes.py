@@ -106,8 +106,9 @@ def _flows_broken(worlds: Worlds) -> Iterator[str]:
     for table in FLOWS:
         rows = worlds.of(0, table)
         for name, values in _fields(rows, f"{table}."):
-            if not (np.isfinite(values).all() and (values >= 0.0).all()):
-                yield f"{name} {values[~(values >= 0.0)][:4]}"
+            least = -np.inf if name == "service_flows.unserved" else 0.0  # draws may run behind the expected queue
+            if not (np.isfinite(values).all() and (values >= least).all()):
+                yield f"{name} {values[~(values >= least)][:4]}"
             if name.endswith("_share") and (values > 1.0 + 1e-9).any():
                 yield f"{name} {values.max()}"
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -381,6 +386,22 @@ def test_an_endpoint_that_calls_back_is_served_a_tick_later_and_loses_nothing():
     assert worlds.indicators()["latency_mean_s"][0] == pytest.approx(idle_s, rel=0.01)
 
 
+def test_calls_back_that_fail_are_counted_in_the_tick_in_which_they_were_offered():
+    """A.x calls B.y, which calls A.z, and A refuses most: of each service no more attempts fail in a tick than came."""
+    a = service("a", x=[cpu(0.01), call("b.y")], z=[cpu(0.02)])
+    profile = graph_of(a, service("b", y=[cpu(0.003), call("a.z")]), enters="a.x")
+    profile = profile.with_overrides({"services.a.container.queue_limit": 0, "services.a.container.workers": 1})
+    worlds = Worlds([Lane(profile, burst(0.0, 400.0, 30, 200, 300), 1, scaler=Scaler.static(2))])
+    calls = failed = np.zeros(2)
+    for tick in range(300):
+        worlds.advance(1)
+        sums = service_sums(worlds)
+        offered, lost = sums["calls"] - calls, sums["failed"] - failed
+        calls, failed = sums["calls"], sums["failed"]
+        assert (lost <= offered * (1 + 1e-9) + 1e-6).all(), tick
+    assert failed[0] > 0.5 * calls[0] > 10_000
+
+
 def test_a_share_of_requests_follows_the_time_of_day():
     """Two classes, one in the first half of the day and one in the second: each has all the traffic of its half."""
     front = service("front", get=[cpu(0.002)], put=[cpu(0.004)])
@@ -395,3 +416,180 @@ def test_a_share_of_requests_follows_the_time_of_day():
     requests = worlds.classes()["requests"].to_numpy()
     for count, seconds in zip(requests, (300.0, 600.0), strict=True):
         assert count == pytest.approx(50.0 * seconds, abs=4.0 * np.sqrt(50.0 * seconds))
+
+
+# --- A component that does not exist
+
+METER = {
+    "__init__": "",
+    "profile": '''
+        from pydantic import Field
+        from sim_core.documents import Number, Problem, Section
+
+        KEY, DESCRIPTION = "meters", "Counters of requests; null: none."
+
+
+        class Meters(Section):
+            """Counters."""
+
+            number: int = Field(ge=1, le=100, description="How many there are [meters].")
+            begin: Number = Field(ge=0, le=1000, description="What each has counted before [1].")
+            usd_per_hour: Number = Field(ge=0, le=1000, description="Price of one [USD/h].")
+
+
+        SECTION = Meters
+
+
+        def broken_rules(profile):
+            if profile.meters is not None and profile.meters.number > len(profile.services):
+                yield Problem((KEY, "number"), f"must be at most {len(profile.services)}", profile.meters.number)
+    ''',
+    "records": """
+        import numpy as np
+
+        METER = np.dtype([("begin", np.float64), ("usd_per_s", np.float64)], align=True)
+        METER_STATE = np.dtype([("before", np.float64), ("served", np.float64), ("ticks", np.float64)], align=True)
+    """,
+    "rows": """
+        import numpy as np
+        from made_up_meters.records import METER, METER_STATE
+        from sim_core.tables import Table
+
+        TABLES = (Table("meters", "meters", METER), Table("meter_states", "meters", METER_STATE, is_state=True))
+
+
+        def rows(profile, graph):
+            meters = np.zeros(0 if profile.meters is None else profile.meters.number, dtype=METER)
+            for row in meters:
+                row["begin"], row["usd_per_s"] = profile.meters.begin, profile.meters.usd_per_hour / 3600.0
+            return {"meters": meters}
+    """,
+    "fluid": """
+        from sim_core.compiled import phase
+
+
+        @phase
+        def begin(world):
+            for m in range(len(world.meters)):
+                world.meter_states[m].before = world.meter_states[m].served = world.meters[m].begin
+
+
+        @phase
+        def before(world):
+            for m in range(len(world.meters)):
+                world.meter_states[m].ticks += 1.0
+                world.meter_states[m].before += world.service_windows[m].calls
+
+
+        @phase
+        def serve(world):
+            for m in range(len(world.meters)):
+                world.meter_states[m].served += world.service_flows[m].offered
+    """,
+    "telemetry": """
+        import numpy as np
+        from sim_core.compiled import phase
+
+        TELEMETRY = [("metered", np.float64)]
+
+
+        @phase
+        def scrape(world):
+            total = 0.0
+            for m in range(len(world.meters)):
+                total += world.meter_states[m].served
+            world.state.staged.metered = total
+    """,
+    "indicators": """
+        from sim_core.indicator import Indicator
+
+        INDICATORS = (Indicator("metered_calls", "metered calls", digits=",.0f"),)
+        FIXED_COSTS = ("meters",)
+    """,
+    "accounts": """
+        def indicators(worlds):
+            from sim_core.accounting import per_lane
+
+            return {"metered_calls": per_lane(worlds, "meters", worlds.tables.meter_states["served"])}
+
+
+        def usd_per_s(worlds):
+            from sim_core.accounting import per_lane
+
+            return {"meters": per_lane(worlds, "meters", worlds.tables.meters["usd_per_s"])}
+    """,
+}
+
+USES_METERS = """
+import json
+import sim_core.components
+
+sim_core.components.COMPONENTS += ("made_up_meters",)
+
+import numpy as np
+from sim_core.errors import ProfileError
+from sim_core.profile import load_profile
+from sim_core.simulation import Worlds
+from sim_core.workload import Trace
+from sim_core.world import LAYOUT, Lane, Scaler
+
+plain = load_profile("experimental")
+metered = plain.with_overrides({"meters": {"number": 2, "begin": 5.0, "usd_per_hour": 3.6}})
+try:
+    plain.with_overrides({"meters": {"number": 3, "begin": -1.0, "usd_per_hour": 3.6, "color": "red"}})
+except ProfileError as refused:
+    problems = refused.problems
+trace = Trace("flat", 60.0, np.full(20, 100.0))
+worlds = Worlds([Lane(profile, trace, 1, scaler=Scaler.static(12)) for profile in (plain, metered, plain)])
+begun = worlds.of(1, "meter_states")["served"].tolist()
+worlds.advance(600)
+print(json.dumps({
+    "digests_differ": plain.digest != metered.digest,
+    "problems": problems,
+    "tables": [name for name in LAYOUT.tables if name.startswith("meter")],
+    "rows": worlds.params["n_meters"].tolist(),
+    "begun": begun,
+    "states": {name: worlds.of(1, "meter_states")[name].tolist() for name in ("before", "served", "ticks")},
+    "calls": worlds.services()["calls"].tolist(),
+    "metered": worlds.telemetry()["metered"].tolist(),
+    "indicators": worlds.indicators().to_dict("list"),
+}))
+"""
+
+
+@pytest.mark.slow
+def test_a_component_is_a_package_and_a_line(tmp_path: Path):
+    """Written here, named in the list of components, and nothing else: its section is read and checked with the other
+    problems of a profile, its tables stand beside the others, its phases run in their place in the tick, and its telemetry,
+    its indicators and its price appear; lanes that have none of it are as they were."""
+    package = tmp_path / "made_up_meters"
+    package.mkdir()
+    for module, text in METER.items():
+        (package / f"{module}.py").write_text(textwrap.dedent(text))
+    paths = os.pathsep.join([str(tmp_path), str(EXAMPLES.parents[1])])
+    environment = os.environ | {"PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path / "kernels"), "NUMBA_OPT": "0"}
+    done = subprocess.run([sys.executable, "-c", USES_METERS], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["digests_differ"]
+    rules = ["meters.begin: must be at least 0", "meters.color: unknown key", "meters.number: must be at most 2"]
+    assert len(found["problems"]) == 3
+    assert all(problem.startswith(rule) for problem, rule in zip(found["problems"], rules, strict=True))
+    assert found["tables"] == ["meters", "meter_states"]
+    assert found["rows"] == [0, 2, 0]
+    assert found["begun"] == [5.0, 5.0]
+    calls = np.array(found["calls"]).reshape(3, 2)
+    states = found["states"]
+    np.testing.assert_array_equal(calls, calls[:1].repeat(3, axis=0))
+    np.testing.assert_allclose(states["served"], 5.0 + calls[1])  # what services were offered in the tick
+    assert states["ticks"] == [600.0, 600.0]
+    assert all(before > served for before, served in zip(states["before"], states["served"], strict=True))
+    assert found["metered"][0] == found["metered"][2] == 0.0 < found["metered"][1] <= sum(states["served"])
+    indicators = found["indicators"]
+    assert indicators["metered_calls"] == [0.0, pytest.approx(sum(states["served"])), 0.0]
+    assert indicators["cost_meters_usd"] == [0.0, pytest.approx(2 * 3.6 / 6.0), 0.0]
+    fixed = indicators["cost_fixed_usd"]
+    assert [fixed[1] - fixed[0], fixed[2] - fixed[0]] == pytest.approx([1.2, 0.0])
+    for name, values in indicators.items():
+        if not name.startswith(("cost", "metered")):
+            assert values == [values[0]] * 3, name

@@ -71,11 +71,12 @@ STEP_FLOW = np.dtype(
 CALL_FLOW = np.dtype(
     [
         ("late", np.bool_),  # the callee is served before the caller: calls join its next tick
+        ("next_calls", np.float64),  # first attempts that do
         ("retries_waiting", np.float64),
         ("retries", np.float64, (RETRY_SLOTS, MAX_RETRIES)),  # calls that come back, by tick and attempt
         ("failed_share", np.float64),  # of the calls that are over: failed for good; of the tick before
         # of this tick
-        ("new_calls", np.float64),
+        ("new_calls", np.float64),  # first attempts that join the callee
         ("due", np.float64, (MAX_RETRIES,)),  # first, second, third retries among the calls offered
         ("clean_share", np.float64),
         ("extra_held_s", np.float64),  # what timeouts and retries add to the caller's time with a clean call

@@ -66,7 +66,8 @@ def begin_tick(world):
         flow.next_flow = flow.next_expected = 0.0
     for c in range(len(world.calls)):
         flow = world.call_flows[c]
-        flow.new_calls = 0.0
+        flow.new_calls = flow.next_calls
+        flow.next_calls = 0.0
         if flow.retries_waiting > 0.0:
             take_due_retries(flow, world.endpoint_flows[world.calls[c].endpoint], world.state.tick)
 
@@ -104,11 +105,12 @@ def spread(world, e):
         if kind == CALL_STEP:
             call, call_flow = world.calls[step.target], world.call_flows[step.target]
             target = world.endpoint_flows[call.endpoint]
-            call_flow.new_calls += step_flow.flow
             if call_flow.late:
+                call_flow.next_calls += step_flow.flow
                 target.next_flow += step_flow.flow
                 target.next_expected += step_flow.expected
             else:
+                call_flow.new_calls += step_flow.flow
                 target.flow += step_flow.flow
                 target.expected += step_flow.expected
             if call_flow.failed_share > 0.0:
