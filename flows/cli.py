@@ -79,6 +79,13 @@ def run(
     settings: options.Settings = None,
     engine: options.Engine = FLUID,
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads that share the lanes.")] = 1,
+    trace_requests: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="With --engine requests: write spans of this share of the requests."),
+    ] = None,
+    trace_output: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where spans go: Parquet, and JSON that Jaeger opens, a seed.")
+    ] = Path("request-traces"),
     timeline: Annotated[
         Path | None, typer.Option(help="Write the time series of every lane and service into this Parquet file.")
     ] = None,
@@ -109,6 +116,8 @@ def run(
         timeline,
         timeline_step,
         threads,
+        trace_requests,
+        trace_output,
     )
     document = _present(lambda: run_lanes(request), show_run, as_json)
     if not no_track:

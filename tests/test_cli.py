@@ -103,6 +103,8 @@ def test_every_command_has_help(sim):
         (["run", "production", "--policy", "hpa", "--replicas", "3"], ["--replicas"]),
         (["run", "production", "--engine", "fluids"], ["--engine", "did you mean 'fluid'?"]),
         (["run", "production", "--threads", "0"], ["--threads"]),
+        (["run", "production", "--trace-requests", "0.1"], ["--trace-requests", "needs --engine requests"]),
+        (["run", "production", "--engine", "requests", "--trace-requests", "2"], ["--trace-requests", "at most 1"]),
         (["sweep", "demo", "--engine", "request"], ["--engine", "did you mean 'requests'?"]),
         (["evaluate", "production", "--engine", "fluidd"], ["--engine", "did you mean 'fluid'?"]),
         (["run", "production", "--duration", "1 fortnight"], ["--duration"]),
@@ -358,6 +360,24 @@ def test_run_plays_every_request_on_as_many_threads_as_asked(sim, trace):
     assert fluid["traffic"] == requests["traffic"]
     means = [document["policies"]["hpa"]["indicators"]["latency_mean_s"]["mean"] for document in (fluid, requests)]
     assert means[0] != means[1]
+
+
+def test_run_writes_spans_of_the_share_of_requests_that_was_asked_for(sim, trace, tmp_path):
+    """One Parquet and one OpenTelemetry file a policy and seed; the answer is that without traces."""
+    args = ["run", "production", "--trace", trace, "--duration", "10m", "--engine", "requests", "--no-track", "--json"]
+    folder = tmp_path / "spans"
+    done = sim(*args, "--trace-requests", "0.05", "--trace-output", folder)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    table, spans = map(Path, document.pop("request_traces"))
+    assert (table.name, spans.name) == ("hpa-seed0.parquet", "hpa-seed0.json")
+    traced = pd.read_parquet(table)
+    calls = document["policies"]["hpa"]["services"]["api"]["calls"]["mean"]
+    kinds = traced["kind"].value_counts()
+    assert abs(kinds["request"] - 0.05 * calls) <= 5.0 * math.sqrt(0.05 * calls)
+    assert {"api"} < set(traced["service"])
+    assert json.loads(spans.read_text())["resourceSpans"]
+    assert document == {k: v for k, v in json.loads(sim(*args).stdout).items() if k != "request_traces"}
 
 
 def test_bench_agreement_judges_and_says_so_by_its_exit_code(sim, tmp_path):

@@ -284,8 +284,10 @@ def test_the_page_says_which_engine_served_and_where_its_figures_were_not_valida
     fluid = visible(write_report(report_data(), tmp_path / "fluid.html"))
     assert "Engine: fluid." in fluid and "engine “fluid”: flows and backlogs" in fluid
     assert "searched or trained in is the fluid engine" not in fluid
+    assert "engine" not in comparison_text(report_data())
     beyond = report_data(engine="requests", beyond=("Load 1.7 <was> not validated.",))
     requests = visible(write_report(beyond, tmp_path / "requests.html"))
+    assert comparison_text(beyond).splitlines()[0].endswith("· engine requests")
     assert "Engine: requests." in requests and "every request is an event" in requests
     assert "searched or trained in is the fluid engine" in requests
     assert "Load 1.7 &lt;was&gt; not validated." in requests

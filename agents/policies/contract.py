@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -42,6 +42,8 @@ def play(
     through_predict: bool = False,
     engine: str = FLUID,
     threads: int = 1,
+    trace_share: float = 0.0,
+    on_end: Callable[[Worlds], None] = lambda worlds: None,
 ) -> Simulation:
     """Plays lanes under a policy; their own scalers are replaced.
 
@@ -51,6 +53,8 @@ def play(
         through_predict: ask `predict` even where the simulation can decide by itself; slower, with the same outcome.
         engine, threads: see `sim_core.simulation.Worlds`. What a policy tries out before, in `reset`, it tries in the
             fluid engine.
+        trace_share: of the requests that leave spans behind, see `Worlds` [1].
+        on_end: gets the worlds as they are at the end, where `trace_share` is not 0: their spans can be taken then.
 
     Raises:
         InputError: see `simulate`.
@@ -63,10 +67,12 @@ def play(
         scalers = [Scaler.external()] * len(lanes)
         through_predict = True
     steered = [replace(lane, scaler=scaler) for lane, scaler in zip(lanes, scalers, strict=True)]
-    if not through_predict:
+    if not through_predict and trace_share == 0.0:
         return simulate(steered, duration_s, timeline_step_s, engine, threads)
-    worlds = Worlds(steered, engine, threads)  # with the replicas that the policy's own scalers would begin with
-    worlds.tables.services["scaler"]["kind"] = EXTERNAL
+    # With the replicas that the policy's own scalers would begin with.
+    worlds = Worlds(steered, engine, threads, trace_share)
+    if through_predict:
+        worlds.tables.services["scaler"]["kind"] = EXTERNAL
     observations = Observations(worlds)
     tick_s = float(worlds.params["tick_s"][0])
     n_ticks = round(duration_s / tick_s)
@@ -75,10 +81,13 @@ def play(
     record_ticks = round((timeline_step_s or duration_s) / tick_s)
     for begin in range(0, n_ticks, sync_ticks):
         end = min(begin + sync_ticks, n_ticks)
-        # Every lane is synced once in this stretch, at a moment of its own: there the policy sees it.
-        worlds.advance(np.minimum(worlds.state["next_sync_tick"], end) - worlds.state["tick"])
-        worlds.request_replicas(policy.predict(observations))
+        if through_predict:
+            # Every lane is synced once in this stretch, at a moment of its own: there the policy sees it.
+            worlds.advance(np.minimum(worlds.state["next_sync_tick"], end) - worlds.state["tick"])
+            worlds.request_replicas(policy.predict(observations))
         worlds.advance(end - worlds.state["tick"])
         if recorder is not None and (end % record_ticks == 0 or end == n_ticks):
             recorder.record()
+    if trace_share > 0.0:
+        on_end(worlds)
     return Simulation.of(worlds, recorder)

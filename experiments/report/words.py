@@ -30,6 +30,7 @@ from experiments.report.data import (
     swept,
 )
 from experiments.report.series import pareto_front
+from sim_core.engines import FLUID
 from sim_core.indicators import FIXED_COST_TITLES, INDICATORS
 from sim_core.units import format_duration
 
@@ -342,8 +343,9 @@ def comparison_text(data: ReportData, limit: int = 12) -> str:
         scope = "training traffic, the recommended configuration and the Pareto front of the sweep"
         scope += ", each in its worst scenario" if "scenario" in data.sweep else ""
     answer = verdict(data)
+    engine = "" if data.engine == FLUID else f" · engine {data.engine}"
     lines = [
-        _printable(f"{data.title} · profile {data.profile.get('name', NOTHING)} · {scope}"),
+        _printable(f"{data.title} · profile {data.profile.get('name', NOTHING)} · {scope}{engine}"),
         f"SLO: {slo_words(data)}",
     ]
     if outcomes:

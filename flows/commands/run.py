@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.policies.registry import Choice, choices_of
+from experiments.request_traces import check_traces, write_traces
 from flows.estimates import tell_time
 from flows.inputs import TrafficChoice, duration_s, load_profile, overrides
 from flows.terminal.output import say
@@ -18,7 +19,7 @@ from sim_core.errors import InputError, PolicyError
 if TYPE_CHECKING:
     from agents.policies.contract import Policy
     from sim_core.profile import Profile
-    from sim_core.simulation import Simulation
+    from sim_core.simulation import Simulation, Worlds
 
 _WATCHED_STEPS, _WATCHED_CELLS = 144, 100_000  # of the timeline that is kept for a look at loads: steps; times lanes
 
@@ -42,6 +43,8 @@ class RunRequest:
     timeline: Path | None = None
     timeline_step: str = "60s"
     threads: int = 1
+    trace_requests: float | None = None
+    trace_output: Path = Path("request-traces")
 
 
 def run_lanes(request: RunRequest) -> dict[str, Any]:
@@ -57,6 +60,8 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
     """
     engine = check_engine(request.engine, "--engine")
     choices = chosen(request)
+    if request.trace_requests is not None:
+        check_traces(request.trace_requests, engine, request.trace_output)
     start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
     request.traffic.check()
     profile = load_profile(request.profile, overrides(request.settings))
@@ -77,10 +82,17 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
     lanes = [Lane(profile, trace, seed, start_s) for seed in seeds]
     watched_s = step_s or watch_step_s(engine, profile, length_s, len(lanes))
     tell_time(engine, ((lane, length_s) for lane in lanes), len(policies), request.threads)
-    played = {
-        policy.name: play(lanes, policy, length_s, watched_s, engine=engine, threads=request.threads)
-        for policy in policies
-    }
+    traced: list[Path] = []
+    played = {}
+    for policy in policies:
+
+        def keep(worlds: Worlds, name: str = policy.name) -> None:
+            traced.extend(write_traces(request.trace_output, worlds, name, seeds))
+
+        played[policy.name] = play(
+            lanes, policy, length_s, watched_s,
+            engine=engine, threads=request.threads, trace_share=request.trace_requests or 0.0, on_end=keep,
+        )  # fmt: skip
     if request.timeline is not None:
         write_timeline(request.timeline, played, seeds, [service.name for service in profile.services])
     not_validated = {name: beyond_validated(engine, profile, simulation) for name, simulation in played.items()}
@@ -110,6 +122,7 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
             for policy in policies
         },
         "timeline": str(request.timeline) if request.timeline else None,
+        "request_traces": [str(path) for path in traced],
     }
 
 

@@ -53,6 +53,8 @@ def show_run(document: Mapping[str, Any]) -> None:
             _show_lanes(of, entry["lanes"])
     if document["timeline"]:
         print(f"Timeline: {document['timeline']}")
+    if document["request_traces"]:
+        print(f"Request traces: {', '.join(document['request_traces'])}")
 
 
 def _show_services(of: str, services: Mapping[str, Mapping[str, Any]]) -> None:
