@@ -89,6 +89,13 @@ def test_the_memory_of_a_lane_is_what_its_rows_take():
     assert wide["value"] * 1e3 > 10.0 * small["value"]
 
 
+def test_requests_that_have_been_answered_take_no_memory():
+    """An hour at 1,000 requests/s in a process of its own adds at most 20 MiB to what libraries and kernels take."""
+    whole, added = engines.memory_of_a_day(True)
+    assert whole["value"] > 50.0  # else nothing was measured
+    assert 0.0 <= added["value"] <= 20.0
+
+
 def test_ratios_are_of_rounds_taken_in_turn():
     calls: list[str] = []
     spent = cpu_s_in_turn(3, {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")})

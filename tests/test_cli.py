@@ -344,6 +344,34 @@ def test_several_policies_play_the_same_lanes_side_by_side(sim, trace):
     assert header.split() == ["indicator", "static", "hpa", "static(replicas=3)"]
 
 
+def test_run_plays_every_request_on_as_many_threads_as_asked(sim, trace):
+    """The document says which engine it was; the lanes are those of the other engine, what they find is not."""
+    args = ["run", "production", "--trace", trace, "--duration", "10m", "--lanes", "2", "--no-track", "--json"]
+    documents = []
+    for extra in (["--engine", "fluid"], ["--engine", "requests"], ["--engine", "requests", "--threads", "2"]):
+        done = sim(*args, *extra)
+        assert done.returncode == 0, done.stderr
+        documents.append(json.loads(done.stdout))
+    fluid, requests, threaded = documents
+    assert (fluid["engine"], requests["engine"]) == ("fluid", "requests")
+    assert threaded == requests
+    assert fluid["traffic"] == requests["traffic"]
+    means = [document["policies"]["hpa"]["indicators"]["latency_mean_s"]["mean"] for document in (fluid, requests)]
+    assert means[0] != means[1]
+
+
+def test_bench_agreement_judges_and_says_so_by_its_exit_code(sim, tmp_path):
+    """The record of what was played is one that runs and reports can ask."""
+    record = tmp_path / "record.json"
+    args = ["--only", "least_outstanding fifo load 0.3 pods 5 scv 1", "--seeds", "4", "--record", record, "--json"]
+    done = sim("bench", "agreement", *args)
+    document = json.loads(done.stdout)
+    assert done.returncode == (0 if document["verdict"]["agree"] else 1), done.stderr
+    (row,) = document["scenarios"]
+    assert row["seeds"] == 4 and abs(row["differences"]["latency_mean_s"]["mean"]) < 10.0
+    assert json.loads(record.read_text())["scenarios"][0]["name"] == row["scenario"]
+
+
 def test_run_refuses_to_play_beyond_the_trace(sim, trace):
     refused(sim("run", "production", "--trace", trace, "--start", "1h", "--duration", "2h"), "wave.csv.gz", "7200")
 

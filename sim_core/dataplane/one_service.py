@@ -475,17 +475,17 @@ def _play(
         while k < n_running[pod]:
             other = running[pod, k]
             job_left[other] -= gone
-            if job_left[other] <= 1e-12:
+            if job_left[other] <= 1e-9:
                 n_events = _push(times, kinds, jobs, n_events, now + job_held[other], _HELD_DONE, other)
                 n_running[pod] -= 1
                 running[pod, k] = running[pod, n_running[pod]]
             else:
                 k += 1
         if sharing == CFS_QUOTA:
-            if now >= period_end[pod] - 1e-12:
+            if now >= period_end[pod] - 1e-9:
                 period_end[pod] += math.ceil((now - period_end[pod]) / period_s + 1e-9) * period_s
                 used[pod], throttled[pod] = 0.0, False
-            if used[pod] >= cores * period_s - 1e-12:
+            if used[pod] >= cores * period_s - 1e-9:
                 throttled[pod] = True
         if starts >= 0:
             job_left[starts] = job_cpu[starts]

@@ -189,7 +189,8 @@ def serve_station(load, state, answer, shape):
     answer.admitted = admitted
     answer.cpu_core_s = served * unit
     answer.utilization = min(_MOST, inflow / capacity)
-    _tell_times(load, here, answer, shape, unit)
+    _as_met(state, capacity)
+    _tell_times(load, state.met, answer, shape, unit)
     answer.waiting = min(state.open, expected_admitted / load.tick_s * here.wait_s)
 
 
@@ -208,17 +209,38 @@ def _refuse_all(load, state, answer, offered):
 
 @kernel
 def _interpolate(state):
+    """Sets `here` to the point at `utilization`."""
     here, below, above = state.here, state.below, state.above
-    part = (state.utilization - below.utilization) / (above.utilization - below.utilization)
-    here.utilization = state.utilization
-    here.open = below.open + part * (above.open - below.open)
-    here.blocked = below.blocked + part * (above.blocked - below.blocked)
-    here.waits = below.waits + part * (above.waits - below.waits)
-    here.wait_s = below.wait_s + part * (above.wait_s - below.wait_s)
-    here.wait_variance_s2 = below.wait_variance_s2 + part * (above.wait_variance_s2 - below.wait_variance_s2)
-    here.wait_third_s3 = below.wait_third_s3 + part * (above.wait_third_s3 - below.wait_third_s3)
-    here.extra_variance_s2 = below.extra_variance_s2 + part * (above.extra_variance_s2 - below.extra_variance_s2)
-    here.extra_third_s3 = below.extra_third_s3 + part * (above.extra_third_s3 - below.extra_third_s3)
+    _mix(here, below, above, (state.utilization - below.utilization) / (above.utilization - below.utilization))
+
+
+@kernel
+def _mix(into, one, other, part):
+    into.utilization = one.utilization + part * (other.utilization - one.utilization)
+    into.open = one.open + part * (other.open - one.open)
+    into.blocked = one.blocked + part * (other.blocked - one.blocked)
+    into.waits = one.waits + part * (other.waits - one.waits)
+    into.wait_s = one.wait_s + part * (other.wait_s - one.wait_s)
+    into.wait_variance_s2 = one.wait_variance_s2 + part * (other.wait_variance_s2 - one.wait_variance_s2)
+    into.wait_third_s3 = one.wait_third_s3 + part * (other.wait_third_s3 - one.wait_third_s3)
+    into.extra_variance_s2 = one.extra_variance_s2 + part * (other.extra_variance_s2 - one.extra_variance_s2)
+    into.extra_third_s3 = one.extra_third_s3 + part * (other.extra_third_s3 - one.extra_third_s3)
+
+
+@kernel
+def _as_met(state, capacity):
+    """Sets `met`: what the arrivals of this tick meet on the mean, from the last tick's end to this one's.
+
+    A station that settles within far less than a tick is met as it is at the end; one that takes long, half way.
+    """
+    last, here = state.last, state.here
+    moved = abs(last.open - here.open)
+    if moved <= 1e-3 * here.open or last.utilization <= 0.0:
+        _copy(state.met, here)
+    else:
+        ticks = (state.above.open - state.below.open) / (state.above.utilization - state.below.utilization) / capacity
+        _mix(state.met, here, last, 0.5 * ticks / (1.0 + ticks))
+    _copy(last, here)
 
 
 @kernel

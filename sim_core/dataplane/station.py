@@ -68,9 +68,12 @@ STATION_STATE = np.dtype(
         ("speed", np.float64, (LEVELS + 1,)),  # cores that a pod with 0, stride, 2 stride ... open calls keeps busy
         ("scratch", np.float64, (LEVELS + 1,)),
         ("cell", np.int64),  # of the grid of utilizations: between `below` and `above`; -1: none yet
+        ("cold", POINT),  # scratch
         ("below", POINT),
         ("above", POINT),
-        ("here", POINT),  # interpolated at `utilization`
+        ("here", POINT),  # interpolated at `utilization`: at the end of the tick
+        ("last", POINT),  # at the end of the last tick
+        ("met", POINT),  # what the arrivals of the tick met on the mean
     ],
     align=True,
 )

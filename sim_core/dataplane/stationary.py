@@ -41,16 +41,19 @@ _SATURATED = 1e-4  # a pod that works this near to its capacity works at it
 _NEGLIGIBLE = 1e-6  # weight of a state of the chain, over that of the likeliest
 _MOST_NODES = 8
 # Fitted, see fit.py: from which occupancy on the variability of service times widens the chain, ...
-_SATURATION_POWER = 40
+_SATURATION_POWER = 60
+# ... the power of that variability that many pods feel where it is above 1, ...
+_HEAVY_TOGETHER = 0.9
 # ... what a balancer that picks a pod once leaves unequal, over the calls that wait, ...
 _ONCE = 0.55
 # ... how the disorder of several nodes exceeds the binomial one, ...
 _NODES_DISORDER = 1.08
-# ... what a balancer with two choices adds to the fluctuation of all calls together, as a power of utilization, ...
-_TWO_CHOICES_POWER = 2.5
+# ... how much of the fluctuation of all calls together two choices keep: a factor, times a power of utilization, ...
+_TWO_CHOICES, _TWO_CHOICES_POWER = 0.82, 2.0
 # ... and standard deviations between a timeout and the work in pods that refuse while others have room.
 _HOLE, _HOLE_BY_LOG_PODS, _HOLE_BY_OVERLOAD, _HOLE_BY_SCV = 0.33, 0.31, 1.1, 0.24
 _HOLE_OF_TWO, _HOLE_OF_TWO_BY_LOG_PODS, _HOLE_OF_TWO_BY_OVERLOAD = 0.62, 0.075, 2.4
+_SHARED_EVENNESS = 0.5  # of calls that share the CPUs of balanced pods
 _HOLE_SPREAD = 1.8  # variance of a wait that such pods add, over the calls that there is room for beyond
 
 
@@ -291,6 +294,42 @@ def unequal_factor(balancing, scv, utilization):
 
 
 @kernel
+def line_scv(load, utilization):
+    """SCV of service times as the calls of a pod's line feel it [1].
+
+    Sharing the CPU makes them not matter, as long as every call finds a worker: a line for workers is served in order.
+    """
+    if load.sharing == FIFO:
+        return load.cpu_scv
+    in_line = min(1.0, utilization) ** (1.5 * max(0.0, load.workers - load.cores))
+    return 1.0 + (load.cpu_scv - 1.0) * in_line
+
+
+@kernel
+def take_quota(load, point, utilization, balanced):
+    """What a CPU quota makes of the waits of shared CPUs: calls run at full speed until it is used up. Fitted.
+
+    A pod's unused quota buffers bursts up to the length of a period; balanced pods seldom use theirs up.
+    """
+    buffered = math.sqrt(load.quota_period_s / (4.0 * load.cpu_s))
+    if balanced:
+        kept = min(1.0, 0.35 * load.cpu_scv**0.33 * utilization / max(1e-9, buffered))
+        kept += (1.0 - kept) * min(1.0, utilization) ** 40
+        wait = point.wait_s * kept
+        waits = -math.expm1(-1.2 * wait)
+    else:
+        kept = min(1.0, utilization) ** (1.5 * max(0.05, load.cpu_scv) ** -0.4 * buffered)
+        wait = point.wait_s * kept
+        waits = min(1.0, kept * utilization)
+    line = min(1.0, utilization) ** (1.5 * max(0.0, load.workers - load.cores))
+    mean = wait / max(1e-9, waits)
+    variance, third = mixed_cumulants(waits, mean, mean * mean, 2.0 * mean**3)
+    point.wait_s, point.waits = wait, waits
+    point.wait_variance_s2 = line * point.wait_variance_s2 + (1.0 - line) * variance
+    point.wait_third_s3 = line * point.wait_third_s3 + (1.0 - line) * third
+
+
+@kernel
 def room_in_reach(load, pods, utilization, held, room, most):
     """Calls that pods hold in overload before some refuse while others have room [calls].
 
@@ -305,7 +344,7 @@ def room_in_reach(load, pods, utilization, held, room, most):
         deviations = _HOLE_OF_TWO + _HOLE_OF_TWO_BY_LOG_PODS * math.log(pods) - _HOLE_OF_TWO_BY_OVERLOAD * max(0.0, utilization - 1.0)
     else:
         deviations = _HOLE + _HOLE_BY_LOG_PODS * math.log(pods) - _HOLE_BY_OVERLOAD * max(0.0, utilization - 1.0)
-    scv = load.cpu_scv if load.sharing == FIFO else 1.0
+    scv = line_scv(load, utilization)
     deviations = max(0.0, deviations) * (1.0 + _HOLE_BY_SCV * max(0.0, scv - 1.0))
     spread = deviations * math.sqrt(scv)
     root = 0.5 * (math.sqrt(spread * spread + 4.0 * fits) - spread)
@@ -322,7 +361,7 @@ def balanced_point(load, state, point, utilization, held, room):
     busy = utilization * most
     balanced = load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO
     pods = max(1.0, load.ready) if balanced else 1.0
-    scv = load.cpu_scv if load.sharing == FIFO else 1.0
+    scv = line_scv(load, utilization)
     servers = math.ceil(load.cores)
     if state.capacity < 1.0 and load.sharing == FIFO:
         # Workers bind: what is served is the whole time that a call holds its worker.
@@ -330,13 +369,21 @@ def balanced_point(load, state, point, utilization, held, room):
         servers = load.workers
     factor = scv_factor(scv, servers, utilization)
     factor *= gap_factor(load, scv, utilization) / (0.5 * (1.0 + scv))
+    if balanced and pods > 1.0 and factor > 1.0:
+        factor **= _HEAVY_TOGETHER
+    alone_factor = 1.0
+    if not balanced:
+        # A single pod's wait goes with the variability; in overload, its room is what counts.
+        full = min(1.0, utilization) ** 20
+        alone_factor = 1.0 + (factor - 1.0) * (1.0 - full)
+        factor = 1.0 + (factor - 1.0) * full
     reached = room
     if balanced and pods > 1.0:
         reached = room_in_reach(load, pods, utilization, held, room, most)
     take_chain(load, state, point, pods, busy, held, reached, max(0.05, factor))
     accepted = max(1e-12, busy * (1.0 - point.blocked))
     alone = 1.0 / call_speed(load)
-    wait = max(0.0, point.open / accepted - held - alone)
+    wait = max(0.0, point.open / accepted - held - alone) * alone_factor
     local, fill = 0.0, 1.0
     if balanced and pods > 1.0:
         at = min(utilization, 0.985) * most
@@ -345,7 +392,7 @@ def balanced_point(load, state, point, utilization, held, room):
         unequal, together = local, 1.0
         if load.balancing == POWER_OF_TWO:
             unequal = max(local, calls_of_two_choices(state, at) / at - held - alone)
-            together = min(1.0, utilization) ** _TWO_CHOICES_POWER
+            together = _TWO_CHOICES * min(1.0, utilization) ** _TWO_CHOICES_POWER
         elif load.nodes > 1:
             unequal = max(local, _NODES_DISORDER * (calls_of_nodes(state, at, load.nodes) / at - held - alone))
         spread = unequal_factor(load.balancing, scv, utilization) if load.sharing == FIFO else 1.0
@@ -366,39 +413,51 @@ def balanced_point(load, state, point, utilization, held, room):
     third_open = min(bound, max(-bound, third_open - (held + alone) / (accepted * pods) ** 2))
     point.open = accepted * (wait + alone)
     per_call = 1.0 / most
-    scv_departures = (load.cpu_scv + servers - 1.0) / servers
-    third_departures = third_cumulant_factor(load.cpu_scv) / servers**2
+    cpu_scv = line_scv(load, utilization)
+    scv_departures = (cpu_scv + servers - 1.0) / servers
+    third_departures = third_cumulant_factor(cpu_scv) / servers**2
     point.wait_s = wait
     spread_j = 0.8 * local + _HOLE_SPREAD * math.sqrt(scv) * (room - reached) * (1.0 - fill)
-    if load.sharing == PROCESSOR_SHARING or load.sharing == CFS_QUOTA:
-        shared_cumulants(load, point, wait, wait + alone, spread_j)
-    else:
-        point.wait_variance_s2 = wait * per_call * scv_departures + spread_j * per_call + variance_open
-        point.wait_third_s3 = (
-            wait * per_call * per_call * third_departures
-            + 3.0 * (spread_j * per_call + variance_open) * per_call * scv_departures
-            + third_open
-        )
-        point.extra_variance_s2 = point.extra_third_s3 = 0.0
+    point.wait_variance_s2 = wait * per_call * scv_departures + spread_j * per_call + variance_open
+    point.wait_third_s3 = (
+        wait * per_call * per_call * third_departures
+        + 3.0 * (spread_j * per_call + variance_open) * per_call * scv_departures
+        + third_open
+    )
+    point.extra_variance_s2 = point.extra_third_s3 = 0.0
     point.waits = -math.expm1(-1.2 * wait)
+    if load.sharing == PROCESSOR_SHARING:
+        shared_cumulants(load, point, _SHARED_EVENNESS if balanced and pods > 1.0 else 0.0)
+    elif load.sharing == CFS_QUOTA:
+        take_quota(load, point, utilization, balanced)
+        point.open = accepted * (point.wait_s + alone)
 
 
 @kernel
-def shared_cumulants(load, point, wait, sojourn, spread):
+def shared_cumulants(load, point, evenness):
     """Cumulants where calls share the CPU: long calls wait longer, so the wait correlates with the CPU time.
 
-    A call of the CPU time x stays x times the stretch on the mean; the rest is fitted to the exponential case of
-    Coffman, Muntz and Trotter, "Waiting time distributions for processor-sharing systems", J. ACM 17 (1970).
+    A call of the CPU time x takes x times the stretch on the mean; what varies beyond is fitted to the exponential case
+    of Coffman, Muntz and Trotter, "Waiting time distributions for processor-sharing systems", J. ACM 17 (1970). Calls
+    beyond the workers wait in line for one, as they would for a CPU that serves them one by one.
+
+    Args:
+        point: with the cumulants of a wait in line, which are replaced.
+        evenness: of the calls in pods: 0 at random, 1 nearly as many in each [1].
     """
-    scv = load.cpu_scv
-    stretch = sojourn
-    rest = 2.0 * max(0.0, stretch - 1.0) / (stretch + 1.0) * stretch * stretch * (0.5 * (1.0 + scv)) ** 0.5
-    total = scv * stretch * stretch + rest
-    third = 2.3 * total * math.sqrt(total) * math.sqrt(total) / max(1e-9, stretch)
-    point.wait_variance_s2 = max(0.0, rest + scv * (stretch - 1.0) ** 2)
-    point.wait_third_s3 = 0.0
-    point.extra_variance_s2 = total - scv - point.wait_variance_s2
-    point.extra_third_s3 = third - third_cumulant_factor(scv)
+    scv, wait = load.cpu_scv, point.wait_s
+    alone = 1.0 / call_speed(load)
+    queued = (wait / (1.0 + wait)) ** max(1.0, load.workers - load.cores)  # part of the wait before a worker is free
+    stretch = alone + wait * (1.0 - queued)
+    rest = 2.0 * max(0.0, stretch - alone) / (stretch + alone) * stretch * stretch * (0.5 * (1.0 + scv)) ** 0.5
+    rest *= (1.0 - queued) * (1.0 - evenness)
+    shared = scv * stretch * stretch + rest
+    skewed = third_cumulant_factor(scv) * stretch**3 + 3.0 * rest * (rest / stretch + 0.6 * scv * stretch)
+    line, line3 = point.wait_variance_s2 * queued, point.wait_third_s3 * queued
+    point.wait_variance_s2 = line + rest + scv * (stretch - alone) ** 2
+    point.wait_third_s3 = line3
+    point.extra_variance_s2 = shared + line - scv * alone * alone - point.wait_variance_s2
+    point.extra_third_s3 = skewed - third_cumulant_factor(scv) * alone**3
 
 
 @kernel
@@ -407,7 +466,7 @@ def independent_point(load, point, utilization, held, room):
     cores, speed = load.cores, call_speed(load)
     servers = math.ceil(cores / speed - 1e-9)
     busy = utilization * cores
-    scv = load.cpu_scv if load.sharing == FIFO else 1.0
+    scv = line_scv(load, utilization)
     plain = scv_factor(scv, servers, utilization)
     factor = max(0.02, plain * gap_factor(load, scv, utilization) / (0.5 * (1.0 + scv)))
     if utilization < 1.0:
@@ -466,25 +525,42 @@ def independent_point(load, point, utilization, held, room):
     point.extra_variance_s2 = point.extra_third_s3 = 0.0
     alone = 1.0 / speed
     point.open = accepted * (point.wait_s + alone)
-    if load.sharing != FIFO:
-        shared_cumulants(load, point, point.wait_s, point.wait_s + alone, 0.0)
+    if load.sharing == PROCESSOR_SHARING:
+        shared_cumulants(load, point, 0.0)
+    elif load.sharing == CFS_QUOTA:
+        take_quota(load, point, utilization, False)
+        point.open = accepted * (point.wait_s + alone)
 
 
 @kernel
 def take_point(load, state, point, utilization):
     """Sets POINT, times in seconds."""
-    unit = load.cpu_s * effective_slowness(load)
-    held = load.held_s / unit
-    room = load.workers + load.queue_limit
     point.utilization = utilization
     if utilization <= 0.0:
         point.open = point.blocked = point.waits = point.wait_s = 0.0
         point.wait_variance_s2 = point.wait_third_s3 = point.extra_variance_s2 = point.extra_third_s3 = 0.0
         return
+    slowness = effective_slowness(load)
+    unit = load.cpu_s * slowness
+    room = load.workers + load.queue_limit
     if load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO or state.capacity < 1.0:
-        balanced_point(load, state, point, utilization, held, room)
+        balanced_point(load, state, point, utilization, load.held_s / unit, room)
+        _in_seconds(point, unit)
+    elif load.cold <= 0.0 or load.cold >= load.ready:
+        independent_point(load, point, utilization, load.held_s / unit, room)
+        _in_seconds(point, unit)
     else:
-        independent_point(load, point, utilization, held, room)
+        # Cold pods get as many calls as warm ones, and may drown in them.
+        cold_s, cold = load.cpu_s * load.cold_factor, state.cold
+        independent_point(load, point, utilization / slowness, load.held_s / load.cpu_s, room)
+        _in_seconds(point, load.cpu_s)
+        independent_point(load, cold, utilization / slowness * load.cold_factor, load.held_s / cold_s, room)
+        _in_seconds(cold, cold_s)
+        _mix_cold(load, point, cold, unit, cold_s)
+
+
+@kernel
+def _in_seconds(point, unit):
     point.wait_s *= unit
     point.wait_variance_s2 *= unit * unit
     point.extra_variance_s2 *= unit * unit
@@ -493,8 +569,43 @@ def take_point(load, state, point, utilization):
 
 
 @kernel
+def _mix_cold(load, point, cold, unit, cold_s):
+    """Makes of the points of a warm and a cold pod that of the mean pod, whose calls need `unit` of CPU time."""
+    share = load.cold / load.ready
+    accepted = (1.0 - share) * (1.0 - point.blocked) + share * (1.0 - cold.blocked)
+    part = share * (1.0 - cold.blocked) / accepted  # of the admitted calls
+    warm_s = load.cpu_s
+    alone = 1.0 / call_speed(load)
+    # Sojourns without the held time: cumulants of each, mixed; CPU times of the mean pod are taken off again below.
+    one, other = point.wait_s + warm_s * alone, cold.wait_s + cold_s * alone
+    mean = one + part * (other - one)
+    scv, third_factor = load.cpu_scv * alone * alone, third_cumulant_factor(load.cpu_scv) * alone**3
+    one_2 = point.wait_variance_s2 + point.extra_variance_s2 + scv * warm_s**2
+    other_2 = cold.wait_variance_s2 + cold.extra_variance_s2 + scv * cold_s**2
+    one_3 = point.wait_third_s3 + point.extra_third_s3 + third_factor * warm_s**3
+    other_3 = cold.wait_third_s3 + cold.extra_third_s3 + third_factor * cold_s**3
+    to_one, to_other = one - mean, other - mean
+    variance = (1.0 - part) * (one_2 + to_one**2) + part * (other_2 + to_other**2)
+    third = (1.0 - part) * (one_3 + 3.0 * to_one * one_2 + to_one**3)
+    third += part * (other_3 + 3.0 * to_other * other_2 + to_other**3)
+    to_one, to_other = point.wait_s, cold.wait_s
+    point.wait_s = max(0.0, mean - unit * alone)
+    spread = part * (1.0 - part) * (to_other - to_one) ** 2
+    point.wait_variance_s2 = (1.0 - part) * point.wait_variance_s2 + part * cold.wait_variance_s2 + spread
+    point.wait_third_s3 = 0.0
+    point.extra_variance_s2 = variance - point.wait_variance_s2 - scv * unit**2
+    point.extra_third_s3 = third - third_factor * unit**3
+    point.waits += part * (cold.waits - point.waits)
+    point.open += share * (cold.open - point.open)
+    point.blocked = 1.0 - accepted
+
+
+@kernel
 def effective_slowness(load):
-    """CPU time of a call over that on a warm pod, on the mean of pods that each get what they can take [1]."""
+    """CPU time of a call over that on a warm pod, on the mean [1].
+
+    Balancers that look at open calls give each pod what it can take; others give cold pods as much as warm ones.
+    """
     if load.cold <= 0.0:
         return 1.0
     return load.ready / (load.ready - load.cold * (1.0 - 1.0 / load.cold_factor))

@@ -29,8 +29,6 @@ from sim_core.dataplane.requests.records import (
     endpoint_at,
     frame_at,
     group_at,
-    pod_at,
-    service_at,
     station_at,
     sums_at,
 )
@@ -70,6 +68,9 @@ def offer_attempt(engine, thread):
     sums_at(engine.the_sums, call.service).calls += 1.0
     frame.attempt_s = now_s
     frame.out_station = NONE
+    if frame.trace != 0:
+        engine.next_span += 1
+        frame.out_span = engine.next_span
     frame.out_node = next_below(engine, group.nodes) if group.nodes > 1 else 0
     opens = count_at(engine.call_opens, state.open_first + frame.out_node)
     if opens.n >= call.breaker_requests:
@@ -131,7 +132,7 @@ def new_visit(engine, thread, call, index):
     if caller.trace != 0:
         engine.next_span += 1
         frame.span = engine.next_span
-        frame.parent_span = caller.span
+        frame.parent_span = caller.out_span
     return visit
 
 
@@ -297,11 +298,3 @@ def answer_caller(engine, visit, answered):
         if owner.life == caller.owner_life:
             owner.retried = True
     conclude_attempt(engine, frame.parent, answered)
-
-
-@kernel
-def cold_factor(engine, station):
-    """How much longer CPU steps take in this pod now."""
-    service = service_at(engine.the_services, station.service)
-    pod = pod_at(engine.the_pods, service.pods_first + station.row)
-    return service.cold_factor if pod.cold else 1.0

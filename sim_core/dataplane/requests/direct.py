@@ -16,8 +16,9 @@ import numpy as np
 from sim_core.compiled import kernel
 from sim_core.dataplane.requests.arrivals import new_request, next_arrival
 from sim_core.dataplane.requests.balancing import choose_station, open_call
-from sim_core.dataplane.requests.calls import cold_factor, earn_retries, may_time_out, new_visit
+from sim_core.dataplane.requests.calls import earn_retries, may_time_out, new_visit
 from sim_core.dataplane.requests.cpu import first_free
+from sim_core.dataplane.requests.dispatch import handle_first, run_woken
 from sim_core.dataplane.requests.draws import mixed, next_bits, next_time
 from sim_core.dataplane.requests.memory import grow
 from sim_core.dataplane.requests.records import (
@@ -35,6 +36,7 @@ from sim_core.dataplane.requests.records import (
     count_at,
     distribution_at,
     endpoint_at,
+    event_at,
     frame_at,
     group_at,
     index_at,
@@ -119,10 +121,13 @@ def play_direct(engine, begin_s, tick_s):
     for choice in range(group.choices):
         station = station_at(engine.stations, index_at(engine.choices, group.first + choice).at)
         station.oldest = station.newest = NONE
-        station.inside = station.busy
+        station.inside = 0
     n, queue_s = 0, 0.0
     while engine.left > 0:
         now_s = engine.arrival_s
+        while engine.n_events > 0 and event_at(engine.events, 0).time_s < now_s:  # of those from before the tick
+            handle_first(engine, event_at(engine.events, 0).time_s)
+            run_woken(engine)
         random_before, turn_before = engine.random, turn.turn
         index = choose_station(engine, call.service, 0, np.uint64(0))
         station = station_at(engine.stations, index)
@@ -131,7 +136,7 @@ def play_direct(engine, begin_s, tick_s):
             station.inside -= 1
         stream.random = mixed(arrival.key, arrival.taken)
         stream.random = mixed(next_bits(stream), 0)
-        factor = cold_factor(engine, station)
+        factor = station.cold_factor
         work_s = next_time(stream, times, mean_s) * factor
         clock = clock_at(
             engine.servers,
@@ -140,7 +145,10 @@ def play_direct(engine, begin_s, tick_s):
         start_s = max(clock.free_s, now_s)
         end_s = start_s + work_s / group.speed
         # A call that waits for a worker of a cold pod may be begun when the pod is warm.
-        if station.inside >= (room if factor == 1.0 else group.workers) or end_s > now_s + call.timeout_s:
+        if (
+            station.busy + station.inside >= (room if factor == 1.0 else group.workers)
+            or end_s > now_s + call.timeout_s
+        ):
             engine.random, turn.turn = random_before, turn_before
             break
         clock.free_s = end_s

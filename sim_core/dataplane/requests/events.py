@@ -12,16 +12,12 @@ import math
 from sim_core.compiled import kernel
 from sim_core.dataplane.cache.fluid import cache_hit_ratio
 from sim_core.dataplane.requests.arrivals import arrive, expect_arrivals, next_arrival
-from sim_core.dataplane.requests.calls import change_waiting, handle_ejection, handle_timeouts
-from sim_core.dataplane.requests.cpu import handle_station, report_cpu
+from sim_core.dataplane.requests.calls import change_waiting
+from sim_core.dataplane.requests.cpu import report_cpu
 from sim_core.dataplane.requests.direct import can_play_direct, is_direct, play_direct
-from sim_core.dataplane.requests.heap import drop_first
+from sim_core.dataplane.requests.dispatch import handle_first, run_woken
 from sim_core.dataplane.requests.records import (
     NONE,
-    OF_CACHE,
-    OF_EJECTION,
-    OF_STATION,
-    OF_TIMEOUTS,
     cache_at,
     cache_state_at,
     cache_station_at,
@@ -31,7 +27,6 @@ from sim_core.dataplane.requests.records import (
     database_state_at,
     database_station_at,
     event_at,
-    frame_at,
     group_at,
     index_at,
     pod_at,
@@ -41,7 +36,6 @@ from sim_core.dataplane.requests.records import (
 )
 from sim_core.dataplane.requests.stations import follow_pods
 from sim_core.dataplane.requests.steps import advance
-from sim_core.dataplane.requests.stores import handle_cache
 from sim_core.dataplane.requests.threads import make_room
 
 
@@ -134,12 +128,9 @@ def play(engine, arrivals, tick, tick_s):
     expect_arrivals(engine, arrivals, tick)
     next_arrival(engine, begin_s, tick_s)
     if engine.direct and engine.run_head == NONE and can_play_direct(engine):
-        while engine.n_events > 0 and event_at(engine.events, 0).time_s < end_s:
-            _handle_first(engine, event_at(engine.events, 0).time_s)
-            _run_all(engine)
         play_direct(engine, begin_s, tick_s)
     while True:
-        _run_all(engine)
+        run_woken(engine)
         event_s = event_at(engine.events, 0).time_s if engine.n_events > 0 else math.inf
         if engine.arrival_s <= event_s:
             if engine.left == 0:
@@ -152,49 +143,9 @@ def play(engine, arrivals, tick, tick_s):
             advance(engine, thread)
         elif event_s < end_s:
             engine.plain = False
-            _handle_first(engine, event_s)
+            handle_first(engine, event_s)
         else:
             return
-
-
-@kernel
-def _run_all(engine):
-    while engine.run_head != NONE:
-        _run_first(engine)
-
-
-@kernel
-def _run_first(engine):
-    """Lets the thread go on that was woken first."""
-    make_room(engine)
-    thread = engine.run_head
-    following = frame_at(engine.frames, thread).next
-    engine.run_head = following
-    if following == NONE:
-        engine.run_tail = NONE
-    advance(engine, thread)
-
-
-@kernel
-def _handle_first(engine, time_s):
-    """The earliest event happens."""
-    what = event_at(engine.events, 0).what
-    drop_first(engine)
-    engine.now_s = time_s
-    engine.handled += 1
-    thread, token = what >> 32, (what << 32) >> 32
-    if thread >= 0:
-        if frame_at(engine.frames, thread).token == token:
-            make_room(engine)
-            advance(engine, thread)
-    elif thread == OF_STATION:
-        handle_station(engine, token, time_s)
-    elif thread == OF_CACHE:
-        handle_cache(engine, token)
-    elif thread == OF_TIMEOUTS:
-        handle_timeouts(engine, token)
-    elif thread == OF_EJECTION:
-        handle_ejection(engine, token, time_s)
 
 
 @kernel

@@ -41,12 +41,21 @@ def push_event(engine, time_s, thread, token):
 @kernel
 def drop_first(engine):
     """Removes the earliest event."""
-    events = engine.events
     n = engine.n_events - 1
     engine.n_events = n
-    last = event_at(events, n)
-    time_s = last.time_s
-    what = last.what
+    last = event_at(engine.events, n)
+    _sink(engine.events, n, last.time_s, last.what)
+
+
+@kernel
+def move_first(engine, time_s):
+    """Lets the earliest event happen again, at `time_s`: cheaper than to remove it and to add it."""
+    _sink(engine.events, engine.n_events, time_s, event_at(engine.events, 0).what)
+
+
+@kernel
+def _sink(events, n, time_s, what):
+    """Puts an event in the place of the first of `n`, and each child that is earlier above it."""
     place = 0
     while True:
         child = 4 * place + 1

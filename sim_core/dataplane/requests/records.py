@@ -92,6 +92,7 @@ FRAME = np.dtype(
         ("trace", np.uint64),  # 0: not sampled
         ("span", np.uint64),
         ("parent_span", np.uint64),
+        ("out_span", np.uint64),  # of the attempt that it waits for
         ("step_s", np.float64),  # when the present step began; kept for sampled requests only
     ],
     align=True,
@@ -104,7 +105,7 @@ STATION = np.dtype(
         ("serial", np.int64),  # of its pod; NONE: no pod
         ("service", np.int64),
         ("row", np.int64),  # of the pod among those of its service
-        ("cold_factor", np.float64),  # now
+        ("cold_factor", np.float64),  # how much longer CPU steps take in this tick
         ("busy", np.int64),  # workers that hold a call
         ("queued", np.int64),  # calls that wait for a worker
         ("queue_head", np.int32),
@@ -127,7 +128,7 @@ STATION = np.dtype(
         ("ejected_until_s", np.float64),
         ("oldest", np.int64),  # `direct.py`: its first visit of this tick that may not be over
         ("newest", np.int64),
-        ("inside", np.int64),  # ... and how many there are at most, those from before the tick included
+        ("inside", np.int64),  # ... and how many there are at most
     ],
     align=True,
 )
@@ -236,19 +237,19 @@ POOL = np.dtype([("used", np.int32), ("head", np.int32), ("tail", np.int32)], al
 
 DISTRIBUTION = np.dtype([("kind", np.int64), ("a", np.float64), ("b", np.float64)], align=True)
 
-# A step of a sampled request, or an attempt of a call, or the request itself.
+# A sampled request, a call as its callee saw it, an attempt of a call as its caller saw it, or a step.
 SPAN = np.dtype(
     [
         ("trace", np.uint64),
         ("span", np.uint64),
         ("parent", np.uint64),  # 0: none
-        ("service", np.int32),
-        ("pod", np.int32),  # serial
+        ("caller", np.int32),  # service that recorded it; NONE: the load balancer
+        ("service", np.int32),  # where it was done: of an attempt, the callee
+        ("pod", np.int32),  # serial of its pod there; NONE: no pod
         ("endpoint", np.int32),
-        ("call", np.int32),
-        ("attempt", np.int32),
-        ("kind", np.int32),
-        ("outcome", np.int32),
+        ("attempt", np.int32),  # 0 for the first; NONE: no attempt
+        ("kind", np.int32),  # STEP.kind, or one of `spans.py`
+        ("answered", np.int32),  # 1, or 0: refused, not in time, an error
         ("request_class", np.int32),
         ("start_s", np.float64),
         ("end_s", np.float64),

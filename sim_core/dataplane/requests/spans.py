@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sim_core.compiled import kernel
 from sim_core.dataplane.requests.records import NONE, call_at, frame_at, span_at, station_at, step_at
+from sim_core.dataplane.services.records import CALL_STEP, PARALLEL
 
 # SPAN.kind beyond the kinds of steps
 REQUEST_SPAN, ATTEMPT_SPAN, VISIT_SPAN = 100, 101, 102
-FAILED_SPAN, ANSWERED_SPAN = 0, 1
 
 
 @kernel
@@ -22,7 +24,20 @@ def _new_span(engine):
 
 @kernel
 def _serial(engine, index):
-    return station_at(engine.stations, index).serial if index != NONE else NONE
+    return station_at(engine.stations, index).serial if index != NONE else np.int64(NONE)
+
+
+@kernel
+def _fill(engine, span, frame, kind, answered, start_s):
+    """What every span says."""
+    span.trace, span.parent = frame.trace, frame.span
+    span.caller, span.service, span.pod = frame.service, frame.service, _serial(engine, frame.station)
+    span.endpoint = step_at(engine.the_steps, frame.pc if kind < REQUEST_SPAN else frame.first).endpoint
+    span.attempt = NONE
+    span.kind = kind
+    span.answered = 1 if answered else 0
+    span.request_class = frame.request_class
+    span.start_s, span.end_s = start_s, engine.now_s
 
 
 @kernel
@@ -31,18 +46,12 @@ def note_attempt(engine, thread, answered):
     row = _new_span(engine)
     if row == NONE:
         return
-    frame = frame_at(engine.frames, thread)
-    span = span_at(engine.spans, row)
+    frame, span = frame_at(engine.frames, thread), span_at(engine.spans, row)
     call = call_at(engine.the_calls, frame.out_call)
-    engine.next_span += 1
-    span.trace, span.span, span.parent = frame.trace, engine.next_span, frame.span
-    span.service, span.endpoint = call.service, call.endpoint
-    span.pod = _serial(engine, frame.out_station)
-    span.call, span.attempt = frame.out_call, frame.out_attempt
-    span.kind = ATTEMPT_SPAN
-    span.outcome = ANSWERED_SPAN if answered else FAILED_SPAN
-    span.request_class = frame.request_class
-    span.start_s, span.end_s = frame.attempt_s, engine.now_s
+    _fill(engine, span, frame, ATTEMPT_SPAN, answered, frame.attempt_s)
+    span.span = frame.out_span
+    span.service, span.endpoint, span.pod = call.service, call.endpoint, _serial(engine, frame.out_station)
+    span.attempt = frame.out_attempt
 
 
 @kernel
@@ -51,33 +60,22 @@ def note_visit(engine, thread, kind, answered):
     row = _new_span(engine)
     if row == NONE:
         return
-    frame = frame_at(engine.frames, thread)
-    span = span_at(engine.spans, row)
-    span.trace, span.span, span.parent = frame.trace, frame.span, frame.parent_span
-    span.service, span.pod = frame.service, _serial(engine, frame.station)
-    span.endpoint = step_at(engine.the_steps, frame.first).endpoint
-    span.call, span.attempt = frame.call, NONE
-    span.kind = kind
-    span.outcome = ANSWERED_SPAN if answered else FAILED_SPAN
-    span.request_class = frame.request_class
-    span.start_s, span.end_s = frame.started_s, engine.now_s
+    frame, span = frame_at(engine.frames, thread), span_at(engine.spans, row)
+    _fill(engine, span, frame, kind, answered, frame.started_s)
+    span.span, span.parent = frame.span, frame.parent_span
 
 
 @kernel
 def note_step(engine, thread, answered):
-    """A step that is over."""
+    """A step that is over. Calls and parallel branches leave spans of their own."""
     frame = frame_at(engine.frames, thread)
-    step = step_at(engine.the_steps, frame.pc)
+    kind = step_at(engine.the_steps, frame.pc).kind
+    if kind == CALL_STEP or kind == PARALLEL:
+        return
     row = _new_span(engine)
     if row == NONE:
         return
     span = span_at(engine.spans, row)
+    _fill(engine, span, frame, kind, answered, frame.step_s)
     engine.next_span += 1
-    span.trace, span.span, span.parent = frame.trace, engine.next_span, frame.span
-    span.service, span.pod = frame.service, _serial(engine, frame.station)
-    span.endpoint = step.endpoint
-    span.call, span.attempt = NONE, NONE
-    span.kind = step.kind
-    span.outcome = ANSWERED_SPAN if answered else FAILED_SPAN
-    span.request_class = frame.request_class
-    span.start_s, span.end_s = frame.step_s, engine.now_s
+    span.span = engine.next_span

@@ -204,6 +204,7 @@ def _set_ready(engine, service):
     for row in range(group.known):
         pod = pod_at(engine.the_pods, parameters.pods_first + row)
         station = station_at(engine.stations, index_at(engine.by_row, group.first + row).at)
+        station.cold_factor = parameters.cold_factor if pod.cold else 1.0
         ready = pod.phase == RUNNING and pod.ready == READY_TRUE and not pod.deleting
         if ready == station.ready:
             continue

@@ -9,7 +9,6 @@ from sim_core.dataplane.requests.calls import (
     answer_caller,
     begin_call,
     change_waiting,
-    cold_factor,
     offer_attempt,
 )
 from sim_core.dataplane.requests.cpu import start_cpu_step
@@ -123,7 +122,7 @@ def _begin_step(engine, thread):
         if frame.station == NONE:
             wait_for(engine, thread, work_s)
         else:
-            start_cpu_step(engine, thread, work_s * cold_factor(engine, station_at(engine.stations, frame.station)))
+            start_cpu_step(engine, thread, work_s * station_at(engine.stations, frame.station).cold_factor)
     elif kind == WAIT:
         wait_for(engine, thread, next_time(frame, distribution_at(engine.step_times, frame.pc), step.mean_s))
     elif kind == CALL_STEP:

@@ -11,7 +11,7 @@ from sim_core.compiled import kernel
 from sim_core.dataplane.cache.fluid import cache_hit_ratio
 from sim_core.dataplane.requests.cpu import first_free
 from sim_core.dataplane.requests.draws import next_below, next_time, next_uniform
-from sim_core.dataplane.requests.heap import push_event
+from sim_core.dataplane.requests.heap import drop_first, move_first, push_event
 from sim_core.dataplane.requests.records import (
     DONE,
     FAILED,
@@ -57,13 +57,18 @@ def begin_lookup(engine, thread, row):
 
 @kernel
 def handle_cache(engine, row):
-    """The first look-up on its way is answered: a hit ends the step, a miss fills the cache and asks the database."""
+    """The first look-up on its way is answered: a hit ends the step, a miss fills the cache and asks the database.
+
+    Its end is the earliest event of the heap, and still there: it gives way to the end of the next look-up.
+    """
     station = cache_station_at(engine.cache_stations, row)
     thread = station.head
     frame = frame_at(engine.frames, thread)
     station.head = frame.next
     if station.head != NONE:
-        push_event(engine, frame_at(engine.frames, station.head).due_s, OF_CACHE, row)
+        move_first(engine, frame_at(engine.frames, station.head).due_s)
+    else:
+        drop_first(engine)
     if frame.state == ZOMBIE:
         free_frame(engine, thread)
         return
