@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import hypothesis
@@ -132,6 +132,13 @@ def watch(worlds: Worlds, duration_s: float, lane: int = 0) -> Seen:
         np.array(whole, dtype=worlds.telemetry().dtype),
         np.array(services, dtype=worlds.tables.service_scrapes.dtype).reshape(-1, n_services),
     )
+
+
+def fields_of(records: np.ndarray, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Every number of records by its path, those of records within them too."""
+    for name in records.dtype.names:
+        values = records[name]
+        yield from fields_of(values, f"{prefix}{name}.") if values.dtype.names else [(f"{prefix}{name}", values)]
 
 
 def plan_of(*parts: tuple[int, float], sync_s: float = 15.0) -> Scaler:

@@ -14,7 +14,7 @@ from sim_core.dataplane.services.kinds import RETRY_SLOTS
 from sim_core.simulation import Worlds
 from sim_core.workload import Trace
 from sim_core.world import Lane, Scaler
-from tests.conftest import Seen, watch
+from tests.conftest import Seen, fields_of, watch
 from tests.generated import Play, capacity_per_s, graph_profiles, plays
 
 SHARES = ("slo_attainment", "availability", "error_ratio", "cache_hit_ratio")
@@ -47,13 +47,6 @@ def broken_promises(play: Play) -> list[str]:
     ]
 
 
-def _fields(record: np.ndarray, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Every number of a record, those of records within it too."""
-    for name in record.dtype.names:
-        values = record[name]
-        yield from _fields(values, f"{prefix}{name}.") if values.dtype.names else [(f"{prefix}{name}", values)]
-
-
 def _sums(worlds: Worlds) -> dict[str, float]:
     """Of a lane, and of its caches."""
     caches = worlds.tables.cache_states[: int(worlds.params["n_caches"][0])]
@@ -63,7 +56,7 @@ def _sums(worlds: Worlds) -> dict[str, float]:
 
 def _account_broken(worlds: Worlds) -> Iterator[str]:
     account, sums = worlds.state["account"][0], _sums(worlds)
-    for name, value in [*_fields(account), *sums.items()]:
+    for name, value in [*fields_of(account), *sums.items()]:
         if not (np.isfinite(value).all() and np.all(value >= 0.0)):
             yield f"account.{name} {value}"
     slack = 1e-9 * sums["requests"]
@@ -105,8 +98,10 @@ def _scrapes_broken(worlds: Worlds, seen: Seen) -> Iterator[str]:
 def _flows_broken(worlds: Worlds) -> Iterator[str]:
     for table in FLOWS:
         rows = worlds.of(0, table)
-        for name, values in _fields(rows, f"{table}."):
-            least = -np.inf if name == "service_flows.unserved" else 0.0  # draws may run behind the expected queue
+        for name, values in fields_of(rows, f"{table}."):
+            least = (
+                -np.inf if name == "service_flows.station.unserved" else 0.0
+            )  # draws may run behind the expected queue
             if not (np.isfinite(values).all() and (values >= least).all()):
                 yield f"{name} {values[~(values >= least)][:4]}"
             if name.endswith("_share") and (values > 1.0 + 1e-9).any():
@@ -121,7 +116,7 @@ def _services_broken(worlds: Worlds, seen: Seen) -> Iterator[str]:
             yield f"desired replicas {state['desired_replicas']}"
         if state["n_active"] > limits.max or state["n_pods"] > row["n_pods"] or state["n_ready"] > state["n_active"]:
             yield f"replicas {state['n_active']}, pods {state['n_pods']} in {row['n_pods']} rows"
-        container, queue_len = service.container, worlds.of(0, "service_flows")["queue_len"][i]
+        container, queue_len = service.container, worlds.of(0, "service_flows")["answer"]["waiting"][i]
         most = state["n_pods"] * (container.workers + container.queue_limit)
         if queue_len > max(most, 0.0) * (1 + 1e-9):
             yield f"queue {queue_len} in {most} places"
@@ -180,9 +175,9 @@ def unbalanced(play: Play) -> list[str]:
     ends = all_answered + all_failed + float(flow["retries"].sum())
     if abs(ends - new) > slack:
         found.append(f"{new} calls, {ends} answered, failed or to be retried")
-    own, offered, lost = worlds.of(0, "service_flows")[0], before[0], before[1]
+    station, offered, lost = worlds.of(0, "service_flows")["station"][0], before[0], before[1]
     done = float(service_sums(worlds)["cpu_core_s"][0]) / service.container.cpu_seconds_per_request
-    work = done + float(own["queue_len"]) + float(own["unserved"])
+    work = done + float(station["open"]) + float(station["unserved"])
     if not offered - lost - slack <= work <= offered + slack:
         found.append(f"{offered} calls, {lost} lost, {work} worked on or waiting")
     return found

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim_core.dataplane.cache.records import HIT_POINTS
-from sim_core.dataplane.latency import lognormal_tail
-from sim_core.dataplane.queueing import probability_of_waiting, queue_after, wait_moments
+from sim_core.dataplane.queueing import probability_of_waiting, queue_after, share_within, take_shape, wait_moments
+from sim_core.dataplane.station import SHAPE
 from sim_core.profile import Profile, load_profile
 from sim_core.simulation import simulate
 from sim_core.theory import erlang_c, lru_hit_ratio, mg1_mean_wait_s, mmc_mean_sojourn_s, mmc_mean_wait_s
@@ -95,12 +95,16 @@ def test_a_settled_queue_fits_into_its_waiting_room(utilization: float, room: fl
     assert 0.0 <= queue <= room
 
 
-def test_lognormal_tail_by_sampling():
-    """Mean 2, variance 3: a million draws put the tail at 5 within five standard errors."""
+def test_the_tail_of_a_lognormal_distribution_by_sampling():
+    """Mean 2, variance 3: a million draws put the tail at 5 within five standard errors; its third cumulant follows from
+    E X^3 = exp(3 mu + 9/2 sigma^2)."""
     log_variance = np.log1p(3.0 / 4.0)
     draws = np.random.default_rng(5).lognormal(np.log(2.0) - log_variance / 2, np.sqrt(log_variance), 1_000_000)
     share = float((draws > 5.0).mean())
-    assert lognormal_tail(2.0, 3.0, 5.0) == pytest.approx(share, abs=5 * np.sqrt(share / 1e6))
+    growth = np.exp(log_variance)
+    (shape,) = np.zeros(1, dtype=SHAPE)
+    take_shape(shape, 2.0, 3.0, 3.0**1.5 * (growth + 2.0) * np.sqrt(growth - 1.0))
+    assert 1.0 - share_within(shape, 5.0) == pytest.approx(share, abs=5 * np.sqrt(share / 1e6))
 
 
 def one_station(tick_s: float = 1.0) -> Profile:

@@ -110,7 +110,7 @@ def test_the_queue_of_a_scrape_is_its_mean_over_the_interval(bare: Profile):
     queue = []
     for _ in range(400):
         worlds.advance(1)
-        queue.append(float(worlds.of(0, "service_flows")["queue_len"][0]))
+        queue.append(float(worlds.of(0, "service_flows")["answer"]["waiting"][0]))
     seen = scrapes(worlds)["queue_len"][:, 0]
     expected = np.array(queue[: 15 * len(seen)]).reshape(-1, 15).mean(axis=1)
     np.testing.assert_allclose(seen, expected, rtol=1e-9, atol=1e-12)
@@ -144,7 +144,9 @@ def test_a_service_behind_retries_sees_all_that_comes_through():
     profile = load_profile("experimental").with_overrides(changes)
     plan = Scaler.schedule(np.array([[4, 2]]))
     worlds = run_worlds([Lane(profile, flat(700.0), 1, scaler=plan)], 600.0)
-    assert worlds.of(0, "service_flows")["unserved"][1] < 30.0 * 200.0  # seconds of two pods' work, and not minutes
+    assert (
+        worlds.of(0, "service_flows")["station"]["unserved"][1] < 30.0 * 200.0
+    )  # seconds of two pods' work, and not minutes
 
 
 @pytest.mark.parametrize("variance", [0.00100, 0.00102, 0.00104])
@@ -154,8 +156,8 @@ def test_a_share_of_good_requests_too_small_to_divide_by_is_none(production, var
     flow, (request_class,) = worlds.of(0, "endpoint_flows")[0], worlds.of(0, "classes")
     flow["mean_s"], flow["variance_s2"] = 1.0, variance
     account_requests(
-        worlds.params[0], worlds.state[0]["account"], request_class, 10.0, flow, worlds.of(0, "class_windows")[0],
-        worlds.of(0, "latency")["requests"][0],
+        worlds.params[0], worlds.state[0]["account"], request_class, 10.0, flow, worlds.of(0, "class_flows")[0],
+        worlds.of(0, "class_windows")[0], worlds.of(0, "latency")["requests"][0],
     )  # fmt: skip
     assert worlds.state["account"]["requests"][0] == 10.0
     assert worlds.state["account"]["good"][0] == 0.0

@@ -34,8 +34,8 @@ ENDPOINT_FLOW = np.dtype(
         ("held_s", np.float64),  # time beside CPU that a call of the tick before held its worker
         ("held_variance_s2", np.float64),
         ("held_third_s3", np.float64),
-        ("share", np.float64),  # of the calls that its service was offered, when it was offered any last
-        ("expected_share", np.float64),
+        ("inside", np.float64),  # its calls in pods whose CPU work is still to be done
+        ("inside_expected", np.float64),
         # of this tick
         ("flow", np.float64),  # calls offered, retries included
         ("expected", np.float64),

@@ -137,14 +137,28 @@ def serve_service(world, i):
     load = flow.load
     mix_calls(service, load, world.endpoints, world.endpoint_flows)
     serve_pods(service, world.service_states[i], flow, world.service_windows[i])
+    pass_on(service, flow, world.endpoint_flows)
+
+
+@kernel
+def pass_on(service, flow, flows):
+    """Shares the calls that were served among the endpoints, each by its part of those in the pods: the ones that were
+    there and the ones that came. Whatever was offered goes on at last, also when no more calls come, or others."""
+    station, answer, taken = flow.station, flow.answer, 1.0 - flow.refused_share
+    inside, expected = 0.0, 0.0
     for e in range(service.endpoints_first, service.endpoints_first + service.n_endpoints):
-        endpoint_flow = world.endpoint_flows[e]
-        if load.arrivals > LEAST:  # else what waited is worked off, in the mix in which it came
-            endpoint_flow.share = endpoint_flow.flow / load.arrivals
-        if load.expected > LEAST:
-            endpoint_flow.expected_share = endpoint_flow.expected / load.expected
-        endpoint_flow.passed_on = flow.answer.served * endpoint_flow.share
-        endpoint_flow.passed_on_expected = flow.answer.passed_on * endpoint_flow.expected_share
+        own = flows[e]
+        own.inside += taken * own.flow
+        own.inside_expected += taken * own.expected
+        inside += own.inside
+        expected += own.inside_expected
+    left = max(0.0, station.open + station.unserved)
+    for e in range(service.endpoints_first, service.endpoints_first + service.n_endpoints):
+        own = flows[e]
+        share = own.inside / inside if inside > LEAST else 0.0
+        own.passed_on, own.inside = answer.served * share, left * share
+        share = own.inside_expected / expected if expected > LEAST else 0.0
+        own.passed_on_expected, own.inside_expected = answer.passed_on * share, station.open * share
 
 
 @kernel
