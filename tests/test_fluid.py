@@ -136,7 +136,8 @@ def flat(rate_per_s: float, duration_s: float) -> Trace:
 @pytest.mark.parametrize("tick_s", [0.5, 1.0])
 @pytest.mark.parametrize("replicas", [1, 4, 10, 50])
 def test_simulated_sojourns_are_those_of_m_m_1_at_any_tick(replicas: int, tick_s: float):
-    """Of pods chosen at random each is M/M/1: mean sojourn within 3 %, utilization within four standard errors of the offered load."""
+    """Of pods chosen at random each is M/M/1: mean sojourn within 3 %, utilization within four standard errors of the
+    offered load."""
     profile = one_station(tick_s)
     for utilization in (0.5, 0.8, 0.9, 0.95):
         rate = utilization * replicas * 40.0
