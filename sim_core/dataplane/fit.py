@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sim_core.compiled import kernel
 from sim_core.dataplane.one_service import Floats, OneService, Played, play
 from sim_core.dataplane.queueing import quantile_of_shape, share_within, take_shape, third_cumulant_factor
 from sim_core.dataplane.services.records import (
@@ -75,8 +76,18 @@ def serve_ticks(service: OneService, rates_per_s: Floats) -> np.ndarray:
 
 def settled(service: OneService, utilization: float, ticks: int = 1500) -> np.void:
     """ANSWER after so many ticks of constant load (over what the CPUs could serve)."""
-    answer: np.void = serve_ticks(service, np.full(ticks, utilization * service.capacity_per_s))[-1]
-    return answer
+    load, state, answer, shape = load_of(service), np.zeros(1, STATION_STATE), np.zeros(1, ANSWER), np.zeros(1, SHAPE)
+    state["cell"] = -1
+    load["arrivals"] = load["expected"] = utilization * service.capacity_per_s * service.tick_s
+    _serve_long(load[0], state[0], answer[0], shape[0], ticks)
+    seen: np.void = answer[0]
+    return seen
+
+
+@kernel
+def _serve_long(load, state, answer, shape, ticks):
+    for _ in range(ticks):
+        serve_station(load, state, answer, shape)
 
 
 @dataclass(frozen=True)
