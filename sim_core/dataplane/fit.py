@@ -3,7 +3,9 @@
 Prints, for every scenario, the mean wait, and how far the station is from the truth in mean latency [%], 95th percentile
 [%], share of calls within 0.3 s [percentage points], and share of attempts refused or given up [points]; and writes the
 table to a CSV file (`--out`). Scenarios of the set `fit` were used to choose the coefficients at the top of
-`stationary.py`; those of the set `judge` (other loads, pods, held times, scvs, rooms) were not looked at for that.
+`stationary.py`, by hand; those of the set `judge` (other loads, pods, held times, scvs, rooms) were not looked at for that.
+
+`tests/station_residuals.csv` is the table of 150,000 calls a scenario (`--calls 1.5e5`).
 
 The truth is one function, `--truth module:function`: it takes a OneService, calls per second for each tick, a seed and
 the first tick that counts, and returns something with the methods of `Played`. `one_service.play` is the default.
