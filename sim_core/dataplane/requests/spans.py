@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from sim_core.compiled import kernel
-from sim_core.dataplane.requests.records import NONE, call_at, class_at, frame_at, span_at, station_at, step_at
+from sim_core.dataplane.requests.memory import grow
+from sim_core.dataplane.requests.records import NONE, SPAN, call_at, class_at, frame_at, span_at, station_at, step_at
 from sim_core.dataplane.services.records import CALL_STEP, PARALLEL
+
+_SPAN_BYTES = SPAN.itemsize
+_FIRST_SPANS = 256
 
 # SPAN.kind beyond the kinds of steps
 REQUEST_SPAN, ATTEMPT_SPAN, VISIT_SPAN = 100, 101, 102
@@ -14,10 +18,14 @@ REQUEST_SPAN, ATTEMPT_SPAN, VISIT_SPAN = 100, 101, 102
 
 @kernel
 def _new_span(engine):
-    """The row of a new span, or NONE where the table is full: that is counted."""
+    """The row of a new span, or NONE where the table is as long as it may be: that is counted."""
     if engine.n_spans >= engine.room_spans:
         engine.lost_spans += 1
         return NONE
+    if engine.n_spans == engine.n_span_rows:
+        rows = min(2 * engine.n_span_rows + _FIRST_SPANS, engine.room_spans)
+        engine.spans = grow(engine.spans, engine.n_span_rows * _SPAN_BYTES, rows * _SPAN_BYTES)
+        engine.n_span_rows = rows
     engine.n_spans += 1
     return engine.n_spans - 1
 
