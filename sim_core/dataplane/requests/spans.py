@@ -42,7 +42,7 @@ def _fill(engine, span, frame, kind, answered, start_s):
     span.caller, span.service, span.pod = frame.service, frame.service, _serial(engine, frame.station)
     span.attempt = NONE
     span.kind = kind
-    span.answered = 1 if answered else 0
+    span.answered = answered
     span.request_class = frame.request_class
     span.start_s, span.end_s = start_s, engine.now_s
 
@@ -55,7 +55,7 @@ def note_attempt(engine, thread, answered):
         return
     frame, span = frame_at(engine.frames, thread), span_at(engine.spans, row)
     call = call_at(engine.the_calls, frame.out_call)
-    _fill(engine, span, frame, ATTEMPT_SPAN, answered, frame.attempt_s)
+    _fill(engine, span, frame, np.int64(ATTEMPT_SPAN), np.int64(answered), frame.attempt_s)
     span.span = frame.out_span
     span.service, span.endpoint, span.pod = call.service, call.endpoint, _serial(engine, frame.out_station)
     span.attempt = frame.out_attempt
@@ -68,7 +68,7 @@ def note_visit(engine, thread, kind, answered):
     if row == NONE:
         return
     frame, span = frame_at(engine.frames, thread), span_at(engine.spans, row)
-    _fill(engine, span, frame, kind, answered, frame.started_s)
+    _fill(engine, span, frame, np.int64(kind), np.int64(answered), frame.started_s)
     span.span, span.parent = frame.span, frame.parent_span
     if frame.call == NONE:
         span.endpoint = class_at(engine.the_classes, frame.request_class).endpoint
@@ -87,7 +87,7 @@ def note_step(engine, thread, answered):
     if row == NONE:
         return
     span = span_at(engine.spans, row)
-    _fill(engine, span, frame, kind, answered, frame.step_s)
+    _fill(engine, span, frame, np.int64(kind), np.int64(answered), frame.step_s)
     engine.next_span += 1
     span.span = engine.next_span
     span.endpoint = step_at(engine.the_steps, frame.pc).endpoint
