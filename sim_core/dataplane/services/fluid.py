@@ -292,7 +292,7 @@ def hold(endpoint, flow, own, mean, variance, third, extra):
 @kernel
 def wait_for_pod(flow, own, mean, variance, third):
     """The sojourn of a call: its steps, and what its pod lets it wait for a worker and for the CPU."""
-    here = own.station.here
+    here = own.station.met
     flow.mean_s = mean + own.answer.wait_s
     flow.variance_s2 = max(0.0, variance + own.answer.wait_variance_s2 + here.extra_variance_s2)
     flow.third_s3 = third + here.wait_third_s3 + here.extra_third_s3
