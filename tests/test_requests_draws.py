@@ -11,9 +11,11 @@ from scipy import stats
 from sim_core import theory
 from sim_core.compiled import kernel
 from sim_core.dataplane.requests import records as er
+from sim_core.dataplane.requests.buckets import bucket_of, log_of
 from sim_core.dataplane.requests.draws import exp_of_minus, mixed, next_below, next_time, set_distribution
 from sim_core.dataplane.requests.heap import begin_events, drop_first, move_first, next_event_s, push_event
 from sim_core.dataplane.requests.memory import release
+from sim_core.dataplane.services import records as r
 
 N = 200_000
 
@@ -85,6 +87,16 @@ def test_the_series_for_small_powers_is_exact():
     """Against the library, on both sides of where the series ends."""
     for x in (0.0, 1e-9, 1e-3, 0.0199, 0.0201, 1.0, 40.0):
         assert exp_of_minus(x) == pytest.approx(math.exp(-x), rel=1e-12)
+
+
+def test_buckets_of_latencies_are_even_in_their_logarithm():
+    """The table's logarithm is off by 2e-6 at most, so buckets by it are those of the library but at their very edges."""
+    times_s = np.exp(np.random.default_rng(2).uniform(math.log(1e-5), math.log(500.0), 20_000))
+    assert np.abs([log_of(time_s) - math.log(time_s) for time_s in times_s]).max() < 2e-6
+    edges = np.exp(np.linspace(math.log(r.LATENCY_MIN_S), math.log(r.LATENCY_MAX_S), r.LATENCY_BUCKETS + 1))
+    expected = np.clip(np.searchsorted(edges, times_s) - 1, 0, r.LATENCY_BUCKETS - 1)
+    assert (np.array([bucket_of(time_s) for time_s in times_s]) != expected).mean() < 1e-3
+    assert (bucket_of(0.0), bucket_of(1e9)) == (0, r.LATENCY_BUCKETS - 1)
 
 
 @kernel
