@@ -256,6 +256,72 @@ def test_a_pending_pod_is_gone_at_once():
     assert deployment.state.n_pods == deployment.state.n_ready == 3
 
 
+def test_a_new_pod_is_new_whatever_was_in_its_row():
+    """Rows are used again: nothing of the pod before is left in them."""
+    service, states, pods = service_of(), rows(SERVICE_STATE, 2), rows(POD, 2)
+    pods[1:].view(np.uint8)[:] = 0x7F
+    for state, pod in zip(states, (pods[:1], pods[1:]), strict=True):
+        create_pod(service, state, pod, KEY, 100.0)
+    for name in POD.names or ():
+        np.testing.assert_array_equal(pods[name][0], pods[name][1], err_msg=name)
+    assert pods[0].next_event_s == pods[0].running_s == 105.0
+
+
+def test_services_and_pods_draw_start_up_times_of_their_own():
+    """From the lane's key, the service's place and the pod's serial."""
+    seen = set()
+    for index in range(3):
+        service, state, pods = (
+            service_of(startup_scv=1.0, readiness_period_s=0.01),
+            rows(SERVICE_STATE, 1)[0],
+            rows(POD, 3),
+        )
+        service.index = index
+        for _ in range(3):
+            create_pod(service, state, pods, KEY, 0.0)
+        seen |= set(pods.ready_s.tolist())
+    assert len(seen) == 9
+
+
+def test_pods_that_a_world_starts_with_are_counted_and_have_nothing_ahead():
+    deployment = Deployment(service_of(), plan=(4,))
+    state, pods = deployment.state, deployment.in_use
+    assert (state.n_pods, state.n_active, state.n_running, state.n_ready, state.n_cold) == (4, 4, 4, 4, 0)
+    assert state.desired_replicas == 4
+    assert state.next_event_s == math.inf and (pods.next_event_s == math.inf).all()
+    assert (pods.ready_transition_s == pods.ready_s).all() and (pods.ready_s < -1e5).all()
+
+
+def test_the_next_event_of_a_service_is_the_earliest_of_its_pods():
+    """It may be skipped until then, and no longer."""
+    deployment = growing(to=5, termination_s=3.0)
+    for _ in range(150):
+        deployment.advance()
+        pods = deployment.in_use
+        assert deployment.state.next_event_s == pods.next_event_s.min()
+        ahead = [
+            pod.running_s if pod.phase == PENDING
+            else pod.ready_s if pod.ready != READY_TRUE
+            else pod.warm_s if pod.cold
+            else math.inf
+            for pod in pods
+        ]  # fmt: skip
+        assert pods.next_event_s.tolist() == ahead
+
+
+def test_the_answer_of_the_metrics_api_is_empty_where_there_is_no_sample():
+    """Of a pod without one; and of containers beyond the first, which no pod here has."""
+    state, pods, samples = rows(SERVICE_STATE, 1)[0], rows(POD, 3), rows(SAMPLE, 3)
+    state.n_pods, samples.usage_m[:] = 2, 5
+    pods.sample_m, pods.running_s = [NO_USAGE, 250, 9], [0.0, 52.0, 0.0]
+    collect_samples(state, pods, samples, 60.0, 15.0)
+    assert math.isnan(samples.time_s[0]) and samples.time_s[1] == 60.0
+    assert samples.window_s.tolist() == [15.0, 8.0, 0.0]
+    assert samples.usage_m[:2, 0].tolist() == [NO_USAGE, 250]
+    assert (samples.usage_m[:2, 1:] == NO_USAGE).all()
+    assert (samples.usage_m[2] == 5).all()  # there is no such pod
+
+
 # --- Who is deleted first
 
 PODS = st.lists(

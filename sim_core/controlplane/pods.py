@@ -94,7 +94,6 @@ def create_pod(service, state, pods, key, now_s):
     state.n_pods += 1
     state.n_active += 1
     pod.next_event_s = pod.running_s
-    state.next_event_s = min(state.next_event_s, pod.next_event_s)
 
 
 @kernel
@@ -141,7 +140,6 @@ def delete_pod(service, state, pods, now_s):
     pod.gone_s = now_s + (service.termination_s if pod.phase == RUNNING else 0.0)
     pod.next_event_s = pod.gone_s
     state.n_active -= 1
-    state.next_event_s = min(state.next_event_s, pod.gone_s)
 
 
 @kernel
