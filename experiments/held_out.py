@@ -20,6 +20,7 @@ from experiments.store.identity import digest, sources_version
 from experiments.store.state import StateDir
 from sim_core.engines import FLUID
 from sim_core.errors import InputError
+from sim_core.indicators import CLASS_INDICATORS
 from sim_core.world import Lane
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def track_evaluation(held_out: HeldOut, evaluation: Evaluation, tracker: MlflowT
     """Log an evaluation to MLflow; the id of its run, or None when MLflow failed."""
     name = f"evaluation of {len(held_out.names)} policies"
     params = held_out.describe() | ({"gap_closed": evaluation.no_room} if evaluation.no_room else {})
-    table = table_with_savings(evaluation, held_out.duration_s)
+    table = _with_classes(table_with_savings(evaluation, held_out.duration_s), evaluation)
     return tracker.log_evaluation(held_out.key, name, table, evaluation.lanes, evaluation.gap_closed, params)
 
 
@@ -216,6 +217,7 @@ def policies_document(evaluation: Evaluation, duration_s: float) -> dict[str, di
     """
     names = [str(column) for column in evaluation.table.columns if f"{column}_ci95_low" in evaluation.table.columns]
     table = [{str(column): value for column, value in row.items()} for row in evaluation.table.to_dict("records")]
+    classes = [{str(column): value for column, value in row.items()} for row in evaluation.classes.to_dict("records")]
     saved = savings_of(evaluation, duration_s)
     result = {}
     for plain in table:
@@ -226,6 +228,11 @@ def policies_document(evaluation: Evaluation, duration_s: float) -> dict[str, di
             "savings": {"against": BASELINE, **asdict(saved[policy])} if policy in saved else None,
             "keeps_slo": bool(plain["keeps_slo"]),
             "settings": evaluation.settings.get(policy, {}),
+            "classes": {
+                str(row["request_class"]): {name: measured(row, name) for name in CLASS_INDICATORS}
+                for row in classes
+                if row["policy"] == policy
+            },
         }
     return result
 
@@ -259,6 +266,20 @@ def table_with_savings(evaluation: Evaluation, duration_s: float) -> pd.DataFram
     return evaluation.table.join(saved, on="policy")
 
 
+def _with_classes(table: pd.DataFrame, evaluation: Evaluation) -> pd.DataFrame:
+    """The table with the figures of each class of requests, in columns such as `classes/checkout/slo_attainment`.
+
+    One class alone is the whole: nothing is added.
+    """
+    columns: dict[str, dict[str, float]] = {}
+    for (policy, name), row in evaluation.classes.groupby(["policy", "request_class"], sort=False):
+        figures = row.drop(columns=["policy", "request_class", "slo_objective", "latency_threshold_s"]).iloc[0]
+        columns.setdefault(str(policy), {}).update({f"classes/{name}/{key}": value for key, value in figures.items()})
+    if all(len(figures) <= len(CLASS_INDICATORS) * 3 for figures in columns.values()):
+        return table
+    return table.join(pd.DataFrame.from_dict(columns, orient="index"), on="policy")
+
+
 def _unwrapped(scalar: Any) -> Any:
     return scalar.item()  # NumPy's own numbers and truth values
 
@@ -273,6 +294,7 @@ def _to_plain(evaluation: Evaluation) -> dict[str, Any]:
             for policy, timeline in evaluation.timelines.items()
         },
         "settings": evaluation.settings,
+        "classes": evaluation.classes.to_dict(orient="split", index=False),
     }
 
 
@@ -281,5 +303,5 @@ def _from_plain(data: Mapping[str, Any]) -> Evaluation:
         policy: {name: np.array(values, dtype=np.float64) for name, values in timeline.items()}
         for policy, timeline in data["timelines"].items()
     }
-    table, lanes = (pd.DataFrame(**data[name]) for name in ("table", "lanes"))
-    return Evaluation(table, lanes, data["gap_closed"], timelines, data["settings"])
+    table, lanes, classes = (pd.DataFrame(**data[name]) for name in ("table", "lanes", "classes"))
+    return Evaluation(table, lanes, data["gap_closed"], timelines, data["settings"], classes)

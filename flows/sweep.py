@@ -36,6 +36,7 @@ from experiments.tracking import FAILURES, MlflowTracker
 from experiments.training.gate import not_evaluated, promotion_gate, reigning_champion
 from experiments.training.job import CurveLogger, Job, Trained, describe, register
 from flows.estimates import tell_time
+from flows.inputs import warn_of
 from flows.pages import ShownProgress, log, published, tag
 from flows.requests import SweepRequest
 from flows.stopping import stoppable, task
@@ -106,6 +107,7 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
     with Progress() as progress, ray_cluster(state) as cluster:
         for warning in plan.spec.warnings():
             progress.say(f"Warning: {warning}")
+        warnings = plan.spec.warnings() + warn_of(plan.profiles.values(), progress.say)
         actors = min(request.actors or cluster.num_cpus, cluster.num_cpus)
         with ready_meanwhile(tracker):
             counts = simulate_missing(plan, store, actors, progress)
@@ -152,7 +154,7 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
         "best": vars(best(table, *goal)),
         "best_by_scenario": best_by_scenario(table, *goal),
         **sameness(table, points, indicators_of(points)),
-        "warnings": plan.spec.warnings(),
+        "warnings": warnings,
         **(training_document(job, trained) if job and trained else {"training": None}),
         "model": model,
         "evaluation": compared,

@@ -19,6 +19,7 @@ from experiments.store.state import StateDir
 from experiments.tracking import MlflowTracker
 from experiments.training.gate import AGENT, not_evaluated, promotion_gate, reigning_champion
 from experiments.training.job import CurveLogger, Job, Rows, Trained, describe, register, train_agent
+from flows.inputs import warn_of
 from flows.pages import log, published, tag
 from flows.requests import TrainingRequest
 from flows.stopping import stoppable, task
@@ -86,6 +87,7 @@ def train(request: TrainingRequest) -> dict[str, Any]:
     tracker = MlflowTracker.open(state, job.profile.name)
     curve = CurveLogger(job, tracker)
     with Progress() as progress, ray_cluster(state):
+        warnings = warn_of([job.profile], progress.say)
         trained = train_task(quote(job), quote(state), quote(progress), quote(curve))
         log("trained %d steps%s", job.steps, ", in an earlier run" if trained.resumed else "")
         model_uri = log_model_task(quote(curve), quote(trained))
@@ -108,6 +110,7 @@ def train(request: TrainingRequest) -> dict[str, Any]:
         **training_document(job, trained),
         "model": {"logged": model_uri, "registered": registered, "gate": gate.to_dict()},
         "evaluation": compared,
+        "warnings": warnings,
         "mlflow": {
             "uri": tracker.uri,
             "run_id": curve.run_id,

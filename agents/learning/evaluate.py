@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from agents.policies.contract import Policy, play
+from sim_core.dataplane.services.graph import resolve
 from sim_core.engines import FLUID
 from sim_core.errors import PolicyError
-from sim_core.indicators import INDICATORS, bounds_of
+from sim_core.indicators import CLASS_INDICATORS, INDICATORS, bounds_of
 from sim_core.intervals import interval
 from sim_core.profile import Profile
 from sim_core.workload import Trace
@@ -60,6 +61,8 @@ class Evaluation:
         gap_closed: by policy, see `gap_closed`; only policies that have one.
         timelines: by policy, of the first seed; see `sim_core.simulation.Simulation`.
         settings: by policy, what it was set to.
+        classes: one row a policy and class of requests: `policy`, `request_class`, what was promised for it
+            (`slo_objective` [1], `latency_threshold_s` [s]), and CLASS_INDICATORS with their intervals as in `table`.
     """
 
     table: pd.DataFrame
@@ -67,6 +70,7 @@ class Evaluation:
     gap_closed: dict[str, dict[str, Any]]
     timelines: dict[str, dict[str, np.ndarray]]
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    classes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def no_room(self) -> str | None:
@@ -89,7 +93,7 @@ def evaluate(request: EvaluateRequest, on_policy: Callable[[str], None] = lambda
         raise PolicyError("policies", f"must be one or more with unique names (got {', '.join(names) or 'none'})")
     seeds = [request.first_seed + k for k in range(request.seeds)]
     lanes = [Lane(request.profile, request.trace, seed, request.start_s) for seed in seeds]
-    rows, timelines, settings = [], {}, {}
+    rows, classes, timelines, settings = [], [], {}, {}
     for policy in request.policies:
         played = play(lanes, policy, request.duration_s, TIMELINE_STEP_S, engine=request.engine)
         assert played.timeline is not None
@@ -98,10 +102,12 @@ def evaluate(request: EvaluateRequest, on_policy: Callable[[str], None] = lambda
         }
         settings[policy.name] = dict(getattr(policy, "settings", {}))
         rows.append(played.indicators.assign(policy=policy.name, seed=seeds))
+        classes += _by_class(policy.name, played.classes, request.profile)
         on_policy(policy.name)
     table = pd.concat(rows, ignore_index=True)[["policy", "seed", *INDICATORS]]
     gaps = {name: gap for name in names if (gap := gap_closed(table, name)) is not None}
-    return Evaluation(_summary(table, names, gaps, request.profile), table, gaps, timelines, settings)
+    summary = _summary(table, names, gaps, request.profile)
+    return Evaluation(summary, table, gaps, timelines, settings, pd.DataFrame(classes))
 
 
 def gap_closed(lanes: pd.DataFrame, policy: str) -> dict[str, Any] | None:
@@ -150,6 +156,26 @@ def _has_room(cost: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(cost[BASELINE] - cost[OPTIMUM] > _SAME_COST * cost[BASELINE])
 
 
+def _over_seeds(lanes: pd.DataFrame, indicators: Iterable[str]) -> dict[str, float]:
+    """Mean of each indicator over the rows, and its 95 % interval in columns beside it."""
+    found: dict[str, float] = {}
+    for name in indicators:
+        value = interval(lanes[name], *bounds_of(name))
+        found |= {name: value.mean, f"{name}_ci95_low": value.low, f"{name}_ci95_high": value.high}
+    return found
+
+
+def _by_class(policy: str, classes: pd.DataFrame, profile: Profile) -> list[dict[str, Any]]:
+    """Rows of `Evaluation.classes` of one policy."""
+    played = {str(name): rows for name, rows in classes.groupby("request_class", sort=False)}
+    return [
+        {"policy": policy, "request_class": kind.name, "slo_objective": kind.objective}
+        | {"latency_threshold_s": kind.latency_threshold_s}
+        | _over_seeds(played[kind.name], CLASS_INDICATORS)
+        for kind in resolve(profile).classes
+    ]
+
+
 def _summary(
     lanes: pd.DataFrame, names: Sequence[str], gaps: dict[str, dict[str, Any]], profile: Profile
 ) -> pd.DataFrame:
@@ -158,9 +184,7 @@ def _summary(
     rows = []
     for name in names:
         row: dict[str, Any] = {"policy": name}
-        for indicator in INDICATORS:
-            value = interval(by_policy[name][indicator], *bounds_of(indicator))
-            row |= {indicator: value.mean, f"{indicator}_ci95_low": value.low, f"{indicator}_ci95_high": value.high}
+        row |= _over_seeds(by_policy[name], INDICATORS)
         gap = gaps.get(name, {"mean": math.nan, "ci95": [math.nan, math.nan]})
         row |= {
             "gap_closed": gap["mean"],

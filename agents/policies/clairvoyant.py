@@ -76,15 +76,16 @@ def bad_shares(profile: Profile, service: int) -> tuple[np.ndarray, np.ndarray]:
 def _requests_per_pod_s(profile: Profile, service: int) -> float | None:
     """User requests per second that use up one pod of a service [1/s]; None where no request ever asks anything of it.
 
-    What runs out is the CPU limit, or the workers of a service that only waits for others.
+    What runs out first is its CPU limit, or its workers, which are held while it waits for others.
     """
     graph, container = resolve(profile), profile.services[service].container
     cpu_s = graph.cpu_seconds_per_request[service]
-    if cpu_s > 0.0:
-        return container.cpu_limit_cores / cpu_s
     calls = zip(graph.endpoints, graph.endpoint_visits, graph.idle_s, strict=True)
     held_s = sum(visits * idle_s for endpoint, visits, idle_s in calls if endpoint.service == service)
-    return container.workers / held_s if held_s > 0.0 else None
+    if held_s == 0.0:
+        return None
+    by_workers = container.workers / held_s
+    return min(by_workers, container.cpu_limit_cores / cpu_s) if cpu_s > 0.0 else by_workers
 
 
 class ClairvoyantPolicy:

@@ -47,6 +47,7 @@ class ReportData:
         sweep_duration_s: simulated time of one row of the sweep [s]; turns its sums into figures per day.
         evaluation_duration_s: the same for the evaluation [s].
         engine: that served the requests, by its name in `sim_core.engines`.
+        classes: of the evaluation, one row a policy and class of requests; see `agents.learning.evaluate.Evaluation`.
         beyond: sentences on where the figures lie outside of what the fluid engine was validated for.
 
     Raises:
@@ -68,6 +69,7 @@ class ReportData:
     recommended: Best | None = None
     engine: str = FLUID
     beyond: tuple[str, ...] = ()
+    classes: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -278,7 +280,7 @@ def _outcomes(table: pd.DataFrame, duration_s: float, styles: Mapping[str, Style
     for record in table.to_dict("records"):
         policy = str(record["policy"])
         indicators = {
-            name: _estimate(record, name).scaled(1.0 / days if name in PER_DAY else 1.0)
+            name: estimate_of(record, name).scaled(1.0 / days if name in PER_DAY else 1.0)
             for name in INDICATOR_TITLES
             if name in record
         }
@@ -293,7 +295,8 @@ def _is_setting(name: str, names: list[str]) -> bool:
     return not measured and name not in _NOT_SETTINGS
 
 
-def _estimate(record: Mapping[Any, Any], name: str) -> Estimate:
+def estimate_of(record: Mapping[Any, Any], name: str) -> Estimate:
+    """An indicator of a row, with the interval in the columns beside it."""
     values = [record.get(key) for key in (name, *(f"{name}{suffix}" for suffix in INTERVAL_SUFFIXES))]
     return Estimate(*(math.nan if _is_missing(value) else float(value) for value in values))  # type: ignore[arg-type]
 

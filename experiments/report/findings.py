@@ -63,6 +63,7 @@ def keep_findings(
     }
     if evaluation is not None:
         findings["evaluation"] = _policies(evaluation).to_dict(orient="split", index=False)
+        findings["classes"] = evaluation.classes.to_dict(orient="split", index=False)
         findings["timelines"] = {
             policy: {name: np.asarray(values, dtype=float).tolist() for name, values in timeline.items()}
             for policy, timeline in evaluation.timelines.items()
@@ -102,6 +103,7 @@ def evaluation_data(held_out: HeldOut, evaluation: Evaluation, commands: Sequenc
         },
         evaluation_duration_s=held_out.duration_s,
         engine=held_out.engine,
+        classes=evaluation.classes,
         beyond=_beyond(held_out.engine, lambda: [held_out.profile], evaluation.timelines),
     )
 
@@ -127,7 +129,7 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
     file = state.reports / f"{sweep_id}.json"
     findings = json.loads(file.read_text()) if file.exists() else {}
     table = compare(points)
-    evaluation, curve = findings.get("evaluation"), findings.get("curve")
+    evaluation, curve, classes = (findings.get(name) for name in ("evaluation", "curve", "classes"))
     timelines = {
         policy: {name: np.array(values) for name, values in timeline.items()}
         for policy, timeline in findings.get("timelines", {}).items()
@@ -147,6 +149,7 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
         evaluation_duration_s=findings.get("evaluation_duration_s") or 86_400.0,
         recommended=best(table, spec.objective.minimize, spec.limits(profile)),
         engine=spec.engine,
+        classes=pd.DataFrame(**classes) if classes else None,
         beyond=_beyond(spec.engine, lambda: worlds_of(spec, profile), timelines),
     )
 

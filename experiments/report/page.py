@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -32,11 +33,13 @@ from experiments.report.data import (
     ReportData,
     at_worst,
     baseline_of,
+    estimate_of,
     evaluated,
     swept,
 )
 from experiments.report.series import pareto_front
 from experiments.report.words import (
+    attainment_status,
     cheapest_that_keeps,
     fixed_cost_words,
     gap_scope,
@@ -143,6 +146,7 @@ def render(data: ReportData) -> str:
         gap_scope=gap_scope(data),
         comparison=_comparison_table(outcomes, data.objective),
         all_indicators=_indicator_table(outcomes, data.objective),
+        classes=_class_table(outcomes, data.classes),
         sweep=_sweep_table(played, data),
         sweep_total=len(played),
         figures=set(present),
@@ -274,6 +278,31 @@ def _indicator_table(outcomes: list[Outcome], objective: float) -> Table | None:
         for name in names
     ]
     return Table([outcome.label for outcome in outcomes], rows)
+
+
+def _class_table(outcomes: list[Outcome], classes: pd.DataFrame | None) -> Table | None:
+    """SLO attainment of each class of requests under each policy; None where one class is all there is."""
+    if not outcomes or classes is None or not len(classes) or classes["request_class"].nunique() < 2:
+        return None
+    rows = []
+    for name, of_class in classes.groupby("request_class", sort=False):
+        promised = of_class.iloc[0]
+        slo = f"{objective_text(promised['slo_objective'])} within {seconds(promised['latency_threshold_s'])}"
+        by_policy = {str(record["policy"]): record for record in of_class.to_dict("records")}
+        cells = [_class_cell(by_policy[outcome.policy], float(promised["slo_objective"])) for outcome in outcomes]
+        rows.append(Row(str(name), slo, "", cells))
+    return Table([outcome.label for outcome in outcomes], rows)
+
+
+def _class_cell(record: Mapping[Any, Any], objective: float) -> Cell:
+    attainment, p95, errors = (estimate_of(record, name) for name in ("slo_attainment", "latency_p95_s", "error_ratio"))
+    if not math.isfinite(attainment.mean):
+        return Cell(NOTHING, "no requests")
+    tone, _ = attainment_status(attainment, objective)
+    limits = interval_words("slo_attainment", attainment, objective)
+    note = [limits, f"p95 {seconds(p95.mean)}", f"errors {worded('error_ratio', errors.mean, objective)}"]
+    text = worded("slo_attainment", attainment.mean, objective)
+    return Cell(text, ", ".join(filter(None, note)), attainment.mean, tone)
 
 
 def _sweep_table(configurations: list[Outcome], data: ReportData) -> Table | None:

@@ -72,7 +72,11 @@ def keeps_slo(outcome: Outcome, objective: float) -> bool:
 
 def slo_status(outcome: Outcome, objective: float) -> tuple[str, str]:
     """Tone (`good`, `fair`, `bad`, `none`) and words for how an outcome stands to the SLO."""
-    attainment = outcome.attainment
+    return attainment_status(outcome.attainment, objective)
+
+
+def attainment_status(attainment: Estimate, objective: float) -> tuple[str, str]:
+    """The same of an SLO attainment."""
     if not math.isfinite(attainment.mean):
         return "none", "not measured"
     if attainment.mean >= objective:

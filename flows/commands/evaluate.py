@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.policies.registry import check_made, choices_of
 from flows.estimates import tell_time
-from flows.inputs import TrafficChoice, duration_s, load_profile, overrides
+from flows.inputs import TrafficChoice, duration_s, load_profile, overrides, warn_of
 from flows.terminal.progress import Progress
 from sim_core.engines import FLUID, check_engine
 
@@ -49,7 +49,9 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
     start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
     request.traffic.check()
     profile = load_profile(request.profile, overrides(request.settings))
+    warnings = warn_of([profile])
 
+    from experiments.analysis.summaries import request_classes
     from experiments.held_out import DEFAULT_STEPS, HeldOut, compare_policies, model_content, policies_document
     from experiments.store.state import StateDir
 
@@ -74,6 +76,8 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
         **held_out.describe(),
         "traffic": request.traffic.describe(trace),
         "slo": profile.slo.model_dump(mode="json"),
+        "classes": request_classes(profile),
+        "warnings": warnings,
         "no_room": evaluation.no_room,
         "policies": policies_document(evaluation, length_s),
         **_kept(held_out, evaluation, state, request.track),

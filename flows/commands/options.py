@@ -41,9 +41,7 @@ def _policies(incomplete: str) -> list[str]:
 
 Profile = Annotated[
     str,
-    typer.Argument(
-        help="A bundled profile (see `profile list`) or the path of a YAML file.", autocompletion=_profile
-    ),
+    typer.Argument(help="A bundled profile (see `profile list`) or the path of a YAML file.", autocompletion=_profile),
 ]
 Policies = Annotated[
     list[str],

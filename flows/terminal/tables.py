@@ -188,6 +188,9 @@ def show_evaluation(document: Mapping[str, Any]) -> None:
         f"(* keeps the SLO of {objective})"
     )
     print_table(title, ("", "policy", *names), rows, words=2)
+    if len(document["classes"]) > 1:
+        for policy, entry in policies.items():
+            _show_classes(f" under {policy}", entry["classes"], document["classes"])
     _show_fixed_cost([entry["indicators"] for entry in policies.values()])
     for policy, entry in policies.items():
         if entry["savings"]:
