@@ -307,9 +307,9 @@ def test_calls_that_need_a_refused_connection_fail():
     assert (state.pool, state.connection_ratio) == (50.0, 1.25)
     assert state.refused_share == pytest.approx(0.2)
     assert world.endpoint_flows.error_share.tolist() == pytest.approx([0.0, 0.1, 0.2])
-    world.databases.connection_limit = 60.0
+    world.databases.connection_limit = 75.0
     python(database_fluid.before)(world)
-    assert (state.connection_ratio, state.refused_share) == (1.0, 0.0)
+    assert (state.connection_ratio, state.refused_share) == (0.8, 0.0)
     assert world.endpoint_flows.error_share.tolist() == [0.0] * 3  # once more after the last refusal
     assert pods_of([4, 50, 8], [3, 40, 7], 60.0).endpoint_flows.error_share.tolist() == [9.0] * 3  # and not without one
     python(database_fluid.before)(SimpleNamespace(databases=[]))
