@@ -168,10 +168,10 @@ def test_what_was_staged_is_published_and_joins_the_history(scraped: SimpleNames
 def test_a_rate_runs_from_the_middle_of_one_step_to_that_of_the_next():
     """Steps of 10 s from the third entry on, and the lane begins 5 s into the trace."""
     rates, traffic = (
-        np.array([9.0, 9.0, 1.0, 3.0, 7.0, 9.0]),
+        np.array([9.0, 8.0, 1.0, 3.0, 7.0, 6.0, 5.0]),
         row(TRAFFIC, offset=2, length=3, step_s=10.0, start_s=5.0),
     )
-    expected = {-5.0: 1.0, 0.0: 1.0, 5.0: 2.0, 10.0: 3.0, 12.5: 4.0, 19.0: 6.6, 20.0: 7.0, 90.0: 7.0}
+    expected = {-5.0: 1.0, 0.0: 1.0, 5.0: 2.0, 10.0: 3.0, 12.5: 4.0, 19.0: 6.6, 20.0: 7.0, 22.0: 7.0, 90.0: 7.0}
     for time_s, rate in expected.items():
         assert rate_at(traffic, rates, time_s) == pytest.approx(rate, rel=1e-12), time_s
 
