@@ -469,10 +469,12 @@ def test_a_lane_begins_with_what_always_takes_the_same():
     world.lane, world.order = SimpleNamespace(tick_s=0.5), np.array([2, 0, 1])
     world.services, world.service_flows = rows(SERVICE, 2, cores=[3.0, 4.0]), rows(SERVICE_FLOW, 2)
     world.steps.mean_s[[0, 8]], world.steps.scv[[0, 8]] = 0.3, 2.0
-    world.endpoints.service = [0, -1, 2]
-    world.calls.caller, world.calls.service = [0, 0, 1], [1, 2, 2]
+    world.endpoints.service, world.calls.service = -1, [1, 2, 0]
     python(fluid.begin)(world)
-    assert world.call_flows.late.tolist() == [False, True, False]  # the load balancer comes before all services
+    assert world.call_flows.late.tolist() == [False] * 3  # the load balancer comes before all services
+    world.endpoints.service, world.calls.caller = [0, -1, 1], [0, 0, 2]
+    python(fluid.begin)(world)
+    assert world.call_flows.late.tolist() == [False, True, True]
     assert seen(world.step_flows[8]) == pytest.approx((0.3, 2.0 * 0.09, third_cumulant_factor(2.0) * 0.027))
     assert seen(world.step_flows[0]) == (0.0, 0.0, 0.0)
     assert world.service_flows.load.cores.tolist() == [3.0, 4.0]
