@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,6 +176,21 @@ def load_profile(name_or_path: str, changes: Mapping[str, Any]) -> Profile:
 
     loaded = profile.load_profile(name_or_path)
     return loaded.with_overrides(changes) if changes else loaded
+
+
+def warn_of(profiles: Iterable[Profile], say: Callable[[str], None] = say) -> list[str]:
+    """Say what profiles may hold but hardly mean, each thing once; what was said.
+
+    Args:
+        profiles: that are about to be played.
+        say: prints a line.
+    """
+    from sim_core.profile import warnings_of
+
+    found = list(dict.fromkeys(warning for profile in profiles for warning in warnings_of(profile)))
+    for warning in found:
+        say(f"Warning: {warning}")
+    return found
 
 
 def duration_s(option: str, text: str) -> float:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, create_model, model_validator
 
-from sim_core.bundled import PROFILES, names_in
+from sim_core.bundled import EXAMPLES, PROFILES, names_in, profile_file, profile_names
 from sim_core.components import COMPONENTS
 from sim_core.dataplane.services import graph, graph_rules, rules
 from sim_core.dataplane.services.graph_rules import warnings_of
@@ -67,6 +67,7 @@ __all__ = [
     "Slo",
     "Telemetry",
     "bundled_profiles",
+    "example_profiles",
     "ideal_latency_seconds",
     "load_profile",
     "profile_model",
@@ -253,21 +254,26 @@ else:
 
 
 def bundled_profiles() -> list[str]:
-    """Names of the profiles that come with the package, sorted."""
+    """Names of the environments that come with the package, sorted."""
     return names_in(PROFILES)
+
+
+def example_profiles() -> list[str]:
+    """Names of the examples of graphs of services that come with the package, sorted."""
+    return names_in(EXAMPLES)
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
     """A bundled profile by name, or one from a YAML file.
 
     Args:
-        name_or_path: a name of `bundled_profiles()`, or a path.
+        name_or_path: a name of `bundled_profiles()` or `example_profiles()`, or a path.
 
     Raises:
         ProfileError: unknown name, unreadable file, bad YAML, or a broken schema; all problems at once.
     """
-    known = bundled_profiles()
-    path = PROFILES / f"{name_or_path}.yaml" if str(name_or_path) in known else Path(name_or_path)
+    known = profile_names()
+    path = profile_file(str(name_or_path)) or Path(name_or_path)
     named = isinstance(name_or_path, str) and os.sep not in name_or_path and not path.suffix
     if named and not os.path.exists(name_or_path):
         hint = nearest(str(name_or_path), known)

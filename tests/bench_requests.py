@@ -15,7 +15,7 @@ import numpy as np
 from sim_core.compiled import kernel
 from sim_core.dataplane.cache.records import CACHE, HIT_POINTS
 from sim_core.dataplane.database.records import DATABASE
-from sim_core.dataplane.requests.draws import next_exponential
+from sim_core.dataplane.requests.draws import next_uniform
 from sim_core.dataplane.requests.records import ARRIVAL
 from sim_core.dataplane.services import records as r
 from sim_core.theory import lru_hit_ratio
@@ -52,12 +52,12 @@ def bare_mm4(stream, n):
     free = np.zeros(4)
     now, total = 0.0, 0.0
     for _ in range(n):
-        now += next_exponential(stream) / 320.0
+        now -= math.log(next_uniform(stream)) / 320.0
         server = 0
         for other in range(1, 4):
             if free[other] < free[server]:
                 server = other
-        free[server] = max(free[server], now) + 0.01 * next_exponential(stream)
+        free[server] = max(free[server], now) - 0.01 * math.log(next_uniform(stream))
         total += free[server] - now
     return total / n
 

@@ -158,38 +158,39 @@ class RequestWorld:
 
         def add(sequence, parent):
             for step in sequence:
-                row = len(steps)
+                place = len(steps)
                 steps.append(None)
                 target = step.target
                 if step.kind == r.CALL_STEP:
                     target = len(calls)
-                    edge = dict(timeout_s=math.inf, max_retries=0, backoff_s=(0.0,) * r.MAX_RETRIES, retry_budget_ratio=0.2,
-                                pass_deadline=False, breaker_requests=math.inf, ejection_failures=0, ejection_s=0.0,
-                                ejection_share=0.0) | step.edge  # fmt: skip
+                    edge = dict(timeout_s=math.inf, backoff_s=(0.0,) * r.MAX_RETRIES, retry_budget_ratio=0.2,
+                                breaker_requests=math.inf) | step.edge  # fmt: skip
+                    callee = places[(step.target, step.endpoint)]
                     calls.append(
-                        (row, index, places[(step.target, step.endpoint)], names.index(step.target), *edge.values())
+                        row(r.CALL, step=place, caller=index, endpoint=callee, service=names.index(step.target), **edge)
                     )
                 if step.kind == r.PARALLEL:
                     for branch in step.branches:
                         head = len(steps)
                         steps.append(None)
                         add(branch, head)
-                        steps[head] = (r.BRANCH, index, row, len(steps), 1.0, 1.0, 0.0, 0.0, 0)
-                steps[row] = (
-                    step.kind,
-                    index,
-                    parent,
-                    len(steps),
-                    step.probability,
-                    step.count,
-                    step.mean_s,
-                    step.scv,
-                    target,
-                )
+                        steps[head] = row(r.STEP, kind=r.BRANCH, endpoint=index, parent=place, end=len(steps),
+                                          probability=1.0, count=1.0)  # fmt: skip
+                steps[place] = row(r.STEP, kind=step.kind, endpoint=index, parent=parent, end=len(steps), target=target,
+                                   probability=step.probability, count=step.count, mean_s=step.mean_s,
+                                   scv=step.scv)  # fmt: skip
 
         add(its_steps, r.NO_PARENT)
         service = r.INGRESS if owner == r.INGRESS else names.index(owner)
-        endpoints.append((service, first, len(steps) - first, sum(s.mean_s for s in its_steps if s.kind == r.CPU)))
+        endpoints.append(
+            row(
+                r.ENDPOINT,
+                service=service,
+                steps_first=first,
+                n_steps=len(steps) - first,
+                cpu_s=sum(s.mean_s for s in its_steps if s.kind == r.CPU),
+            )
+        )
 
     def add_pod(self, service, ready=True):
         state = self.states[service]

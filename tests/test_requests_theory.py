@@ -21,6 +21,7 @@ from tests.request_worlds import (
     call,
     cpu,
     read,
+    row,
     run_all,
     wait,
 )
@@ -135,15 +136,12 @@ def test_stations_in_a_row_and_visited_again_are_those_of_a_jackson_network():
 
 def test_workers_that_are_never_idle_are_a_closed_network():
     """12 workers go round CPU, a wait and a database of one core: throughput by exact mean value analysis."""
-    database = dict(
-        cores=1.0, read_s=0.008, write_s=0.003, scv=1.0, read_replicas=0.0, connection_limit=1e9, pool_size=1e9
-    )
-    row = tuple(database.get(name, 0.0) for name in DATABASE.names)
+    database = row(DATABASE, cores=1.0, read_s=0.008, write_s=0.003, scv=1.0, connection_limit=1e9, pool_size=1e9)
     worlds = [
         RequestWorld(
             [Service("api", {"main": [cpu(0.01), wait(0.05), read()]}, workers=12.0, queue_limit=500.0)],
             [RequestClass([call("api")], 300.0)],
-            databases=[row],
+            databases=[database],
             seed=seed,
         )
         for seed in range(12)

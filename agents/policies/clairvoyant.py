@@ -53,11 +53,12 @@ def bad_shares(profile: Profile, service: int) -> tuple[np.ndarray, np.ndarray]:
     """What n replicas of a service can take, from simulations of a slow ramp with all other services at their most.
 
     Returns:
-        utilization: of the CPU limit, shape (n_points,) [1].
+        utilization: of what one pod can take at most, shape (n_points,) [1].
         bad: share of bad requests, shape (max_replicas + 1, n_points); row 0 is 1.
     """
     limit = profile.services[service].replicas.max
     full_rate = _requests_per_pod_s(profile, service)
+    assert full_rate is not None  # the least pods are enough for a service that nobody asks anything of
     n_steps = int(_RAMP_S / _RAMP_STEP_S)
     ramp = np.linspace(*_RAMP, n_steps)
     lanes = []
@@ -72,9 +73,18 @@ def bad_shares(profile: Profile, service: int) -> tuple[np.ndarray, np.ndarray]:
     return ramp, bad
 
 
-def _requests_per_pod_s(profile: Profile, service: int) -> float:
-    """User requests per second that use up the CPU limit of one pod of a service [1/s]."""
-    return profile.services[service].container.cpu_limit_cores / resolve(profile).cpu_seconds_per_request[service]
+def _requests_per_pod_s(profile: Profile, service: int) -> float | None:
+    """User requests per second that use up one pod of a service [1/s]; None where no request ever asks anything of it.
+
+    What runs out is the CPU limit, or the workers of a service that only waits for others.
+    """
+    graph, container = resolve(profile), profile.services[service].container
+    cpu_s = graph.cpu_seconds_per_request[service]
+    if cpu_s > 0.0:
+        return container.cpu_limit_cores / cpu_s
+    calls = zip(graph.endpoints, graph.endpoint_visits, graph.idle_s, strict=True)
+    held_s = sum(visits * idle_s for endpoint, visits, idle_s in calls if endpoint.service == service)
+    return container.workers / held_s if held_s > 0.0 else None
 
 
 class ClairvoyantPolicy:
@@ -178,9 +188,12 @@ class _Future:
     def _cheapest(self, i: int, load: np.ndarray, bad_cost: np.ndarray) -> np.ndarray:
         """Replicas with the least sum of pods and bad requests; `bad_cost` is what it costs if all are bad [pods]."""
         service = self._profile.services[i]
-        per_pod = _requests_per_pod_s(self._profile, i) * self._tick_s
-        utilization, bad = bad_shares(self._profile, i)
         best = np.full(len(load), service.replicas.min)
+        full_rate = _requests_per_pod_s(self._profile, i)
+        if full_rate is None:
+            return best
+        per_pod = full_rate * self._tick_s
+        utilization, bad = bad_shares(self._profile, i)
         least = np.full(len(load), np.inf)
         for replicas in range(service.replicas.min, service.replicas.max + 1):
             share = np.interp(load / (replicas * per_pod), utilization, bad[replicas], left=0.0, right=1.0)

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.analysis.comparison import indicators_of
 from experiments.analysis.ties import ties, without_effect
+from sim_core.dataplane.services.graph import resolve
 from sim_core.indicators import bounds_of
 from sim_core.intervals import interval
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from sim_core.profile import Profile
 
 _DERIVED = ("_ci95_low", "_ci95_high", "_diff")
 
@@ -32,8 +35,32 @@ def services_over_seeds(services: pd.DataFrame) -> dict[str, dict[str, dict[str,
     Args:
         services: rows of `Simulation.services`.
     """
-    groups = services.drop(columns="lane").groupby("service", sort=False)
-    return {str(name): over_seeds(group.drop(columns="service")) for name, group in groups}
+    return _groups_over_seeds(services.drop(columns="lane"), "service")
+
+
+def classes_over_seeds(classes: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean and 95 % interval over the lanes of each figure of each class of requests, in the profile's order.
+
+    Args:
+        classes: rows of `Simulation.classes`.
+    """
+    return _groups_over_seeds(classes.drop(columns="lane"), "request_class")
+
+
+def _groups_over_seeds(table: pd.DataFrame, by: str) -> dict[str, dict[str, dict[str, Any]]]:
+    return {str(name): over_seeds(group.drop(columns=by)) for name, group in table.groupby(by, sort=False)}
+
+
+def request_classes(profile: Profile) -> dict[str, dict[str, Any]]:
+    """What was promised for each class of requests, and its share of the traffic over the day [1]."""
+    return {
+        kind.name: {
+            "share": kind.mean_share,
+            "slo": {"objective": kind.objective, "latency_threshold_seconds": kind.latency_threshold_s},
+            "own_slo": kind.own_slo,
+        }
+        for kind in resolve(profile).classes
+    }
 
 
 def measured(row: dict[str, Any], name: str) -> dict[str, Any]:

@@ -22,12 +22,14 @@ from sim_core.profile import Profile, load_profile
 
 MAX_POINTS = 100_000
 MAX_PROBLEMS_OF_PARAMETERS = 10  # combinations can break the same rule many times
-# Paths of a profile that no team chooses: how long things take, what requests cost, what things cost. `*` is one step.
+# Paths of a profile that no team chooses: what is asked, how long things take, what requests cost, what things cost.
+# `*` is one step, `**` at the end any number of them.
 SUFFERED = (
+    "requests", "requests.*", "requests.*.share", "requests.*.shares.**", "requests.*.endpoint", "requests.*.calls.**",
     "ingress.latency_seconds", "ingress.scv",
     "services.*.calls_per_request", "services.*.queries", "services.*.queries.*",
     "services.*.container.cpu_seconds_per_request", "services.*.container.cpu_scv",
-    "services.*.container.io_seconds_per_request",
+    "services.*.container.io_seconds_per_request", "services.*.endpoints.**",
     "services.*.lifecycle.scheduling_seconds", "services.*.lifecycle.image_pull_seconds",
     "services.*.lifecycle.startup_seconds", "services.*.lifecycle.startup_scv",
     "services.*.lifecycle.startup_cpu_cores", "services.*.lifecycle.cold_seconds", "services.*.lifecycle.cold_factor",
@@ -222,10 +224,18 @@ def _scenarios_alike(profile: Profile, chosen: Settings, scenarios: list[Setting
 
 
 def suffered(path: str) -> bool:
-    """Whether a path of a profile is known to be no decision: a start-up time is not chosen, it happens to a team."""
-    steps = path.split(".")
-    patterns = (pattern.split(".") for pattern in SUFFERED)
-    return any(len(p) == len(steps) and all(a in ("*", b) for a, b in zip(p, steps, strict=True)) for p in patterns)
+    """Whether a path of a profile is known to be no decision: a start-up time is not chosen, it happens to a team.
+
+    What endpoints do and what is asked of them is suffered too; how services call each other (`services.*.calls`,
+    `ingress.calls`: timeouts, retries, breakers) and what is promised (`requests.*.slo`) is decided.
+    """
+    return any(_covers(pattern.split("."), path.split(".")) for pattern in SUFFERED)
+
+
+def _covers(pattern: list[str], steps: list[str]) -> bool:
+    if pattern[-1] == "**":
+        pattern, steps = pattern[:-1], steps[: len(pattern) - 1]
+    return len(pattern) == len(steps) and all(a in ("*", b) for a, b in zip(pattern, steps, strict=True))
 
 
 def _size_broken(spec: Any) -> Iterator[Problem]:

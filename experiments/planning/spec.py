@@ -17,10 +17,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from experiments.planning.rules import broken_rules, suffered
 from experiments.planning.values import Settings, combinations, date_of, limits_of, seconds_of, values_of
+from sim_core.bundled import profile_names
 from sim_core.documents import Section, read_yaml, refuse_inconsistent, shown, validate
 from sim_core.engines import FLUID, described
 from sim_core.errors import SpecError, nearest
-from sim_core.profile import Profile, bundled_profiles
+from sim_core.profile import Profile
 
 _FOLDER = Path(__file__).parents[1] / "specs"
 
@@ -224,7 +225,7 @@ def _with_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         return str((folder / name).absolute()) if isinstance(name, str) and os.path.isfile(folder / name) else name
 
     changed = dict(data)
-    if data.get("profile") not in bundled_profiles():
+    if data.get("profile") not in profile_names():
         changed |= {"profile": located(data["profile"])} if "profile" in data else {}
     traffic = data.get("traffic")
     if isinstance(traffic, dict) and "trace" in traffic:

@@ -321,8 +321,9 @@ class MlflowTracker:
         Args:
             key: identifies the play.
             params: of the run.
-            played: `policy`, its `settings`, `indicators` and `services` (each figure as `mean` and `ci95`), and `lanes`
-                (one row a seed), which becomes the artifact lanes.parquet.
+            played: `policy`, its `settings`, `indicators`, `services` and `classes` (each figure as `mean` and `ci95`;
+                one class alone is the whole, and left out), and `lanes` (one row a seed), which becomes the artifact
+                lanes.parquet.
             profile: plain data, the artifact profile.yaml.
             files: further artifacts.
 
@@ -335,6 +336,8 @@ class MlflowTracker:
             figures = dict(played["indicators"])
             for service, entries in played["services"].items():
                 figures |= {f"services/{service}/{indicator}": entry for indicator, entry in entries.items()}
+            for name, entries in played["classes"].items() if len(played["classes"]) > 1 else ():
+                figures |= {f"classes/{name}/{indicator}": entry for indicator, entry in entries.items()}
             metrics: dict[str, Any] = {}
             for indicator, entry in figures.items():
                 metrics |= with_interval(indicator, entry["mean"], *entry["ci95"])

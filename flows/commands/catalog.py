@@ -15,11 +15,12 @@ trace_app = typer.Typer(help="Traffic: look at trace files.", no_args_is_help=Tr
 
 @profile_app.command("list")
 def list_profiles(as_json: options.Json = False) -> None:
-    """Name and describe the bundled profiles."""
+    """Name and describe the bundled profiles: environments, and examples of graphs of services."""
     from flows.terminal.output import print_json, print_table
-    from sim_core.profile import bundled_profiles, load_profile
+    from sim_core.bundled import profile_names
+    from sim_core.profile import load_profile
 
-    rows = [(name, load_profile(name).description) for name in bundled_profiles()]
+    rows = [(name, load_profile(name).description) for name in profile_names()]
     if as_json:
         print_json(
             {"command": "profile list", "profiles": [{"name": name, "description": text} for name, text in rows]}
@@ -29,31 +30,50 @@ def list_profiles(as_json: options.Json = False) -> None:
 
 
 @profile_app.command("show")
-def show_profile(profile: options.Profile, settings: options.Settings = None, as_json: options.Json = False) -> None:
-    """Print a profile whole, with its defaults filled in."""
+def show_profile(
+    profile: options.Profile,
+    settings: options.Settings = None,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Who calls whom instead: classes of requests, endpoints and their steps.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Print a profile whole, with its defaults filled in, or the graph of its services."""
     import yaml
 
     from flows.inputs import load_profile, overrides
+    from flows.terminal.graph import graph_document, show_graph
     from flows.terminal.output import print_json
 
-    data = load_profile(profile, overrides(settings or [])).to_dict()
+    shown = load_profile(profile, overrides(settings or []))
+    data = graph_document(shown) if graph else shown.to_dict()
     if as_json:
         print_json(data)
+    elif graph:
+        show_graph(data)
     else:
         print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120), end="")
 
 
 @profile_app.command("check")
 def check_profile(profile: options.Profile, settings: options.Settings = None, as_json: options.Json = False) -> None:
-    """Check a profile; every problem at once, with path, rule and value. Exit code 2 if there are any."""
+    """Check a profile; every problem at once, with path, rule and value. Exit code 2 if there are any.
+
+    Warnings tell what is allowed but hardly meant; with them a profile is valid.
+    """
     from flows.inputs import load_profile, overrides
     from flows.terminal.output import print_json
+    from sim_core.profile import warnings_of
 
     checked = load_profile(profile, overrides(settings or []))
+    warnings = warnings_of(checked)
     if as_json:
-        print_json({"command": "profile check", "profile": profile, "name": checked.name, "valid": True})
-    else:
-        print(f"{profile}: valid")
+        facts = {"profile": profile, "name": checked.name, "valid": True, "warnings": warnings}
+        print_json({"command": "profile check", **facts})
+        return
+    for warning in warnings:
+        print(f"Warning: {warning}")
+    print(f"{profile}: valid" + (f", {len(warnings)} warning{'s'[: len(warnings) != 1]}" if warnings else ""))
 
 
 @trace_app.command("info")

@@ -10,7 +10,7 @@ import typer
 
 import experiments
 from agents.policies.registry import described, known, split_outside
-from sim_core.bundled import PROFILES, TRAFFICS, names_in
+from sim_core.bundled import TRAFFICS, names_in, profile_names
 from sim_core.engines import NAMES as ENGINE_NAMES
 from sim_core.engines import described as described_engines
 
@@ -18,6 +18,10 @@ from sim_core.engines import described as described_engines
 def _bundled(folder: Path) -> Callable[[str], list[str]]:
     """Completes the names of what comes with the package; the shell itself completes files."""
     return lambda incomplete: [name for name in names_in(folder) if name.startswith(incomplete)]
+
+
+def _profile(incomplete: str) -> list[str]:
+    return [name for name in profile_names() if name.startswith(incomplete)]
 
 
 def _engine(incomplete: str) -> list[str]:
@@ -38,7 +42,7 @@ def _policies(incomplete: str) -> list[str]:
 Profile = Annotated[
     str,
     typer.Argument(
-        help="A bundled profile (see `profile list`) or the path of a YAML file.", autocompletion=_bundled(PROFILES)
+        help="A bundled profile (see `profile list`) or the path of a YAML file.", autocompletion=_profile
     ),
 ]
 Policies = Annotated[

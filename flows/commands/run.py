@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from agents.policies.registry import Choice, choices_of
 from experiments.request_traces import check_traces, write_traces
 from flows.estimates import tell_time
-from flows.inputs import TrafficChoice, duration_s, load_profile, overrides
+from flows.inputs import TrafficChoice, duration_s, load_profile, overrides, warn_of
 from flows.terminal.output import say
 from sim_core.engines import FLUID, check_engine
 from sim_core.errors import InputError, PolicyError
@@ -65,9 +65,10 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
     start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
     request.traffic.check()
     profile = load_profile(request.profile, overrides(request.settings))
+    warnings = warn_of([profile])
 
     from agents.policies.contract import play
-    from experiments.analysis.summaries import over_seeds, services_over_seeds
+    from experiments.analysis.summaries import classes_over_seeds, over_seeds, request_classes, services_over_seeds
     from experiments.timelines import check_place, check_step, write_timeline
     from sim_core.world import Lane
 
@@ -108,11 +109,14 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
         "duration_s": length_s,
         "traffic": request.traffic.describe(trace),
         "slo": profile.slo.model_dump(mode="json"),
+        "classes": request_classes(profile),
+        "warnings": warnings,
         "policies": {
             policy.name: {
                 "settings": getattr(policy, "settings", {}),
                 "indicators": over_seeds(played[policy.name].indicators),
                 "services": services_over_seeds(played[policy.name].services),
+                "classes": classes_over_seeds(played[policy.name].classes),
                 "not_validated": not_validated[policy.name],
                 "lanes": [
                     {"seed": seed, **row}

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from experiments.analysis.amounts import rounded_down
 from flows.terminal.layout import fitted
-from sim_core.indicators import GAP_CLOSED, INDICATORS, SERVICE_INDICATORS
+from sim_core.indicators import CLASS_INDICATORS, GAP_CLOSED, INDICATORS, SERVICE_INDICATORS
 
 _NO_LIMIT = 10_000  # characters of a line that no terminal shows
-_SHOWN = {**SERVICE_INDICATORS, **INDICATORS, GAP_CLOSED.name: GAP_CLOSED}
+_SHOWN = {**CLASS_INDICATORS, **SERVICE_INDICATORS, **INDICATORS, GAP_CLOSED.name: GAP_CLOSED}
 
 
 @contextlib.contextmanager

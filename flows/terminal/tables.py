@@ -48,6 +48,8 @@ def show_run(document: Mapping[str, Any]) -> None:
     print_table(title, ("indicator", *(played if several else [alone])), rows)
     for policy, entry in played.items():
         of = f" of {policy}" if several else ""
+        if len(entry["classes"]) > 1:
+            _show_classes(of, entry["classes"], document["classes"])
         _show_services(of, entry["services"])
         if len(seeds) > 1:
             _show_lanes(of, entry["lanes"])
@@ -58,11 +60,37 @@ def show_run(document: Mapping[str, Any]) -> None:
 
 
 def _show_services(of: str, services: Mapping[str, Mapping[str, Any]]) -> None:
-    rows = [
-        [service, *(figure(n, e["mean"]) if n == "calls" else _measured(n, e) for n, e in figures.items())]
-        for service, figures in services.items()
-    ]
+    rows = [[service, *_of_part(figures)] for service, figures in services.items()]
     print_table(f"Services{of}", ("service", *next(iter(services.values()))), rows)
+
+
+def _show_classes(of: str, played: Mapping[str, Mapping[str, Any]], promised: Mapping[str, Mapping[str, Any]]) -> None:
+    """Figures of each class of requests, each against the SLO of its own or the whole's that stands beside them."""
+    rows = [
+        [_starred(figures, promised[name]), name, class_slo(promised[name]), *_of_part(figures)]
+        for name, figures in played.items()
+    ]
+    names = next(iter(played.values()))
+    print_table(f"Requests by class{of} (* keeps its SLO)", ("", "class", "slo", *names), rows, words=3)
+
+
+def _starred(figures: Mapping[str, Any], promised: Mapping[str, Any]) -> str:
+    attained = figures["slo_attainment"]["mean"]
+    return "*" if attained is not None and attained >= promised["slo"]["objective"] else ""
+
+
+def class_slo(promised: Mapping[str, Any]) -> str:
+    """`99 % in 0.5 s`: what was promised for a class of requests."""
+    slo = promised["slo"]
+    return f"{objective_text(slo['objective'])} in {slo['latency_threshold_seconds']:g} s"
+
+
+def _of_part(figures: Mapping[str, Any]) -> list[str]:
+    """Figures of a service or a class; how many calls or requests there were needs no interval."""
+    return [
+        figure(name, entry["mean"]) if name in ("calls", "requests") else _measured(name, entry)
+        for name, entry in figures.items()
+    ]
 
 
 def _show_lanes(of: str, lanes: Sequence[Mapping[str, Any]]) -> None:

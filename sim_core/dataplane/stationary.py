@@ -410,13 +410,15 @@ def balanced_point(load, state, point, utilization, held, room):
                 fluctuation *= together
         wait = max(0.0, fluctuation + local + (unequal * spread - local) * fill)
         local = unequal * spread * fill
-    variance_open, third_open = point.wait_variance_s2 / accepted**2, point.wait_third_s3 / accepted**3
-    # Calls that are held or have a core are no part of the wait, but of what varies.
-    variance_open = max(0.0, variance_open - (held + alone) / (accepted * pods))
-    bound = 2.0 * variance_open * math.sqrt(variance_open)
-    third_open = min(bound, max(-bound, third_open - (held + alone) / (accepted * pods) ** 2))
-    point.open = accepted * (wait + alone)
+    # Calls that are held or have a core are no part of the wait, but of what varies. A pod's excess of calls is a wait
+    # of so many departures; a single pod's call that is being served is one of them.
     per_call = 1.0 / most
+    at_rest = held if pods == 1.0 else held + alone
+    variance_open = max(0.0, point.wait_variance_s2 - accepted * at_rest / pods) * per_call**2
+    bound = 2.0 * variance_open * math.sqrt(variance_open)
+    third_open = (point.wait_third_s3 - accepted * at_rest / (pods * pods)) * per_call**3
+    third_open = min(bound, max(-bound, third_open))
+    point.open = accepted * (wait + alone)
     cpu_scv = line_scv(load, utilization)
     scv_departures = (cpu_scv + servers - 1.0) / servers
     third_departures = third_cumulant_factor(cpu_scv) / servers**2
@@ -549,7 +551,8 @@ def take_point(load, state, point, utilization):
     slowness = effective_slowness(load)
     unit = load.cpu_s * slowness
     room = load.workers + load.queue_limit
-    if load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO or state.capacity < 1.0:
+    chosen = load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO
+    if state.capacity < 1.0 or (chosen and load.ready > 1.5):
         balanced_point(load, state, point, utilization, load.held_s / unit, room)
         _in_seconds(point, unit)
     elif load.cold <= 0.0 or load.cold >= load.ready:

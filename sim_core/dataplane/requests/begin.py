@@ -25,7 +25,6 @@ from sim_core.dataplane.requests.records import (
     NONE,
     OPEN,
     POOL,
-    SPAN,
     STATION,
     cache_station_at,
     call_state_at,
@@ -45,7 +44,7 @@ _BYTES_ARRIVAL, _BYTES_CACHE, _BYTES_CALL = ARRIVAL.itemsize, CACHE_STATION.item
 _BYTES_CLOCK, _BYTES_COUNT, _BYTES_DATABASE = CLOCK.itemsize, COUNT.itemsize, DATABASE_STATION.itemsize
 _BYTES_DISTRIBUTION, _BYTES_FRAME = DISTRIBUTION.itemsize, FRAME.itemsize
 _BYTES_GROUP, _BYTES_INDEX, _BYTES_NODE, _BYTES_OPEN = GROUP.itemsize, INDEX.itemsize, NODE.itemsize, OPEN.itemsize
-_BYTES_POOL, _BYTES_STATION, _BYTES_SPAN = POOL.itemsize, STATION.itemsize, SPAN.itemsize
+_BYTES_POOL, _BYTES_STATION = POOL.itemsize, STATION.itemsize
 _MOST_BUCKETS = 256
 _FIRST_FRAMES, _FIRST_EVENTS = 64, 64
 _BALANCERS = np.uint64(0x42616C616E636572)
@@ -93,7 +92,7 @@ def begin_engine(
         services, endpoints, steps, calls, classes, pods, caches, databases: views of the lane's tables.
         key: of the lane's random numbers [uint64].
         trace_share: of the requests that leave spans behind [1].
-        room_spans: spans that are held until they are taken.
+        room_spans: spans that are held at most until they are taken.
     """
     end_engine(engine)
     engine.began = True
@@ -110,7 +109,7 @@ def begin_engine(
     engine.n_spans = engine.lost_spans = 0
     engine.room_spans = room_spans
     engine.next_span = np.uint64(0)
-    engine.spans = allocate(room_spans * _BYTES_SPAN + 8)
+    engine.spans, engine.n_span_rows = 0, 0
     _begin_groups(engine, services)
     _begin_calls(engine, services, calls)
     _begin_stores(engine, endpoints, steps, caches, databases)

@@ -76,6 +76,26 @@ def _copy(typing_context, target, source, n_bytes):
     return types.void(types.int64, types.int64, types.int64), codegen
 
 
+@intrinsic
+def bits_of(typing_context, number):
+    """The 64 bits [int64] of a number [float64]."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.IntType(64))
+
+    return types.int64(types.float64), codegen
+
+
+@intrinsic
+def number_of(typing_context, bits):
+    """The number [float64] with these 64 bits [int64]."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.int64), codegen
+
+
 @kernel
 def grow(address, n_bytes, new_n_bytes):
     """Moves a table to a longer place and returns its address; what is new is zero."""

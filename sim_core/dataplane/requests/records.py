@@ -304,7 +304,8 @@ ENGINE = np.dtype(
         ("handled", np.int64),  # events
         ("trace_share", np.float64),
         ("n_spans", np.int64),
-        ("room_spans", np.int64),
+        ("n_span_rows", np.int64),  # rows of `spans`
+        ("room_spans", np.int64),  # that it may grow to
         ("lost_spans", np.int64),
         ("next_span", np.uint64),
         ("began", np.bool_),

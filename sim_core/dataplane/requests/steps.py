@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from sim_core.compiled import kernel
+from sim_core.dataplane.requests.buckets import bucket_of
 from sim_core.dataplane.requests.calls import (
     answer_caller,
     begin_call,
@@ -38,16 +37,11 @@ from sim_core.dataplane.services.records import (
     CALL_STEP,
     CPU,
     LATENCY_BUCKETS,
-    LATENCY_MAX_S,
-    LATENCY_MIN_S,
     PARALLEL,
     READ,
     WAIT,
     WRITE,
 )
-
-_LOG_MIN = math.log(LATENCY_MIN_S)
-_BUCKETS_PER_LOG = LATENCY_BUCKETS / math.log(LATENCY_MAX_S / LATENCY_MIN_S)
 
 
 @kernel
@@ -274,7 +268,4 @@ def book_latency(engine, row, sums, latency_s):
         sums.good += 1.0
     if latency_s <= class_at(engine.the_classes, row).latency_threshold_s:
         sums.good_own += 1.0
-    place = 0
-    if latency_s > LATENCY_MIN_S:
-        place = min(int((math.log(latency_s) - _LOG_MIN) * _BUCKETS_PER_LOG), LATENCY_BUCKETS - 1)
-    count_at(engine.the_latency, row * LATENCY_BUCKETS + place).n += 1.0
+    count_at(engine.the_latency, row * LATENCY_BUCKETS + bucket_of(latency_s)).n += 1.0

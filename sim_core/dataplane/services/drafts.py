@@ -129,19 +129,20 @@ def _calling(target: Any, at: Location, probability: float = 1.0, count: float =
 
 def _ingress_drafts(profile: Any, services: Sequence[Draft]) -> Iterator[Draft]:
     wait = Action(WAIT, ("ingress",), mean_s=profile.ingress.latency_seconds, scv=profile.ingress.scv)
+    waits = () if wait.mean_s == 0.0 else (wait,)
     if profile.requests is None:
         calls = [
             Action(CALL_STEP, draft.at, count=profile.services[draft.service].calls_per_request, target=draft.name)
             for draft in services
         ]
-        yield Draft("ingress.all", INGRESS, ("ingress",), (wait, *calls))
+        yield Draft("ingress.all", INGRESS, ("ingress",), (*waits, *calls))
     for index, kind in enumerate(profile.requests or ()):
         at: Location = ("requests", index)
         if kind.endpoint is not None:
             calls = [_calling(kind.endpoint, (*at, "endpoint"))]
         else:
             calls = [_call(step, (*at, "calls", number)) for number, step in enumerate(kind.calls or ())]
-        yield Draft(f"ingress.{kind.name}", INGRESS, at, (wait, *calls))
+        yield Draft(f"ingress.{kind.name}", INGRESS, at, (*waits, *calls))
 
 
 def calls_of(actions: Sequence[Action]) -> Iterator[Action]:
