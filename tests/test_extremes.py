@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from sim_core.accounting import lane_sums, service_sums
 from sim_core.dataplane.services.kinds import RETRY_SLOTS
@@ -254,10 +255,17 @@ def test_a_service_under_overload_is_busy(play: Play):
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("check", "least"),
-    [(check_account, 0.0), (check_balance, 0.0), (check_busy, 2.0)],
-    ids=["account", "balance", "busy"],
+    ("check", "played"),
+    [
+        (check_account, plays()),
+        (check_account, plays(worlds=graph_profiles())),
+        (check_balance, plays()),
+        (check_busy, plays(least=2.0)),
+    ],
+    ids=["account", "graph", "balance", "busy"],
 )
-def test_two_thousand_profiles_of_the_night_keep_every_promise(check: Callable[[Play], None], least: float):
-    """The three properties above over 2,000 other profiles each, drawn anew every night."""
-    night(given(play=plays(least=least))(check))()
+def test_two_thousand_profiles_of_the_night_keep_every_promise(
+    check: Callable[[Play], None], played: st.SearchStrategy[Play]
+):
+    """The four properties above over 2,000 other profiles each, drawn anew every night."""
+    night(given(play=played)(check))()

@@ -27,7 +27,9 @@ FOLDERS = (
     Path(sim_core.profile.__file__).parent / "profiles",
     Path(experiments.__file__).parent / "specs",
 )
+GRAPHS = sorted((Path(experiments.__file__).parent / "profiles").glob("*.yaml"))  # services with endpoints
 PROFILE_TEXTS = [(FOLDERS[0] / f"{name}.yaml").read_text() for name in bundled_profiles()]
+PROFILE_TEXTS += [path.read_text() for path in GRAPHS]
 SPEC_TEXTS = [(FOLDERS[1] / f"{name}.yaml").read_text() for name in bundled_specs()]
 SMALL_SPEC = """\
 name: small
@@ -236,7 +238,7 @@ def fuzz_plain_specs(folder: Path, seed: int) -> str:
 
 def fuzz_overrides(folder: Path, seed: int) -> str:
     random = Random(seed)
-    profile = load_profile(random.choice(bundled_profiles()))
+    profile = load_profile(random.choice([*bundled_profiles(), *GRAPHS]))
     known = [".".join(map(str, place)) for place in places(profile.to_dict())]
     odd = [
         "",

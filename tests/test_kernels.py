@@ -279,6 +279,26 @@ def test_without_a_ready_pod_every_call_is_refused_and_without_calls_none():
     assert flow.refused_share == 0.0
 
 
+def test_a_service_serves_the_calls_of_all_its_endpoints():
+    """Told of them, it serves them, and passes on what it served: 3 in 10 of it to the first endpoint."""
+    service, flow, _ = a_service()
+    service.n_endpoints = 2
+    world = SimpleNamespace(
+        services=[service],
+        service_flows=[flow],
+        service_states=rows(SERVICE_STATE, 1, n_ready=3),
+        service_windows=rows(SERVICE_SUMS, 1),
+        endpoints=rows(ENDPOINT, 2, cpu_s=[0.2, 0.1]),
+        endpoint_flows=rows(ENDPOINT_FLOW, 2, flow=[3.0, 7.0], expected=[3.0, 7.0]),
+    )
+    for _ in range(200):
+        python(fluid.serve_service)(world, 0)
+    assert flow.load.cpu_s == pytest.approx(0.13)
+    assert world.endpoint_flows.passed_on.tolist() == pytest.approx([3.0, 7.0], rel=1e-3)
+    assert world.endpoint_flows.passed_on_expected.tolist() == pytest.approx([3.0, 7.0], rel=1e-3)
+    assert world.service_windows.calls[0] == pytest.approx(2000.0)
+
+
 # --- What a call takes
 
 
@@ -408,13 +428,13 @@ def test_calls_flow_down_by_the_steps_that_make_them():
     """Ten calls (eight expected) do their steps; whose earlier calls failed go no further, and what is called late joins
     its endpoint in the next tick."""
     world = graph()
-    world.steps.executions[[1, 2, 5, 7]] = [2.0, 0.5, 3.0, 2.0]
+    world.steps.executions[[1, 2, 3, 5, 7]] = [2.0, 0.5, 0.25, 3.0, 2.0]
     world.steps.count[1], world.steps.probability[2] = 2.0, 0.5
     world.call_flows.failed_share, world.call_flows.late = [0.1, 0.2, 0.0], [False, True, False]
     world.endpoint_flows.passed_on[0], world.endpoint_flows.passed_on_expected[0] = 10.0, 8.0
     python(fluid.spread)(world, 0)
     through = 0.9**2
-    beyond = through * (1.0 - 0.5 * 0.2)
+    beyond = 0.25 * through * (1.0 - 0.5 * 0.2)  # of these, a quarter do the PARALLEL
     shares = np.array([2.0, 0.5 * through, beyond, beyond, 3.0 * beyond, beyond, 2.0 * beyond])
     np.testing.assert_allclose(world.step_flows.flow[1:8], 10.0 * shares)
     np.testing.assert_allclose(world.step_flows.expected[1:8], 8.0 * shares)
@@ -449,10 +469,12 @@ def test_a_lane_begins_with_what_always_takes_the_same():
     world.lane, world.order = SimpleNamespace(tick_s=0.5), np.array([2, 0, 1])
     world.services, world.service_flows = rows(SERVICE, 2, cores=[3.0, 4.0]), rows(SERVICE_FLOW, 2)
     world.steps.mean_s[[0, 8]], world.steps.scv[[0, 8]] = 0.3, 2.0
-    world.endpoints.service = [0, -1, 2]
-    world.calls.caller, world.calls.service = [0, 0, 1], [1, 2, 2]
+    world.endpoints.service, world.calls.service = -1, [1, 2, 0]
     python(fluid.begin)(world)
-    assert world.call_flows.late.tolist() == [False, True, False]  # the load balancer comes before all services
+    assert world.call_flows.late.tolist() == [False] * 3  # the load balancer comes before all services
+    world.endpoints.service, world.calls.caller = [0, -1, 1], [0, 0, 2]
+    python(fluid.begin)(world)
+    assert world.call_flows.late.tolist() == [False, True, True]
     assert seen(world.step_flows[8]) == pytest.approx((0.3, 2.0 * 0.09, third_cumulant_factor(2.0) * 0.027))
     assert seen(world.step_flows[0]) == (0.0, 0.0, 0.0)
     assert world.service_flows.load.cores.tolist() == [3.0, 4.0]

@@ -164,6 +164,10 @@ def test_a_group_that_nobody_asks_drains_and_then_rests():
     for _ in range(3):
         database_fluid.serve_group(group, 0.0, 0.01, 1.0, 1.0, 1.0, 1e9, 0.5)
     assert [float(group[name]) for name in DATABASE_GROUP.names or ()] == [0.0] * 4
+    for queue_len in (0.0, 0.7):
+        group = row(DATABASE_GROUP, queue_len=queue_len, utilization=9.0)
+        database_fluid.serve_group(group, 0.0, 0.01, 1.0, 1.0, 1.0, 1e9, 0.5)
+        assert (group.queue_len, group.utilization) == (0.0, 0.0)
 
 
 def test_without_read_replicas_the_primary_takes_all_queries():
@@ -196,6 +200,8 @@ def test_read_replicas_take_the_reads():
     overloaded = settled(database, 400.0, 100.0)
     assert (overloaded.replicas.queue_len, overloaded.primary.queue_len) == (200.0, 100.0)  # all connections of each
     assert settled(database, 10.0, 20.0).busy_s == pytest.approx(0.8 * 0.5)  # now the primary
+    single = settled(a_database(cores=1.0, read_replicas=1.0), 10.0, 0.0)
+    assert single.primary.utilization == 0.0 and single.replicas.utilization == pytest.approx(0.2)
 
 
 def test_a_database_that_nobody_asks_takes_as_long_as_a_query_alone():
@@ -307,9 +313,9 @@ def test_calls_that_need_a_refused_connection_fail():
     assert (state.pool, state.connection_ratio) == (50.0, 1.25)
     assert state.refused_share == pytest.approx(0.2)
     assert world.endpoint_flows.error_share.tolist() == pytest.approx([0.0, 0.1, 0.2])
-    world.databases.connection_limit = 60.0
+    world.databases.connection_limit = 75.0
     python(database_fluid.before)(world)
-    assert (state.connection_ratio, state.refused_share) == (1.0, 0.0)
+    assert (state.connection_ratio, state.refused_share) == (0.8, 0.0)
     assert world.endpoint_flows.error_share.tolist() == [0.0] * 3  # once more after the last refusal
     assert pods_of([4, 50, 8], [3, 40, 7], 60.0).endpoint_flows.error_share.tolist() == [9.0] * 3  # and not without one
     python(database_fluid.before)(SimpleNamespace(databases=[]))

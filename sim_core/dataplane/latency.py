@@ -39,23 +39,23 @@ def slowest_branch(steps, flows, row):
         steps, flows: views of the lane's steps; the branches' `sum_` fields are set.
         row: of the PARALLEL.
     """
-    seen, far = 0.0, 0.0
+    moved, whole, far = 0.0, 0.0, 0.0
     branch, end = row + 1, steps[row].end
     while branch < end:
         flow = flows[branch]
         deviation = math.sqrt(flow.sum_variance_s2)
-        seen += flow.sum_mean_s + deviation
+        moved += abs(flow.sum_mean_s + deviation - flow.seen)  # branches that move against each other have moved, too
+        whole += flow.sum_mean_s + deviation
         far = max(far, flow.sum_mean_s + _FAR * deviation)
         branch = steps[branch].end
-    slowest = flows[row]
-    if abs(seen - slowest.seen) <= _MOVED * slowest.seen:
+    if moved <= _MOVED * whole:
         return
-    slowest.seen = seen
+    slowest = flows[row]
     branch = row + 1
     while branch < end:
-        take_shape(
-            flows[branch].shape, flows[branch].sum_mean_s, flows[branch].sum_variance_s2, flows[branch].sum_third_s3
-        )
+        flow = flows[branch]
+        flow.seen = flow.sum_mean_s + math.sqrt(flow.sum_variance_s2)
+        take_shape(flow.shape, flow.sum_mean_s, flow.sum_variance_s2, flow.sum_third_s3)
         branch = steps[branch].end
     first, second, third = 0.0, 0.0, 0.0
     for k in range(len(_NODES)):

@@ -83,7 +83,6 @@ def serve_group(group, queries, query_s, scv, cores, instances, limit, tick_s):
     """One group of equal instances, each with a queue of its own, queries spread at random; `group` is DATABASE_GROUP."""
     group.wait_s = group.wait_variance_s2 = group.utilization = 0.0
     if queries <= 0.0 and group.queue_len <= 0.0:
-        group.queue_len = 0.0
         return
     capacity = instances * cores / query_s * tick_s
     before = group.queue_len

@@ -63,7 +63,7 @@ STEP_FLOW = np.dtype(
         ("sum_variance_s2", np.float64),
         ("sum_third_s3", np.float64),
         ("shape", SHAPE),  # BRANCH: of that sum
-        ("seen", np.float64),  # PARALLEL: sum of its branches' means and deviations that the slowest is computed for
+        ("seen", np.float64),  # BRANCH: its mean and deviation together, for which the slowest was computed last
     ],
     align=True,
 )

@@ -20,7 +20,6 @@ LEAST = 1e-100  # of requests, calls, queries: fewer are none, for products with
 @phase
 def begin(world):
     """Fills the zeroed flows of a lane: steps that always take the same."""
-    position = 0
     for i in range(len(world.services)):
         begin_station(world.services[i], world.service_flows[i], world.lane.tick_s)
     for s in range(len(world.steps)):
