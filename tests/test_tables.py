@@ -108,7 +108,7 @@ def test_a_run_of_too_few_seeds_says_that_it_has_no_intervals(capsys, seeds, wor
     figures = {"cost_usd": {"mean": 2.0, "ci95": [math.nan, math.nan]}}
     played = {"indicators": figures, "services": {"api": {"calls": {"mean": 9.0}}}, "lanes": lanes}
     shown = {"profile": "production", "engine": "fluid", "seeds": list(range(seeds)), "duration_s": 172_800.0}
-    show_run(shown | {"timeline": None, "policies": {"hpa": played}})
+    show_run(shown | {"timeline": None, "request_traces": None, "policies": {"hpa": played}})
     out = " ".join(capsys.readouterr().out.split())
     assert f"2d, {words}" in out
     assert ("95 % interval" in out) == (seeds >= 3)
