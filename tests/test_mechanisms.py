@@ -126,7 +126,8 @@ def test_the_latency_of_a_service_in_a_scrape_is_that_of_its_calls(bare: Profile
     seen, services = watch(Worlds([lane]), 400.0)
     np.testing.assert_allclose(services["latency_mean_s"][:, 0], seen["latency_mean_s"] - 0.002, rtol=2e-6)
     assert seen["latency_mean_s"].max() > 5.0
-    assert seen["latency_mean_s"][-1] == pytest.approx(0.042, rel=0.01)
+    calm_s = seen["latency_mean_s"][2]  # before the burst
+    assert seen["latency_mean_s"][-1] == pytest.approx(calm_s, rel=1e-3)
 
 
 def test_a_service_behind_retries_sees_all_that_comes_through():
