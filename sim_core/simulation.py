@@ -24,7 +24,7 @@ from sim_core.accounting import (
     service_indicators,
     service_sums,
 )
-from sim_core.compiled import kernel, phase
+from sim_core.compiled import glue, kernel, phase
 from sim_core.controlplane.hpa import reconcile_hpa
 from sim_core.controlplane.pods import SAMPLE, advance_pods, collect_samples, set_replicas, start_warm
 from sim_core.dataplane.fluid import begin_components, serve
@@ -46,7 +46,7 @@ SPANS_KEPT = 1_000_000  # of sampled requests, a lane; more are counted and lost
 cut = LAYOUT.cutter()
 
 
-@phase
+@glue
 def begin_lane(world):
     """Fills a zeroed state: pods that have been warm for long, components as full as the profile says."""
     lane, state = world.lane, world.state
@@ -93,7 +93,7 @@ def run_controllers(world, now_s):
     state.n_syncs += 1
 
 
-@phase
+@glue
 def ask_hpa(world, service, state, pods, now_s):
     """Replicas that the HorizontalPodAutoscaler of a service asks for [pods]."""
     hpa, samples = service.hpa, world.samples
@@ -142,7 +142,7 @@ def after_serving(world):
             publish(world)
 
 
-@phase
+@glue
 def tick(world):
     """Takes one world one tick further, with the fluid engine."""
     before_serving(world)

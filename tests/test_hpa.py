@@ -210,27 +210,30 @@ def test_max_takes_the_policy_that_changes_most_and_min_the_one_that_changes_lea
         "scale_down": {"select_policy": select, "policies": [shrinking, pods]},
     }
     target = Target(10, min_replicas=1, max_replicas=1000, behavior=behavior)
-    up_events, down_events = target.state.up_events, target.state.down_events
-    limited = [limit_rate(target.hpa, up_events, down_events, 10, wanted, 0.0) for wanted in (500, 1)]
-    assert [(replicas, codes.REASONS[reason]) for replicas, reason in limited] == [
-        (highest, "ScaleUpLimit"),
-        (lowest, "ScaleDownLimit"),
-    ]
+    up_events, down_events = target.case.up_events, target.case.down_events
+    for wanted, expected, why in ((500, highest, "ScaleUpLimit"), (1, lowest, "ScaleDownLimit")):
+        assert limit_rate(target.hpa, target.state, up_events, down_events, 10, wanted, 0.0) == expected
+        assert target.conditions() == [("ScalingLimited", "True", why)]
 
 
 def test_a_policy_counts_from_the_replicas_at_the_begin_of_its_period():
     """10 pods that were 7 three quarters of a minute ago: 4 more a minute is 11, twice as many in 30 s is 20."""
     pods, percent = {"type": "Pods", "value": 4, "period_s": 60}, {"type": "Percent", "value": 100, "period_s": 30}
     target = Target(10, max_replicas=1000, behavior={"scale_up": {"policies": [pods]}, "scale_down": None})
-    up_events, down_events = target.state.up_events, target.state.down_events
-    up_events.n, up_events.entries[0].time_s, up_events.entries[0].change = 1, -45.0, 3
-    assert limit_rate(target.hpa, up_events, down_events, 10, 500, 0.0)[0] == 11
-    down_events.n, down_events.entries[0].time_s, down_events.entries[0].change = 1, -59.0, 2
-    assert limit_rate(target.hpa, up_events, down_events, 10, 500, 0.0)[0] == 13
-    up_events.entries[0].time_s = -60.0  # no longer younger than the period
-    assert limit_rate(target.hpa, up_events, down_events, 10, 500, 0.0)[0] == 16
-    rules = hpa_record(max_replicas=1000, behavior={"scale_up": {"policies": [percent]}, "scale_down": None})
-    assert limit_rate(rules, up_events, down_events, 10, 500, 0.0)[0] == 20
+    up_events, down_events = target.case.up_events, target.case.down_events
+
+    def limited(hpa: np.record) -> int:
+        return int(limit_rate(hpa, target.state, up_events, down_events, 10, 500, 0.0))
+
+    up_events[0].time_s, up_events[0].change, up_events[0].used = -45.0, 3, True
+    assert limited(target.hpa) == 11
+    down_events[0].time_s, down_events[0].change, down_events[0].used = -59.0, 2, True
+    assert limited(target.hpa) == 13
+    up_events[0].time_s = -60.0  # no longer younger than the period
+    assert limited(target.hpa) == 16
+    assert (
+        limited(hpa_record(max_replicas=1000, behavior={"scale_up": {"policies": [percent]}, "scale_down": None})) == 20
+    )
 
 
 # A second reading of the rules, over names and dictionaries and in exact fractions, to hold the one-pass kernels to.

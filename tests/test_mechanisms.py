@@ -119,13 +119,15 @@ def test_the_queue_of_a_scrape_is_its_mean_over_the_interval(bare: Profile):
 
 
 def test_the_latency_of_a_service_in_a_scrape_is_that_of_its_calls(bare: Profile):
-    """For one service, in each interval: a request's latency less the balancer's 2 ms, calm or overloaded."""
+    """For one service, in each interval: a request's latency less the balancer's 2 ms, calm or overloaded. The calls of
+    the service hold those few in 100 million that the tail of an analytic distribution has beyond the timeout."""
     profile = bare.with_overrides({f"{API}.container.queue_limit": 5000, f"{API}.client.timeout_seconds": 300.0})
     lane = Lane(profile, burst(40.0, 320.0, 60, 120, 600), 1, scaler=Scaler.static(4))
     seen, services = watch(Worlds([lane]), 400.0)
-    np.testing.assert_allclose(services["latency_mean_s"][:, 0], seen["latency_mean_s"] - 0.002, rtol=1e-6)
+    np.testing.assert_allclose(services["latency_mean_s"][:, 0], seen["latency_mean_s"] - 0.002, rtol=2e-6)
     assert seen["latency_mean_s"].max() > 5.0
-    assert seen["latency_mean_s"][-1] == pytest.approx(0.042, rel=0.01)
+    calm_s = seen["latency_mean_s"][2]  # before the burst
+    assert seen["latency_mean_s"][-1] == pytest.approx(calm_s, rel=1e-3)
 
 
 def test_a_service_behind_retries_sees_all_that_comes_through():

@@ -229,7 +229,7 @@ def test_savings_are_stated_in_pods_first_then_in_all_then_a_month(data: ReportD
 
 def test_pods_and_fixed_cost_stand_apart(data: ReportData, page: Path):
     text, html = comparison_text(data), visible(page)
-    fixed = "Fixed cost: $15.00 a day whatever the policy does (database $12.00, cache $2.40, load balancer $0.600)"
+    fixed = "Fixed cost: $15.00 a day whatever the policy does (cache $2.40, database $12.00, load balancer $0.600)"
     assert fixed in text and fixed in html
     assert "pods [$/day]" in text.splitlines()[3] and "scale events/day" in text.splitlines()[3]
     titles = columns(html, "Comparison on held-out traffic")

@@ -247,6 +247,8 @@ def test_a_cold_cache_fills_up_to_its_steady_hit_ratio_and_the_database_pays(ste
 
 # --- Queues, timeouts, balancing
 
+NO_ERRORS = 1e-6  # waits have analytic distributions: a thousandth of a thousandth of a tail is beyond any timeout
+
 
 def errors_in_a_burst(steady: Profile, **changes: float) -> float:
     """Twenty seconds of double load on four pods."""
@@ -257,7 +259,7 @@ def errors_in_a_burst(steady: Profile, **changes: float) -> float:
 
 def test_a_full_queue_refuses(steady):
     roomy = {"services__api__container__queue_limit": 10_000, "services__api__client__timeout_seconds": 300.0}
-    assert errors_in_a_burst(steady, **roomy) == 0.0
+    assert errors_in_a_burst(steady, **roomy) < NO_ERRORS
     tight = errors_in_a_burst(steady, **{**roomy, "services__api__container__queue_limit": 5})
     tighter = errors_in_a_burst(steady, **{**roomy, "services__api__container__queue_limit": 0})
     assert tighter >= tight > 0.05
@@ -265,7 +267,7 @@ def test_a_full_queue_refuses(steady):
 
 def test_a_slow_call_times_out(steady):
     patient = {"services__api__container__queue_limit": 10_000, "services__api__client__timeout_seconds": 300.0}
-    assert errors_in_a_burst(steady, **patient) == 0.0
+    assert errors_in_a_burst(steady, **patient) < NO_ERRORS
     errors = [
         errors_in_a_burst(steady, **{**patient, "services__api__client__timeout_seconds": limit})
         for limit in (5.0, 2.0, 1.0)

@@ -42,7 +42,8 @@ PLACES = {"no_room": None, "report": "report.html", "mlflow": None}
 def document(found: Evaluation, seeds: int = 10) -> dict[str, Any]:
     policies = policies_document(found, duration_s=2 * 86_400.0)
     slo = {"objective": 0.99, "latency_threshold_seconds": 0.3}
-    return {"profile": "production", "seeds": seeds, "duration_s": 172_800.0, "slo": slo, "policies": policies} | PLACES
+    inputs = {"profile": "production", "engine": "fluid", "seeds": seeds, "duration_s": 172_800.0, "slo": slo}
+    return inputs | {"policies": policies} | PLACES
 
 
 # --- rounding
@@ -106,8 +107,8 @@ def test_a_run_of_too_few_seeds_says_that_it_has_no_intervals(capsys, seeds, wor
     lanes = [{"seed": seed, "cost_usd": 2.0} for seed in range(seeds)]
     figures = {"cost_usd": {"mean": 2.0, "ci95": [math.nan, math.nan]}}
     played = {"indicators": figures, "services": {"api": {"calls": {"mean": 9.0}}}, "lanes": lanes}
-    shown = {"profile": "production", "seeds": list(range(seeds)), "duration_s": 172_800.0, "timeline": None}
-    show_run(shown | {"policies": {"hpa": played}})
+    shown = {"profile": "production", "engine": "fluid", "seeds": list(range(seeds)), "duration_s": 172_800.0}
+    show_run(shown | {"timeline": None, "request_traces": None, "policies": {"hpa": played}})
     out = " ".join(capsys.readouterr().out.split())
     assert f"2d, {words}" in out
     assert ("95 % interval" in out) == (seeds >= 3)
@@ -154,7 +155,7 @@ def test_what_is_fixed_stands_apart_from_the_pods(capsys):
     show_evaluation(document(found))
     out = capsys.readouterr().out
     assert "cost_pods_usd" in out and "21.00" in out and "83.64" in out
-    assert "fixed whatever the policy does: 62.64 (database 51.84, cache 9.60, load balancer 1.20)" in out
+    assert "fixed whatever the policy does: 62.64 (cache 9.60, database 51.84, load balancer 1.20)" in out
 
 
 def test_a_comparison_names_the_range_of_fixed_costs_and_bears_old_rows_without_them(capsys):
@@ -169,7 +170,7 @@ def test_a_comparison_names_the_range_of_fixed_costs_and_bears_old_rows_without_
     shown = {"groups": [group], "baseline": None}
     rows = [row("a", cost_usd=33.0, **FIXED), row("b", cost_usd=45.0, **(FIXED | {"cost_fixed_usd": 40.0}))]
     show_comparison(shown | {"configurations": rows})
-    assert "31.32 to 40.00 (database 25.92," in capsys.readouterr().out
+    assert "31.32 to 40.00 (cache 4.80, database 25.92," in capsys.readouterr().out
     show_comparison(shown | {"configurations": [row("a", cost_usd=33.0)]})
     assert "fixed" not in capsys.readouterr().out
 

@@ -6,7 +6,7 @@ them, and what each of its steps begins. Upwards, callees first: how long a call
 
 from __future__ import annotations
 
-from sim_core.compiled import kernel, phase
+from sim_core.compiled import glue, kernel, phase
 from sim_core.dataplane.latency import slowest_branch
 from sim_core.dataplane.queueing import cumulants_within, share_within, take_shape, third_cumulant_factor
 from sim_core.dataplane.services.kinds import BRANCH, CALL_STEP, CPU, NO_PARENT, PARALLEL, RETRY_SLOTS, WAIT
@@ -129,7 +129,7 @@ def all_answered(answered_share, step):
     return 1.0 - step.probability * (1.0 - answered_share**step.count)
 
 
-@phase
+@glue
 def serve_service(world, i):
     """The calls of all endpoints of service `i` meet its pods."""
     service, flow = world.services[i], world.service_flows[i]

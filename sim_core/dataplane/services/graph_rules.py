@@ -38,6 +38,7 @@ def _names_readable(profile: Any) -> bool:
     lists = [
         profile.services,
         profile.requests,
+        *(kind.shares for kind in profile.requests or ()),
         *(s.endpoints for s in profile.services),
         *(e.steps for e in endpoints),
     ]
