@@ -201,9 +201,11 @@ def cumulants_within(shape, threshold, within):
         second = 0.5 * math.erfc(-sign * (place - 2.0 * sd) * _SQRT_HALF) * math.exp(4.0 * half) / mass
         third = 0.5 * math.erfc(-sign * (place - 3.0 * sd) * _SQRT_HALF) * math.exp(9.0 * half) / mass
         scale, shift = math.exp(shape.log_mean), shape.log_shift
-    variance = max(0.0, second - first * first) * scale * scale
-    central = (third - 3.0 * first * second + 2.0 * first**3) * scale**3
-    return min(threshold, shift + sign * scale * first), variance, sign * central
+    mean = min(threshold, max(0.0, shift + sign * scale * first))
+    # A time between 0 and the threshold varies by no more than one that is either: a cut far out in a tail cancels.
+    variance = min(max(0.0, second - first * first) * scale * scale, mean * (threshold - mean))
+    central = sign * (third - 3.0 * first * second + 2.0 * first**3) * scale**3
+    return mean, variance, min(threshold * variance, max(-threshold * variance, central))
 
 
 @kernel

@@ -40,6 +40,7 @@ from sim_core.dataplane.station import LEVELS
 _SATURATED = 1e-4  # a pod that works this near to its capacity works at it
 _NEGLIGIBLE = 1e-6  # weight of a state of the chain, over that of the likeliest
 _MOST_NODES = 8
+_LARGE = 1e100
 # Fitted, see fit.py: from which occupancy on the variability of service times widens the chain, ...
 _SATURATION_POWER = 60
 # ... the power of that variability that many pods feel where it is above 1, ...
@@ -489,6 +490,8 @@ def independent_point(load, point, utilization, held, room):
         weight *= busy / (j * speed)
         idle += weight
         busy_sum += weight * j * speed
+        if weight > _LARGE:  # many servers far beyond their capacity: only ratios count
+            weight, idle, busy_sum = 1.0, idle / weight, busy_sum / weight
     weight *= utilization * entry
     if log_ratio > 0.0:
         down = math.exp(-log_ratio * (places - 1.0)) if log_ratio * places < 700.0 else 0.0
@@ -619,3 +622,11 @@ def effective_slowness(load):
     if load.cold <= 0.0:
         return 1.0
     return load.ready / (load.ready - load.cold * (1.0 - 1.0 / load.cold_factor))
+
+
+@kernel
+def stretch_of(load):
+    """Time of a CPU step without any wait over its CPU time on a warm pod [1]."""
+    if load.ready < 0.5:
+        return 1.0
+    return effective_slowness(load) / call_speed(load)

@@ -11,6 +11,7 @@ from sim_core.dataplane.latency import slowest_branch
 from sim_core.dataplane.queueing import cumulants_within, share_within, take_shape, third_cumulant_factor
 from sim_core.dataplane.services.kinds import BRANCH, CALL_STEP, CPU, NO_PARENT, PARALLEL, RETRY_SLOTS, WAIT
 from sim_core.dataplane.serving import serve_station
+from sim_core.dataplane.stationary import stretch_of
 
 _SAME = 2e-3  # relative change of what a call costs
 _FAR2 = 300.0  # squared standard deviations: further out, nobody gives up
@@ -48,7 +49,8 @@ def begin_station(service, flow, tick_s):
     load = flow.load
     load.cold_factor, load.cores = service.cold_factor, service.cores
     load.workers, load.queue_limit = service.workers, service.queue_limit
-    load.cpu_s, load.cpu_scv = service.cpu_s, 1.0  # until the first calls say which they are
+    # Until the first calls say which they are; a service that no request enters has none.
+    load.cpu_s, load.cpu_scv = service.cpu_s if service.cpu_s > 0.0 else tick_s, 1.0
     load.balancing, load.nodes = service.balancing, service.balancer_nodes
     load.sharing, load.quota_period_s = service.sharing, service.quota_period_s
     load.timeout_s, load.tick_s = service.timeout_s, tick_s
@@ -200,7 +202,7 @@ def serve_pods(service, state, flow, window):
     flow.refused_share = answer.refused / arrivals if arrivals > LEAST else 0.0
     if state.n_ready == 0:
         flow.refused_share = 1.0
-    flow.stretch = (answer.sojourn_s - answer.wait_s - load.held_s) / load.cpu_s
+    flow.stretch = stretch_of(load)
     window.request_core_s += state.n_ready * service.request_cores * load.tick_s
     window.calls += arrivals
     window.cpu_core_s += answer.cpu_core_s
