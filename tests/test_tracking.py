@@ -298,7 +298,7 @@ def played(attained: float = 0.999, classes: tuple[str, ...] = ("all",)) -> dict
         "settings": {"target_cpu_utilization_pct": 60},
         "indicators": figures,
         "services": {"api": {"utilization": {"mean": 0.6, "ci95": [0.5, 0.7]}}},
-        "classes": dict.fromkeys(classes, {"requests": {"mean": 7.0, "ci95": [math.nan, math.nan]}}),
+        "classes": {name: {"requests": {"mean": 7.0, "ci95": [math.nan, math.nan]}} for name in classes},
         "lanes": [{"seed": 0, "slo_attainment": attained}],
     }
 
