@@ -502,7 +502,8 @@ def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ProfileError) as refused:
         load_profile("prodution")
     assert str(refused.value) == (
-        "ProfileError: 'prodution': unknown profile (known: development, experimental, production; or name a file); "
+        "ProfileError: 'prodution': unknown profile (known: development, experimental, "
+        "production, boutique, diamond, front; or name a file); "
         "did you mean 'production'?"
     )
 

@@ -93,6 +93,12 @@ COMMANDS: dict[str, str | Serves | None] = {
     "devops-sim run production --policy hpa --target-utilization 80 "
     "--set services.api.lifecycle.startup_seconds=60": AS_IT_STANDS,
     "devops-sim run production --policy 'static(replicas=12)' --policy hpa --lanes 8 --timeline day.parquet": AS_IT_STANDS,
+    "devops-sim profile show boutique --graph": AS_IT_STANDS,
+    "devops-sim run front --duration 6h --lanes 3": AS_IT_STANDS,
+    "devops-sim run front --duration 10m --lanes 2 --threads 2 --engine requests --trace-requests 0.01": AS_IT_STANDS,
+    "devops-sim bench agreement --only diamond --seeds 8": (  # it judges, and ends with 1 where they do not agree
+        "devops-sim bench agreement --only diamond --seeds 3 || test $? = 1"
+    ),
     "devops-sim sweep experiments/specs/capacity.yaml": "devops-sim sweep small.yaml",
     "devops-sim compare capacity": "devops-sim compare small",
     "devops-sim train production --trace my-traffic.csv.gz --scale-peak-to-replicas 20 --steps 500000 --seed 1": (

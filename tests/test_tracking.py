@@ -291,13 +291,14 @@ def test_an_evaluation_has_a_child_run_a_policy_and_the_gap_that_it_closed(state
     assert len(children) == 2
 
 
-def played(attained: float = 0.999) -> dict:
+def played(attained: float = 0.999, classes: tuple[str, ...] = ("all",)) -> dict:
     figures = {"slo_attainment": {"mean": attained, "ci95": [0.998, math.nan]}}
     return {
         "policy": "hpa",
         "settings": {"target_cpu_utilization_pct": 60},
         "indicators": figures,
         "services": {"api": {"utilization": {"mean": 0.6, "ci95": [0.5, 0.7]}}},
+        "classes": {name: {"requests": {"mean": 7.0, "ci95": [math.nan, math.nan]}} for name in classes},
         "lanes": [{"seed": 0, "slo_attainment": attained}],
     }
 
@@ -335,6 +336,15 @@ def registered(state, tmp_path) -> tuple[StateDir, MlflowTracker, str, str]:
     uri = tracker.log_model(run, save_network(tmp_path / "policy.onnx"), metadata)
     assert tracker.register(uri, "production", CHAMPION, {"gap_closed": 0.6}) == "1"
     return state, tracker, run, uri
+
+
+def test_a_play_has_the_figures_of_each_class_of_requests_where_there_are_several(state):
+    """One class alone is the whole, and has no figures of its own there."""
+    tracker = MlflowTracker.open(state, "production")
+    run = tracker.log_play("classes", {}, played(classes=("page", "ping")), {"name": "production"})
+    found = next(found for found in runs_of(state, "run") if found.info.run_id == run)
+    by_class = {name: value for name, value in found.data.metrics.items() if name.startswith("classes/")}
+    assert by_class == {"classes/page/requests": 7.0, "classes/ping/requests": 7.0}
 
 
 def test_a_model_comes_back_by_every_name_with_its_metadata_and_computes(registered):
