@@ -192,6 +192,7 @@ def test_requests_too_few_to_divide_by_are_none():
     """Below 1e-100 of them products with them would vanish and their ratios overflow."""
     found = booking(1e-101, answered_share=1.0, clean_share=1.0)
     assert found.booked.within == 0.0 and found.histogram.sum() == LATENCY_BUCKETS
+    assert found.window.latency_weight == 10.0 and found.window.good == 10.0
     found = booking(1.0, answered_share=1.0, clean_share=1.0, mean_s=40.0, variance_s2=4.0, third_s3=0.0)
     assert found.window.good == found.window.good_own == 10.0
     assert found.histogram.sum() == pytest.approx(LATENCY_BUCKETS + 1.0)
