@@ -146,8 +146,12 @@ def test_a_latency_distribution_is_worked_out_anew_when_it_has_moved(name: str, 
     assert booked[name] == flow[name] != before
 
 
-def booking(requests: float, **flow: float) -> SimpleNamespace:
-    """What is booked of requests with exponential latency of 0.1 s, within 0.2 s for all, within 0.05 s for their class."""
+def booking(requests: float, within: tuple[float, float] | None = None, **flow: float) -> SimpleNamespace:
+    """What is booked of requests with exponential latency of 0.1 s, within 0.2 s for all, within 0.05 s for their class.
+
+    Args:
+        within: shares of the latency distribution that was booked last, which has not moved since.
+    """
     lane = row(np.dtype(LANE, align=True), latency_threshold_s=0.2)
     found = SimpleNamespace(
         account=row(np.dtype([("requests", float), ("good", float)]), requests=100.0, good=200.0),
@@ -158,6 +162,9 @@ def booking(requests: float, **flow: float) -> SimpleNamespace:
     endpoint = exponential(0.1)
     for name, value in flow.items():
         endpoint[name] = value
+    if within is not None:
+        found.booked = row(CLASS_FLOW, mean_s=0.1, variance_s2=0.01, third_s3=0.002)
+        found.booked.within, found.booked.within_own = within
     account_requests(
         lane, found.account, row(REQUEST_CLASS, latency_threshold_s=0.05), requests, endpoint, found.booked,
         found.window, found.histogram,
@@ -185,6 +192,16 @@ def test_requests_too_few_to_divide_by_are_none():
     """Below 1e-100 of them products with them would vanish and their ratios overflow."""
     found = booking(1e-101, answered_share=1.0, clean_share=1.0)
     assert found.booked.within == 0.0 and found.histogram.sum() == LATENCY_BUCKETS
+    assert found.window.latency_weight == 10.0 and found.window.good == 10.0
     found = booking(1.0, answered_share=1.0, clean_share=1.0, mean_s=40.0, variance_s2=4.0, third_s3=0.0)
     assert found.window.good == found.window.good_own == 10.0
     assert found.histogram.sum() == pytest.approx(LATENCY_BUCKETS + 1.0)
+    for whole, own in ((1e-101, 1e-99), (1e-99, 1e-101)):
+        found = booking(1.0, (whole, own), answered_share=1.0, clean_share=1.0)
+        sums = row(CLASS_SUMS)
+        account_requests(
+            row(np.dtype(LANE, align=True)), found.account, row(REQUEST_CLASS), 1.0,
+            row(ENDPOINT_FLOW, mean_s=0.1, variance_s2=0.01, third_s3=0.002, answered_share=1.0, clean_share=1.0),
+            found.booked, sums, found.histogram,
+        )  # fmt: skip
+        assert (sums.good, sums.good_own) == (whole if whole > 1e-100 else 0.0, own if own > 1e-100 else 0.0)
