@@ -177,8 +177,10 @@ def serve_station(load, state, answer, shape):
     _settle(load, state, inflow, capacity, before)
     _interpolate(state)
     here = state.here
-    refused = expected * here.blocked
     after = min(here.open, before + inflow)
+    if inflow > _MOST * capacity:  # beyond the grid: what there is neither time nor room for
+        here.blocked = max(here.blocked, 1.0 - (capacity + max(0.0, after - before)) / inflow)
+    refused = expected * here.blocked
     admitted = offered * (1.0 - here.blocked)
     expected_admitted = expected - refused
     # The expected calls may run ahead of the draws: these catch up with them.

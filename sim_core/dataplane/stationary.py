@@ -273,6 +273,8 @@ def take_chain(load, state, point, pods, busy, held, room, factor):
         if abs(slope) > 1e-7:
             correction = math.expm1(-abs(log_ratio)) / math.expm1(-abs(slope))
         point.blocked = min(1.0, top / total * correction)
+    # No more is served than all can do, no less than by one server without waiting room (Erlang's loss formula).
+    point.blocked = min(ratio / (1.0 + ratio), max(1.0 - 1.0 / ratio, point.blocked))
     mean = first / total
     second /= total
     variance = max(0.0, second - mean * mean)
