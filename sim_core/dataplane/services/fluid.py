@@ -329,7 +329,8 @@ def give_up(timeout_s, below, step_flow):
     take_shape(shape, below.mean_s, below.variance_s2, below.third_s3)
     within = share_within(shape, timeout_s)
     if within < 1.0:
-        step_flow.mean_s, step_flow.variance_s2, step_flow.third_s3 = cumulants_within(shape, timeout_s, within)
+        mean, step_flow.variance_s2, step_flow.third_s3 = cumulants_within(shape, timeout_s, within)
+        step_flow.mean_s = max(0.0, mean)  # shapes may reach a little below zero, where few are in time
     return 1.0 - within
 
 
