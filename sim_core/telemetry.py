@@ -91,9 +91,10 @@ def stage_requests(staged, window, window_s):
     if window.latency_weight > 0.0:
         mean = window.latency_s / window.latency_weight
         variance = max(0.0, window.latency_s2 / window.latency_weight - mean * mean)
-        log_variance = math.log1p(variance / (mean * mean))
-        staged.latency_mean_s = mean
-        staged.latency_p95_s = mean * math.exp(_Z95 * math.sqrt(log_variance) - 0.5 * log_variance)
+        staged.latency_mean_s = staged.latency_p95_s = mean
+        if mean > 0.0:  # else whoever is answered at all, in an overload, is taken to be so at once
+            log_variance = math.log1p(variance / (mean * mean))
+            staged.latency_p95_s = mean * math.exp(_Z95 * math.sqrt(log_variance) - 0.5 * log_variance)
 
 
 @kernel
