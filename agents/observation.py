@@ -261,6 +261,21 @@ class Observations:
         return self._worlds.telemetry()
 
     @property
+    def services(self) -> np.ndarray:
+        """The newest published scrape of every service, records `SERVICE_TELEMETRY`, shape (n_lanes, n_services).
+
+        Zeros before the first, and where a lane has fewer services.
+        """
+        worlds = self._worlds
+        params, published = worlds.params, worlds.state["n_published"]
+        newest = params["service_scrapes_first"] + (np.maximum(published, 1) - 1) % HISTORY * params["n_services"]
+        places = np.arange(self.n_services)
+        there = places < params["n_services"][:, None]
+        scrapes = np.zeros(there.shape, dtype=worlds.tables.service_scrapes.dtype)
+        scrapes[there] = worlds.tables.service_scrapes[(newest[:, None] + places)[there]]
+        return scrapes
+
+    @property
     def replicas(self) -> np.ndarray:
         """spec.replicas of every Deployment, shape (n_lanes, n_services) [pods]."""
         return self._worlds.by_service(self._worlds.tables.service_states["desired_replicas"], 0)

@@ -216,8 +216,12 @@ def test_the_best_fixed_action_is_the_cheapest_that_keeps_the_slo():
     """All of them as policies on the same traffic, under another seed: none that keeps the SLO costs 2 % less."""
     first = rank_actions(PRODUCTION, TRACE, *PART, seed=1)
     assert first == rank_actions(PRODUCTION, TRACE, *PART, seed=1)
-    lanes = [Lane(PRODUCTION, TRACE, 5, PART[0])] * N_ACTIONS
-    table = play(lanes, FixedActions(), PART[1] - PART[0]).indicators
+    # Scrapes and syncs come at moments of their own in every lane: what an action is worth is a mean over them.
+    tables = [
+        play([Lane(PRODUCTION, TRACE, seed, PART[0])] * N_ACTIONS, FixedActions(), PART[1] - PART[0]).indicators
+        for seed in (5, 6, 7, 8)
+    ]
+    table = sum(each[["slo_attainment", "cost_usd"]] for each in tables) / len(tables)
     keeps = table["slo_attainment"] >= search_target(PRODUCTION)
     assert keeps.any()
     assert not keeps.all()

@@ -131,7 +131,7 @@ def test_no_traffic_brings_no_arrivals(mean):
 def test_arrivals_have_the_mean_and_variance_of_a_poisson_process(mean):
     """4 standard errors each: a right simulator misses for 1 choice of seeds in 8,000."""
     n, tick_s = 20_000, 0.25
-    counts = np.array([draw_arrivals(key_of(7), mean / tick_s, tick, tick_s) for tick in range(n)])
+    counts = np.array([draw_arrivals(key_of(7), 0, mean / tick_s, tick, tick_s) for tick in range(n)])
     assert abs(counts.mean() - mean) <= 4.0 * np.sqrt(mean / n)
     fourth = mean * (1.0 + 3.0 * mean)  # central moment of a Poisson distribution
     assert abs(counts.var() - mean) <= 4.0 * np.sqrt((fourth - mean**2) / n)
@@ -141,7 +141,7 @@ def test_arrivals_have_the_mean_and_variance_of_a_poisson_process(mean):
 def test_arrivals_are_distributed_as_poisson(mean):
     """Chi-square over the counts that 20 or more draws should have; error probability 1e-4 for each mean."""
     n = 20_000
-    counts = np.array([draw_arrivals(key_of(8), mean, tick, 1.0) for tick in range(n)]).astype(int)
+    counts = np.array([draw_arrivals(key_of(8), 0, mean, tick, 1.0) for tick in range(n)]).astype(int)
     expected = n * stats.poisson.pmf(np.arange(counts.max() + 2), mean)
     common = np.flatnonzero(expected >= 20.0)
     seen = np.bincount(counts, minlength=len(expected))[common]

@@ -48,7 +48,7 @@ def show_run(document: Mapping[str, Any]) -> None:
     print_table(title, ("indicator", *(played if several else [alone])), rows)
     for policy, entry in played.items():
         of = f" of {policy}" if several else ""
-        if len(entry["classes"]) > 1:
+        if len(entry.get("classes", ())) > 1:
             _show_classes(of, entry["classes"], document["classes"])
         _show_services(of, entry["services"])
         if len(seeds) > 1:
@@ -188,7 +188,7 @@ def show_evaluation(document: Mapping[str, Any]) -> None:
         f"(* keeps the SLO of {objective})"
     )
     print_table(title, ("", "policy", *names), rows, words=2)
-    if len(document["classes"]) > 1:
+    if len(document.get("classes", ())) > 1:
         for policy, entry in policies.items():
             _show_classes(f" under {policy}", entry["classes"], document["classes"])
     _show_fixed_cost([entry["indicators"] for entry in policies.values()])
@@ -416,7 +416,8 @@ def _stretch(duration_s: float, seeds: int) -> str:
 
 def _engine(document: Mapping[str, Any]) -> str:
     """Which engine it was, unless it was the usual one."""
-    return "" if document["engine"] == FLUID else f", engine {document['engine']}"
+    engine = document.get("engine", FLUID)  # older documents name none
+    return "" if engine == FLUID else f", engine {engine}"
 
 
 def _measured(name: str, value: Mapping[str, Any] | None) -> str:
