@@ -571,7 +571,8 @@ def take_point(load, state, point, utilization):
         independent_point(load, cold, utilization / slowness * load.cold_factor, load.held_s / cold_s, room)
         _in_seconds(cold, cold_s)
         _mix_cold(load, point, cold, unit, cold_s)
-    point.open = min(point.open, room)
+    point.open = max(0.0, min(point.open, room))  # approximations may dip below nothing where workers are few
+    point.wait_s, point.wait_variance_s2 = max(0.0, point.wait_s), max(0.0, point.wait_variance_s2)
 
 
 @kernel
