@@ -26,6 +26,7 @@ from sim_core.accounting import (
 )
 from sim_core.compiled import glue, kernel, phase
 from sim_core.controlplane.hpa import reconcile_hpa
+from sim_core.controlplane.hpa_logs import down_events_of, recommendations_of, up_events_of
 from sim_core.controlplane.pods import SAMPLE, advance_pods, collect_samples, set_replicas, start_warm
 from sim_core.dataplane.fluid import begin_components, serve
 from sim_core.dataplane.requests.begin import begin_engine
@@ -100,9 +101,9 @@ def ask_hpa(world, service, state, pods, now_s):
     collect_samples(state, pods, samples[0], world.state.sample_time_s, world.state.sample_window_s)
     return reconcile_hpa(
         hpa, state.hpa,
-        rows(world.recommendations, hpa.recommendations_first, hpa.n_recommendations),
-        rows(world.up_events, hpa.up_events_first, hpa.n_up_events),
-        rows(world.down_events, hpa.down_events_first, hpa.n_down_events),
+        recommendations_of(hpa, world.recommendations),
+        up_events_of(hpa, world.up_events),
+        down_events_of(hpa, world.down_events),
         pods, state.n_pods, samples, state.desired_replicas, state.n_active, 0, now_s,
     )  # fmt: skip
 

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-from sim_core.compiled import phase
+from sim_core.compiled import glue, phase
 
 _RANGE_FIELDS = "{kind}_first", "n_{kind}"
 
@@ -94,7 +94,7 @@ class Layout:
         source = f"def cut(tables, index):\n    lane = tables.lanes[index]\n    return World({arguments})\n"
         scope: dict[str, Any] = {"rows": rows, "World": self.World}
         exec(compile(source, "<cut>", "exec"), scope)
-        return njit(inline="always", nogil=True)(scope["cut"])  # Numba returns no tuple that holds a record
+        return glue(scope["cut"])  # Numba returns no tuple that holds a record
 
     def allocate(self, lanes: Sequence[Mapping[str, np.ndarray | int]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The tables of a batch, parameters filled in, and the lanes' records with their ranges.

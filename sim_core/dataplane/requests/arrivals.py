@@ -17,7 +17,7 @@ from sim_core.dataplane.requests.records import (
     endpoint_at,
     frame_at,
 )
-from sim_core.dataplane.requests.threads import take_frame
+from sim_core.dataplane.requests.threads import take_main
 
 # Streams of a lane's key, apart from the small numbers of components in `randomness.py`.
 REQUESTS = np.uint64(0x5265717565737473)
@@ -83,25 +83,14 @@ def arrive(engine):
 @kernel
 def new_request(engine, row, stream):
     """The main thread of a request of a class, with a random stream of its own."""
-    thread = take_frame(engine)
+    thread = take_main(engine, endpoint_at(engine.the_endpoints, class_at(engine.the_classes, row).endpoint))
     frame = frame_at(engine.frames, thread)
-    endpoint = endpoint_at(engine.the_endpoints, class_at(engine.the_classes, row).endpoint)
     frame.random = stream
-    frame.started_s = engine.now_s
-    frame.owner = thread
-    frame.owner_life = frame.life
-    frame.joins = NONE
-    frame.first = endpoint.steps_first
-    frame.pc = endpoint.steps_first
-    frame.end = endpoint.steps_first + endpoint.n_steps
-    frame.repeats = 0
-    frame.loops = 1
     frame.station = NONE
     frame.service = NONE
     frame.parent = NONE
     frame.call = NONE
     frame.request_class = row
-    frame.retried = False
     frame.session = ~stream
     frame.deadline_s = math.inf
     frame.trace = np.uint64(0)

@@ -33,7 +33,7 @@ from sim_core.dataplane.requests.records import (
     sums_at,
 )
 from sim_core.dataplane.requests.spans import note_attempt
-from sim_core.dataplane.requests.threads import sleep_until, take_frame, wake
+from sim_core.dataplane.requests.threads import sleep_until, take_main, wake
 
 
 @kernel
@@ -103,27 +103,16 @@ def offer_attempt(engine, thread):
 @kernel
 def new_visit(engine, thread, call, index):
     """The main thread of the callee in a pod."""
-    visit = take_frame(engine)
+    visit = take_main(engine, endpoint_at(engine.the_endpoints, call.endpoint))
     caller = frame_at(engine.frames, thread)
     frame = frame_at(engine.frames, visit)
-    endpoint = endpoint_at(engine.the_endpoints, call.endpoint)
     frame.random = mixed(next_bits(caller), caller.out_attempt)
-    frame.started_s = engine.now_s
-    frame.owner = visit
-    frame.owner_life = frame.life
-    frame.joins = NONE
-    frame.first = endpoint.steps_first
-    frame.pc = endpoint.steps_first
-    frame.end = endpoint.steps_first + endpoint.n_steps
-    frame.repeats = 0
-    frame.loops = 1
     frame.station = index
     frame.service = call.service
     frame.parent = thread
     frame.parent_token = caller.call_token
     frame.call = caller.out_call
     frame.request_class = caller.request_class
-    frame.retried = False
     frame.session = caller.session
     frame.deadline_s = caller.deadline_s
     if call.pass_deadline:

@@ -21,6 +21,24 @@ def take_frame(engine):
 
 
 @kernel
+def take_main(engine, endpoint):
+    """A row for the main thread of a request or call, at the first step of its ENDPOINT; who it is for is the caller's."""
+    thread = take_frame(engine)
+    frame = frame_at(engine.frames, thread)
+    frame.started_s = engine.now_s
+    frame.owner = thread
+    frame.owner_life = frame.life
+    frame.joins = NONE
+    frame.first = endpoint.steps_first
+    frame.pc = endpoint.steps_first
+    frame.end = endpoint.steps_first + endpoint.n_steps
+    frame.repeats = 0
+    frame.loops = 1
+    frame.retried = False
+    return thread
+
+
+@kernel
 def free_frame(engine, thread):
     """Gives a row back; whatever refers to it by life or token is void from now on."""
     frame = frame_at(engine.frames, thread)

@@ -190,7 +190,6 @@ REQUEST_CLASS = np.dtype(
         ("n_shares", np.int64),
         ("share_step_s", np.float64),  # the table repeats after n_shares of these
         ("latency_threshold_s", np.float64),
-        ("latency_threshold_log", np.float64),
         ("slo_objective", np.float64),
         ("own_slo", np.bool_),  # else its threshold and objective are the whole's
     ],

@@ -151,7 +151,6 @@ def _classes(profile: Profile, graph: Graph) -> tuple[np.ndarray, np.ndarray]:
         record["shares_first"], record["n_shares"] = len(shares), len(each.shares)
         record["share_step_s"] = each.share_step_s
         record["latency_threshold_s"] = each.latency_threshold_s
-        record["latency_threshold_log"] = math.log(each.latency_threshold_s)
         record["slo_objective"] = each.objective
         record["own_slo"] = each.own_slo
         shares.extend(each.shares)
