@@ -34,6 +34,7 @@ from sim_core.dataplane.requests.events import serve_requests
 from sim_core.dataplane.requests.lanes import RequestEngines
 from sim_core.dataplane.services import fluid as services
 from sim_core.dataplane.services.kinds import HORIZONTAL_POD_AUTOSCALER, SCHEDULE, STATIC
+from sim_core.dataplane.station import known_stations
 from sim_core.engines import FLUID, REQUESTS, check_engine
 from sim_core.errors import InputError
 from sim_core.limits import MAX_METRICS
@@ -233,14 +234,17 @@ class Worlds:
         self.lanes = tuple(lanes)
         arrays, records = build_tables(self.lanes)
         samples = np.zeros((MAX_METRICS, int(arrays["services"]["n_pods"].max())), dtype=SAMPLE)
-        self.tables = Tables(lanes=records, states=np.zeros(len(lanes), LAYOUT.state), samples=samples, **arrays)
+        states = np.zeros(len(lanes), LAYOUT.state)
+        self.tables = Tables(lanes=records, states=states, samples=samples, **known_stations(), **arrays)
         n = records["n_services"]
         places = np.arange(n.max())
         self.service_rows = np.where(places < n[:, None], records["services_first"][:, None] + places, -1)
         self._everyone = np.arange(len(lanes))
         self._threads = max(1, min(threads, len(lanes)))
-        # Each thread has a place of its own for the samples that it collects.
-        self._parts = [self.tables._replace(samples=np.zeros_like(samples)) for _ in range(self._threads)]
+        # Each thread has a place of its own for the samples that it collects and the stations that it knows.
+        self._parts = [
+            self.tables._replace(samples=np.zeros_like(samples), **known_stations()) for _ in range(self._threads)
+        ]
         self._trace_share = trace_share
         self.engines = RequestEngines(len(lanes)) if engine == REQUESTS else None
         self._begin(self._everyone)

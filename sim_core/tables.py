@@ -45,16 +45,17 @@ def rows(typingctx, array, first, n):
 
     The caller keeps `array` alive, as everybody does who passes tables down.
     """
-    if not isinstance(array, types.Array) or array.ndim != 1:
+    if not isinstance(array, types.Array):
         return None
     signature = array(array, types.intp, types.intp)
 
     def codegen(context, builder, signature, arguments):
         source = make_array(signature.args[0])(context, builder, arguments[0])
         view = make_array(signature.return_type)(context, builder)
-        stride = builder.extract_value(source.strides, 0)
-        data = cgutils.pointer_add(builder, source.data, builder.mul(arguments[1], stride), source.data.type)
-        populate_array(view, data=data, shape=[arguments[2]], strides=[stride], itemsize=source.itemsize, meminfo=None)
+        strides = cgutils.unpack_tuple(builder, source.strides)
+        shape = [arguments[2], *cgutils.unpack_tuple(builder, source.shape)[1:]]
+        data = cgutils.pointer_add(builder, source.data, builder.mul(arguments[1], strides[0]), source.data.type)
+        populate_array(view, data=data, shape=shape, strides=strides, itemsize=source.itemsize, meminfo=None)
         return view._getvalue()
 
     return signature, codegen
@@ -90,7 +91,8 @@ class Layout:
         views = [
             f"rows(tables.{table.name}, lane.{table.kind}_first, lane.n_{table.kind})" for table in self.tables.values()
         ]
-        arguments = ", ".join(["lane", "tables.states[index]", *views, *(f"tables.{name}" for name in self.shared)])
+        shared = [f"rows(tables.{name}, 0, len(tables.{name}))" for name in self.shared]
+        arguments = ", ".join(["lane", "tables.states[index]", *views, *shared])
         source = f"def cut(tables, index):\n    lane = tables.lanes[index]\n    return World({arguments})\n"
         scope: dict[str, Any] = {"rows": rows, "World": self.World}
         exec(compile(source, "<cut>", "exec"), scope)

@@ -97,7 +97,7 @@ LAYOUT = Layout(
     ],
     lane=LANE,
     state=LANE_STATE,
-    shared=("rates", "schedules", "samples"),
+    shared=("rates", "schedules", "samples", "known_points", "known_curves"),
 )
 Tables, World = LAYOUT.Tables, LAYOUT.World  # where kernels on disk look for their types
 Tables.__module__ = World.__module__ = __name__

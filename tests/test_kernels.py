@@ -26,7 +26,7 @@ from sim_core.dataplane.services.kinds import (
     WAIT,
 )
 from sim_core.dataplane.services.records import CALL, ENDPOINT, SERVICE, SERVICE_STATE, SERVICE_SUMS, STEP
-from sim_core.dataplane.station import SHAPE
+from sim_core.dataplane.station import CUT, SHAPE, known_stations
 from tests.handmade import CUMULANTS, cumulants, python, row, rows, seen, summed
 
 # --- Retries
@@ -246,13 +246,18 @@ def a_service(**load: Any) -> tuple[Any, Any, Any]:
     return service, flow, window
 
 
+def serve_pods(service: Any, state: Any, flow: Any, window: Any) -> None:
+    """One tick, with nothing known of the station."""
+    fluid.serve_pods(*known_stations().values(), service, state, flow, window)
+
+
 def test_what_pods_served_is_booked_in_the_window_of_their_service():
     """Three pods, offered three times what they can serve: all cores are busy, and two thirds are refused in the end."""
     service, flow, window = a_service(arrivals=90.0, expected=90.0, held_s=0.05)
     state = row(SERVICE_STATE, n_ready=3, n_cold=1, ready_cpu_core_s=5.0)
     for _ in range(40):
         before, cpu = window.copy(), float(state.ready_cpu_core_s)
-        fluid.serve_pods(service, state, flow, window)
+        serve_pods(service, state, flow, window)
     load, answer = flow.load, flow.answer
     assert (load.ready, load.cold) == (3.0, 1.0)
     assert window.request_core_s - before.request_core_s == pytest.approx(3 * 1.5 * 0.5)
@@ -269,13 +274,13 @@ def test_what_pods_served_is_booked_in_the_window_of_their_service():
 def test_without_a_ready_pod_every_call_is_refused_and_without_calls_none():
     service, flow, window = a_service(arrivals=10.0, expected=10.0)
     state = row(SERVICE_STATE, ready_cpu_core_s=5.0)
-    fluid.serve_pods(service, state, flow, window)
+    serve_pods(service, state, flow, window)
     assert (flow.refused_share, window.calls, window.cpu_core_s, state.ready_cpu_core_s) == (1.0, 11.0, 1.0, 5.0)
     flow.load.arrivals = flow.load.expected = 0.0
-    fluid.serve_pods(service, state, flow, window)
+    serve_pods(service, state, flow, window)
     assert flow.refused_share == 1.0  # of calls that will come
     state.n_ready = 1
-    fluid.serve_pods(service, state, flow, window)
+    serve_pods(service, state, flow, window)
     assert flow.refused_share == 0.0
 
 
@@ -290,6 +295,7 @@ def test_a_service_serves_the_calls_of_all_its_endpoints():
         service_windows=rows(SERVICE_SUMS, 1),
         endpoints=rows(ENDPOINT, 2, cpu_s=[0.2, 0.1]),
         endpoint_flows=rows(ENDPOINT_FLOW, 2, flow=[3.0, 7.0], expected=[3.0, 7.0]),
+        **known_stations(),
     )
     for _ in range(200):
         python(fluid.serve_service)(world, 0)
@@ -331,20 +337,20 @@ def test_the_sojourn_of_a_call_is_its_steps_and_its_wait():
 def test_who_is_not_answered_in_time_has_gone_and_the_others_were_faster():
     """Exponential with mean 0.1 s and a timeout of 0.2 s: exp(-2) give up, within 0.005; the others took 0.0687 s."""
     below, step = row(ENDPOINT_FLOW, mean_s=0.1, variance_s2=0.01, third_s3=0.002), row(STEP_FLOW)
-    assert fluid.give_up(0.2, below, step) == pytest.approx(math.exp(-2.0), abs=0.005)
+    assert fluid.give_up(0.2, below, row(CUT), step) == pytest.approx(math.exp(-2.0), abs=0.005)
     kept = (0.1 - (0.2 + 0.1) * math.exp(-2.0)) / (1.0 - math.exp(-2.0))
     assert step.mean_s == pytest.approx(kept, rel=0.03)
     assert 0.0 < step.variance_s2 < 0.01 and abs(step.third_s3) < 0.002
     step = row(STEP_FLOW, mean_s=7.0)
     below.variance_s2 = below.third_s3 = 0.0
-    assert fluid.give_up(0.2, below, step) == 0.0
+    assert fluid.give_up(0.2, below, row(CUT), step) == 0.0
     assert step.mean_s == 7.0  # all are in time: as it was
 
 
 def test_no_answer_comes_before_its_call():
     """A shape of little skewness reaches below zero: what of it is within a short timeout has a mean there."""
     below, step = row(ENDPOINT_FLOW, mean_s=0.45, variance_s2=0.45**2, third_s3=0.45**3), row(STEP_FLOW)
-    assert 0.8 < fluid.give_up(0.05, below, step) < 0.9
+    assert 0.8 < fluid.give_up(0.05, below, row(CUT), step) < 0.9
     assert step.mean_s == 0.0
 
 

@@ -31,7 +31,7 @@ from sim_core.dataplane.services.records import (
     ROUND_ROBIN,
 )
 from sim_core.dataplane.serving import serve_station
-from sim_core.dataplane.station import ANSWER, SHAPE, STATION_STATE
+from sim_core.dataplane.station import ANSWER, CURVE, SHAPE, STATION_STATE, known_stations
 from sim_core.dataplane.stationary import calls_of_two_choices, draw_curve, speed_with
 from sim_core.theory import erlang_b, erlang_c, mg1_mean_wait_s, mmc_mean_wait_s, mmck_blocking
 
@@ -121,7 +121,7 @@ def test_sojourns_under_processor_sharing_vary_as_coffman_muntz_and_trotter_say(
 @pytest.mark.parametrize("delay", [0.0, 0.7, 3.0])
 def test_the_curve_of_a_pod_is_that_of_the_machine_repair_model(delay: float):
     """A pod of one core with k calls is busy with probability 1 - B(k, delay): Erlang's loss formula."""
-    load, state = load_of(PRODUCTION), np.zeros(1, STATION_STATE)
+    load, state = load_of(PRODUCTION), np.zeros(1, CURVE)
     draw_curve(load[0], state[0], delay)
     for calls in range(1, int(state["saturated"][0])):
         assert speed_with(state[0], float(calls)) == pytest.approx(1.0 - erlang_b(calls, delay), rel=1e-9)
@@ -129,7 +129,7 @@ def test_the_curve_of_a_pod_is_that_of_the_machine_repair_model(delay: float):
 
 def test_two_choices_without_held_time_leave_mitzenmachers_tail():
     """Very many M/M/1 pods: the share with at least k calls is rho^(2^k - 1)."""
-    load, state = load_of(PRODUCTION), np.zeros(1, STATION_STATE)
+    load, state = load_of(PRODUCTION), np.zeros(1, CURVE)
     draw_curve(load[0], state[0], 0.0)
     for utilization in (0.3, 0.7, 0.9, 0.95):
         theory = sum(utilization ** (2.0**k - 1.0) for k in range(1, 30))
@@ -314,13 +314,13 @@ services = st.builds(
 def test_a_station_stays_finite_and_keeps_its_calls(service: OneService, loads: list[float], cold: float):
     """Whatever comes: no NaN; what is offered is admitted or refused; what is admitted is served or stays."""
     service = service.but(cold_pods=int(cold * service.pods))
-    load, state, answer, shape = load_of(service), np.zeros(1, STATION_STATE), np.zeros(1, ANSWER), np.zeros(1, SHAPE)
-    state["cell"] = -1
+    load, state, answer = load_of(service), np.zeros(1, STATION_STATE), np.zeros(1, ANSWER)
+    state["cell"], known = -1, known_stations()
     for utilization in loads:
         rate = utilization * service.capacity_per_s
         load["arrivals"] = load["expected"] = rate
         inside = float(state["open"][0] + state["unserved"][0])
-        serve_station(load[0], state[0], answer[0], shape[0])
+        serve_station(**known, load=load[0], state=state[0], answer=answer[0])
         seen = answer[0]
         assert all(math.isfinite(value) for value in seen.tolist()), seen
         assert all(seen[name] >= 0.0 for name in ANSWER.fields or () if "third" not in name), seen
@@ -328,7 +328,6 @@ def test_a_station_stays_finite_and_keeps_its_calls(service: OneService, loads: 
         assert seen["admitted"] + seen["refused"] == pytest.approx(rate, rel=1e-9, abs=1e-12)
         left = float(state["open"][0] + state["unserved"][0])
         assert inside + seen["admitted"] == pytest.approx(seen["served"] + left, rel=1e-9, abs=1e-6)
-        assert seen["timeout_share"] <= 1.0
         assert state["open"][0] <= service.pods * (service.workers + service.queue_limit) * (1.0 + 1e-9)
 
 
@@ -356,19 +355,19 @@ def test_balancers_that_know_more_wait_less():
 def test_new_pods_take_no_calls_from_old_ones_and_no_pods_refuse_all():
     """Calls in the station are kept when pods come; without pods every call is refused and nothing is held."""
     service = PRODUCTION.but(pods=10)
-    load, state, answer, shape = load_of(service), np.zeros(1, STATION_STATE), np.zeros(1, ANSWER), np.zeros(1, SHAPE)
-    state["cell"] = -1
+    load, state, answer = load_of(service), np.zeros(1, STATION_STATE), np.zeros(1, ANSWER)
+    state["cell"], known = -1, known_stations()
     load["arrivals"] = load["expected"] = 600.0
     for _ in range(10):
-        serve_station(load[0], state[0], answer[0], shape[0])
+        serve_station(**known, load=load[0], state=state[0], answer=answer[0])
     held = float(state["open"][0] + state["unserved"][0])
     load["ready"] = 20.0
-    serve_station(load[0], state[0], answer[0], shape[0])
+    serve_station(**known, load=load[0], state=state[0], answer=answer[0])
     left = float(state["open"][0] + state["unserved"][0])
     assert left == pytest.approx(held + answer["admitted"][0] - answer["served"][0], abs=1e-6)
     assert answer["served"][0] > 700.0  # twice the pods: what had piled up goes faster
     load["ready"] = 0.0
-    serve_station(load[0], state[0], answer[0], shape[0])
+    serve_station(**known, load=load[0], state=state[0], answer=answer[0])
     assert answer["refused"][0] == 600.0
     assert answer["served"][0] == 0.0
     assert state["open"][0] == 0.0

@@ -27,7 +27,7 @@ import numpy as np
 
 from sim_core.compiled import kernel
 from sim_core.dataplane.one_service import Floats, OneService, Played, play
-from sim_core.dataplane.queueing import quantile_of_shape, share_within, take_shape, third_cumulant_factor
+from sim_core.dataplane.queueing import cut_at, quantile_of_shape, share_within, take_shape, third_cumulant_factor
 from sim_core.dataplane.services.records import (
     BALANCINGS,
     CFS_QUOTA,
@@ -40,7 +40,7 @@ from sim_core.dataplane.services.records import (
     SHARINGS,
 )
 from sim_core.dataplane.serving import serve_station
-from sim_core.dataplane.station import ANSWER, LOAD, SHAPE, STATION_STATE
+from sim_core.dataplane.station import ANSWER, CUT, LOAD, SHAPE, STATION_STATE, known_stations
 
 __all__ = ["Residual", "Truth", "load_of", "main", "residual", "scenarios", "serve_ticks", "settled"]
 
@@ -48,6 +48,9 @@ Truth = Callable[[OneService, Floats, int, int], Played]
 
 THRESHOLD_S = 0.3
 BOUNDS = {"mean_pct": 5.0, "p95_pct": 10.0, "slo_points": 0.5, "error_points": 1.0}
+_ANSWERED = "answered_s", "answered_variance_s2", "answered_third_s3"
+# ANSWER, and the share of admitted calls that are not answered in time, and the cumulants of the others' sojourn.
+TIMED = np.dtype([*((n, ANSWER[n]) for n in ANSWER.names), *((n, np.float64) for n in ("timeout_share", *_ANSWERED))])
 _P95 = 1.6448536269514722  # the normal distribution's 95th percentile
 
 
@@ -66,30 +69,45 @@ def load_of(service: OneService) -> np.ndarray:
 
 
 def serve_ticks(service: OneService, rates_per_s: Floats) -> np.ndarray:
-    """ANSWERs of a station that starts empty, one a tick; as many calls arrive as are expected."""
+    """TIMED answers of a station that starts empty, one a tick; as many calls arrive as are expected."""
     load, state, answers = load_of(service), np.zeros(1, STATION_STATE), np.zeros(len(rates_per_s), ANSWER)
-    state["cell"] = -1
-    shape = np.zeros(1, SHAPE)
+    state["cell"], known = -1, known_stations()
     for tick, rate in enumerate(rates_per_s):
         load["arrivals"] = load["expected"] = rate * service.tick_s
-        serve_station(load[0], state[0], answers[tick], shape[0])
-    return answers
+        serve_station(**known, load=load[0], state=state[0], answer=answers[tick])
+    return _with_timeout(answers, service.timeout_s)
 
 
 def settled(service: OneService, utilization: float, ticks: int = 1500) -> np.void:
-    """ANSWER after so many ticks of constant load (over what the CPUs could serve)."""
-    load, state, answer, shape = load_of(service), np.zeros(1, STATION_STATE), np.zeros(1, ANSWER), np.zeros(1, SHAPE)
+    """TIMED answer after so many ticks of constant load (over what the CPUs could serve)."""
+    load, state, answer = load_of(service), np.zeros(1, STATION_STATE), np.zeros(1, ANSWER)
     state["cell"] = -1
     load["arrivals"] = load["expected"] = utilization * service.capacity_per_s * service.tick_s
-    _serve_long(load[0], state[0], answer[0], shape[0], ticks)
-    seen: np.void = answer[0]
+    known = known_stations()
+    _serve_long(known["known_points"], known["known_curves"], load[0], state[0], answer[0], ticks)
+    seen: np.void = _with_timeout(answer, service.timeout_s)[0]
     return seen
 
 
+def _with_timeout(answers: np.ndarray, timeout_s: float) -> np.ndarray:
+    """TIMED records: ANSWERs with what callers make of them who wait for so long."""
+    timed, shape = np.zeros(len(answers), TIMED), np.zeros(1, SHAPE)
+    for name in answers.dtype.names:
+        timed[name] = answers[name]
+    for answer in timed:
+        cut = np.zeros(1, CUT)
+        sojourn = answer["sojourn_s"], answer["sojourn_variance_s2"], answer["sojourn_third_s3"]
+        cut_at(cut[0], shape[0], *sojourn, timeout_s)
+        answer["timeout_share"] = 1.0 - cut["within"][0]
+        for name, kept in zip(_ANSWERED, ("kept_s", "kept_variance_s2", "kept_third_s3"), strict=True):
+            answer[name] = cut[kept][0]
+    return timed
+
+
 @kernel
-def _serve_long(load, state, answer, shape, ticks):
+def _serve_long(known_points, known_curves, load, state, answer, ticks):
     for _ in range(ticks):
-        serve_station(load, state, answer, shape)
+        serve_station(known_points, known_curves, load, state, answer)
 
 
 @dataclass(frozen=True)

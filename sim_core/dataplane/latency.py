@@ -26,6 +26,9 @@ _MOVED = 1e-3  # relative change of a latency distribution from which on it is w
 # Gauss-Legendre nodes and weights on [0, 1], for the slowest of branches
 _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
 _NODES, _NODE_WEIGHTS = 0.5 * (_NODES + 1.0), 0.5 * _NODE_WEIGHTS
+# ln(1 + x) on [0, 1] within 4e-6: plenty for buckets of 2 %
+_LN = np.polynomial.Chebyshev.interpolate(np.log1p, 6, domain=[0.0, 1.0]).convert(kind=np.polynomial.Polynomial).coef
+_LN_2 = math.log(2.0)
 _FAR = 6.0  # standard deviations beyond the mean of the slowest branch: nothing lies further
 
 
@@ -77,6 +80,18 @@ def slowest_branch(steps, flows, row):
 
 
 @kernel
+def _bucket_of(time_s):
+    """The bucket of the histogram in which a time lies; times beyond its edges lie in the outermost."""
+    bits = np.float64(max(LATENCY_MIN_S, time_s)).view(np.int64)
+    part = np.int64((bits & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).view(np.float64) - 1.0
+    log = _LN[6]
+    for k in range(5, -1, -1):
+        log = log * part + _LN[k]
+    log += ((bits >> 52) - 1023) * _LN_2
+    return int(max(0.0, min((log - _LOG_MIN) * _BUCKETS_PER_LOG, LATENCY_BUCKETS - 1.0)))
+
+
+@kernel
 def take_latency(booked, flow, threshold_s, own_threshold_s):
     """Works the latency distribution of a class out anew where it has moved since it was booked last.
 
@@ -95,10 +110,16 @@ def take_latency(booked, flow, threshold_s, own_threshold_s):
     shape = flow.shape
     take_shape(shape, mean, variance, third)
     booked.within = share_within(shape, threshold_s)
-    booked.within_own = share_within(shape, own_threshold_s)
-    for k in range(SLICES):
-        time_s = max(LATENCY_MIN_S, quantile_of_shape(shape, _SLICE_QUANTILES[k]))
-        booked.buckets[k] = int(min((math.log(time_s) - _LOG_MIN) * _BUCKETS_PER_LOG, LATENCY_BUCKETS - 1.0))
+    booked.within_own = booked.within
+    if own_threshold_s != threshold_s:
+        booked.within_own = share_within(shape, own_threshold_s)
+    if shape.sd > 0.0 and shape.lognormal == 0.0:  # no branch within, so that slices are worked out side by side
+        for k in range(SLICES):
+            root = max(0.0, shape.cube_mean + shape.cube_sd * shape.sign * _SLICE_QUANTILES[k])
+            booked.buckets[k] = _bucket_of(shape.cube_shift + shape.sign * shape.cube_scale * root * root * root)
+    else:
+        for k in range(SLICES):
+            booked.buckets[k] = _bucket_of(quantile_of_shape(shape, _SLICE_QUANTILES[k]))
 
 
 @kernel

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from sim_core.compiled import kernel
 from sim_core.dataplane.services.records import ROUND_ROBIN
 
@@ -12,6 +14,8 @@ _NORMAL_AT_0 = 1.0 / math.sqrt(2.0 * math.pi)
 _LEAST_SKEWNESS = 0.01  # below it a shape is a normal one; shift and scale would cancel
 _MOST_SKEWNESS = 60.0
 _GAMMA_SKEWNESS, _LOGNORMAL_SKEWNESS = 2.2, 3.2
+_CHOOSE_3, _CHOOSE_6, _CHOOSE_9 = (np.array([float(math.comb(m, n)) for n in range(m + 1)]) for m in (3, 6, 9))
+_SAME_CUT = 1e-4  # relative change of a mean from which on what a timeout leaves of it is worked out anew
 
 
 @kernel
@@ -136,7 +140,7 @@ def _cube_place(shape, threshold):
     above = shape.sign * (threshold - shape.cube_shift)
     if above <= 0.0:
         return -shape.cube_mean / shape.cube_sd
-    return ((above / shape.cube_scale) ** (1.0 / 3.0) - shape.cube_mean) / shape.cube_sd
+    return (np.cbrt(above / shape.cube_scale) - shape.cube_mean) / shape.cube_sd
 
 
 @kernel
@@ -176,18 +180,21 @@ def cumulants_within(shape, threshold, within):
         if mass < 1e-6:
             return min(shape.mean, threshold), 0.0, 0.0
         edge = -sign * math.exp(-0.5 * place * place) * _NORMAL_AT_0 / mass
-        before, moment = 0.0, 1.0
+        # moment = E Z^n; C(m, n) ratio^n of it for the cube (m = 3), its square and its own cube, over cube_mean^m
+        ratio = shape.cube_sd / shape.cube_mean
+        before, moment, power = 0.0, 1.0, 1.0
         first = second = third = 0.0
         for n in range(10):
-            # moment = E Z^n; C(m, n) cube_mean^(m - n) cube_sd^n for the cube (m = 3), its square and its own cube
-            power = shape.cube_sd**n * moment
             if n <= 3:
-                first += _binomial(3, n) * shape.cube_mean ** (3 - n) * power
+                first += _CHOOSE_3[n] * power * moment
             if n <= 6:
-                second += _binomial(6, n) * shape.cube_mean ** (6 - n) * power
-            third += _binomial(9, n) * shape.cube_mean ** (9 - n) * power
+                second += _CHOOSE_6[n] * power * moment
+            third += _CHOOSE_9[n] * power * moment
             before, moment = moment, n * before + edge
             edge *= place
+            power *= ratio
+        cube = shape.cube_mean**3
+        first, second, third = cube * first, cube * cube * second, cube * cube * cube * third
         scale, shift = shape.cube_scale, shape.cube_shift
     else:
         above = sign * (threshold - shape.log_shift)
@@ -209,12 +216,28 @@ def cumulants_within(shape, threshold, within):
 
 
 @kernel
-def _binomial(n, k):
-    """The binomial coefficient."""
-    result = 1.0
-    for i in range(k):
-        result *= (n - i) / (i + 1.0)
-    return result
+def cut_at(cut, shape, mean, variance, third, timeout_s):
+    """Sets CUT: what part of calls is answered within a timeout, and how long these take; kept until a cumulant moves.
+
+    Args:
+        cut: as it was set last, or zeros.
+        shape: SHAPE, scratch.
+        mean, variance, third: of all calls.
+    """
+    if (
+        abs(mean - cut.mean_s) <= _SAME_CUT * mean
+        and abs(variance - cut.variance_s2) <= 2.0 * _SAME_CUT * variance
+        and abs(third - cut.third_s3) <= 3.0 * _SAME_CUT * abs(third)
+        and timeout_s == cut.timeout_s
+    ):
+        return
+    cut.mean_s, cut.variance_s2, cut.third_s3, cut.timeout_s = mean, variance, third, timeout_s
+    take_shape(shape, mean, variance, third)
+    cut.within = share_within(shape, timeout_s)
+    cut.kept_s, cut.kept_variance_s2, cut.kept_third_s3 = mean, variance, third
+    if cut.within < 1.0 - 1e-12:
+        kept, cut.kept_variance_s2, cut.kept_third_s3 = cumulants_within(shape, timeout_s, cut.within)
+        cut.kept_s = max(0.0, kept)  # shapes may reach a little below zero, where few are in time
 
 
 @kernel

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from sim_core.compiled import kernel
-from sim_core.dataplane.queueing import (
-    cumulants_within,
-    share_within,
-    take_shape,
-    third_cumulant_factor,
-)
+from sim_core.dataplane.queueing import third_cumulant_factor
+from sim_core.dataplane.services.records import LEAST_OUTSTANDING
 from sim_core.dataplane.stationary import draw_curve, effective_slowness, take_point
 
 _FINE = 0.05  # of the grid of utilizations: spacing over distance from saturation
@@ -18,7 +16,8 @@ _NEAR = 0.02  # ... which is taken as at least this
 _MIDDLE = int(math.log((1.0 + _NEAR) / _NEAR) / _FINE) + 1  # the cell that begins at saturation
 _MOST = 40.0  # utilization
 _LEAST = 1e-100  # calls; fewer are none
-_HELD_MOVES = 0.02  # change of held time, over CPU time and held time, from which on a station is computed anew
+# What calls are held moves on a grid: steps of CPU time and held time together [1], and of the variance over their square.
+_HELD_MOVES, _HELD_VARIES = 0.01, 0.05
 
 
 @kernel
@@ -44,7 +43,35 @@ def _copy(into, of):
 
 
 @kernel
-def _go_to(load, state, utilization):
+def _mixed(tag, value):
+    """A tag that also stands for one number more (the steps of MurmurHash's finalizer)."""
+    mixed = (tag ^ np.float64(value).view(np.uint64)) * np.uint64(0xFF51AFD7ED558CCD)
+    mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return mixed ^ (mixed >> np.uint64(29))
+
+
+@kernel
+def _take_edge(known_points, known_curves, state, point, cell):
+    """Sets POINT to that at the edge where a cell begins: from the table, else worked out and put there."""
+    tag = _mixed(state.tag, float(cell)) | np.uint64(1)
+    row = np.int64(tag >> np.uint64(40)) & (len(known_points) - 1)
+    known = known_points[row]
+    if known.tag == tag:
+        _copy(point, known.point)
+        return
+    other = known_points[row ^ 1]
+    if other.tag == tag:
+        _copy(point, other.point)
+        return
+    take_point(state.asked, _curve_of(known_curves, state.asked), point, _edge(cell))
+    other.tag = known.tag
+    _copy(other.point, known.point)
+    known.tag = tag
+    _copy(known.point, point)
+
+
+@kernel
+def _go_to(known_points, known_curves, state, utilization):
     """Has `below` and `above` enclose this utilization."""
     if state.cell >= 0 and state.below.utilization <= utilization <= state.above.utilization:
         return
@@ -54,13 +81,13 @@ def _go_to(load, state, utilization):
     if state.cell >= 0 and cell == state.cell + 1:
         _copy(state.below, state.above)
     else:
-        take_point(load, state, state.below, _edge(cell))
-    take_point(load, state, state.above, _edge(cell + 1))
+        _take_edge(known_points, known_curves, state, state.below, cell)
+    _take_edge(known_points, known_curves, state, state.above, cell + 1)
     state.cell = cell
 
 
 @kernel
-def _settle(load, state, inflow, capacity, before):
+def _settle(known_points, known_curves, state, inflow, capacity, before):
     """Sets `state.utilization`: that of the stationary station which holds what a pod holds after the tick.
 
     A station in motion is taken for a stationary one at another utilization u: it serves u times its capacity (less
@@ -74,7 +101,7 @@ def _settle(load, state, inflow, capacity, before):
         before: calls of a pod, waiting for the CPU or having it.
     """
     aim = min(_MOST, inflow / capacity)
-    _go_to(load, state, aim)
+    _go_to(known_points, known_curves, state, aim)
     below, above = state.below, state.above
     part = (aim - below.utilization) / (above.utilization - below.utilization)
     open_calls = below.open + part * (above.open - below.open)
@@ -89,7 +116,7 @@ def _settle(load, state, inflow, capacity, before):
         return
     at = min(high, max(low, state.utilization))
     for _ in range(30):
-        _go_to(load, state, at)
+        _go_to(known_points, known_curves, state, at)
         width = above.utilization - below.utilization
         part = (at - below.utilization) / width
         slope = (above.open - below.open) / width
@@ -104,6 +131,9 @@ def _settle(load, state, inflow, capacity, before):
             break
         gradient = slope + capacity * through - (inflow - at * capacity) * change_of_through
         following = at - off / gradient if gradient > 0.0 else 0.5 * (low + high)
+        if through == 1.0 and change_of_through == 0.0 and below.utilization <= following <= above.utilization:
+            at = following  # nothing is refused, and within a cell all else is linear
+            break
         if following <= low or following >= high or abs(following - at) > 2.0 * width:
             # The slope of one cell says nothing of those far away: halve the number of cells between.
             first, last = _cell_of(low), _cell_of(high)
@@ -113,68 +143,118 @@ def _settle(load, state, inflow, capacity, before):
                 following = 0.5 * (_edge(middle) + _edge(middle + 1))
         at = following
     state.utilization = at
-    _go_to(load, state, at)
+    _go_to(known_points, known_curves, state, at)
 
 
 @kernel
-def _renew(load, state, slowness):
-    """Forgets points and curve where they were computed for another station."""
-    key = state.key
-    balanced = load.balancing >= 2
-    pods = load.ready if load.balancing != 0 else 0.0
-    kind = load.balancing + 8.0 * load.sharing + 64.0 * load.nodes
-    unit = load.cpu_s * slowness
-    moved = abs(load.held_s - state.seen_held_s) > _HELD_MOVES * (load.held_s + unit)
-    if (
-        not moved
-        and state.cell >= 0
-        and key[0] == pods
-        and key[1] == load.cores
-        and key[2] == load.workers
-        and key[3] == load.queue_limit
-        and key[4] == load.cpu_s
-        and key[5] == load.cpu_scv
-        and key[6] == slowness
-        and key[7] == kind
-    ):
+def _is_as_asked(load, asked, unit):
+    """Whether a station is the one that its points were worked out for."""
+    total = load.held_s + unit
+    return (
+        load.ready == asked.ready
+        and load.cold == asked.cold
+        and load.cpu_s == asked.cpu_s
+        and load.cpu_scv == asked.cpu_scv
+        and load.cores == asked.cores
+        and load.workers == asked.workers
+        and load.queue_limit == asked.queue_limit
+        and abs(load.held_s - asked.held_s) <= _HELD_MOVES * total
+        and abs(load.held_variance_s2 - asked.held_variance_s2) <= _HELD_VARIES * total * total
+    )
+
+
+@kernel
+def _ask(load, asked, unit):
+    """Sets `asked` to the load as points see it: what calls are held lies on a grid, so that few loads differ."""
+    asked.ready, asked.cold, asked.cold_factor = load.ready, load.cold, load.cold_factor
+    asked.cores, asked.workers, asked.queue_limit = load.cores, load.workers, load.queue_limit
+    asked.cpu_s, asked.cpu_scv = load.cpu_s, load.cpu_scv
+    asked.balancing, asked.nodes, asked.sharing = load.balancing, load.nodes, load.sharing
+    asked.quota_period_s, asked.timeout_s, asked.tick_s = load.quota_period_s, load.timeout_s, load.tick_s
+    total = unit * math.exp(_HELD_MOVES * round(math.log1p(load.held_s / unit) / _HELD_MOVES))
+    asked.held_s = total - unit
+    steps = round(math.log1p(load.held_variance_s2 / (total * total)) / _HELD_VARIES)
+    asked.held_variance_s2 = total * total * math.expm1(_HELD_VARIES * steps)
+
+
+@kernel
+def _tag_of_curve(asked):
+    tag = _mixed(np.uint64(1), asked.cores)
+    tag = _mixed(tag, asked.workers)
+    tag = _mixed(tag, float(asked.sharing + 8 * (asked.balancing >= LEAST_OUTSTANDING)))
+    return _mixed(tag, asked.held_s / (asked.cpu_s * effective_slowness(asked))) | np.uint64(1)
+
+
+@kernel
+def _tag_of(asked):
+    tag = _mixed(_tag_of_curve(asked), asked.ready)
+    tag = _mixed(tag, asked.cold)
+    tag = _mixed(tag, asked.cold_factor)
+    tag = _mixed(tag, asked.queue_limit)
+    tag = _mixed(tag, asked.cpu_s)
+    tag = _mixed(tag, asked.cpu_scv)
+    tag = _mixed(tag, asked.held_variance_s2)
+    tag = _mixed(tag, float(asked.balancing + 8 * asked.nodes))
+    tag = _mixed(tag, asked.quota_period_s)
+    return _mixed(tag, asked.timeout_s)
+
+
+@kernel
+def _needs_curve(asked):
+    """Whether the open calls of a pod decide how fast it works: if a balancer looks at them, or workers may bind."""
+    typical = asked.cores * (asked.held_s / (asked.cpu_s * effective_slowness(asked)) + 1.0)
+    return asked.balancing >= LEAST_OUTSTANDING or typical + 8.0 * math.sqrt(typical) + 8.0 > asked.workers
+
+
+@kernel
+def _curve_of(known_curves, asked):
+    """CURVE of a station: from the table, else drawn and put there."""
+    tag = _tag_of_curve(asked)
+    curve = known_curves[np.int64(tag >> np.uint64(40)) & (len(known_curves) - 1)]
+    if curve.tag != tag:
+        curve.tag = tag
+        if _needs_curve(asked):
+            draw_curve(asked, curve, asked.held_s / (asked.cpu_s * effective_slowness(asked)))
+        else:
+            curve.capacity = 1.0
+    return curve
+
+
+@kernel
+def _renew(known_curves, load, state, unit):
+    """Forgets points where they are those of another station."""
+    if state.cell >= 0 and _is_as_asked(load, state.asked, unit):
         return
-    key[0], key[1], key[2], key[3] = pods, load.cores, load.workers, load.queue_limit
-    key[4], key[5], key[6], key[7] = load.cpu_s, load.cpu_scv, slowness, kind
-    state.seen_held_s = load.held_s
+    _ask(load, state.asked, unit)
+    state.tag = _tag_of(state.asked)
+    state.capacity = _curve_of(known_curves, state.asked).capacity
     state.cell = -1
-    held = load.held_s / unit
-    typical = load.cores * (held + 1.0)
-    if balanced or typical + 8.0 * math.sqrt(typical) + 8.0 > load.workers:
-        draw_curve(load, state, held)
-    else:
-        state.capacity = 1.0
 
 
 @kernel
-def serve_station(load, state, answer, shape):
+def serve_station(known_points, known_curves, load, state, answer):
     """Serves a tick's calls.
 
     Args:
+        known_points, known_curves: tables of `station.known_stations`.
         load: LOAD, what comes and what the pods are.
         state: STATION_STATE, as the last tick left it; zeros with `cell` -1 at the start.
         answer: ANSWER, set.
-        shape: SHAPE, scratch.
     """
     offered = load.arrivals if load.arrivals >= _LEAST else 0.0
     expected = load.expected if load.expected >= _LEAST else 0.0
     if load.ready < 0.5:
         _refuse_all(load, state, answer, offered)
         return
-    slowness = effective_slowness(load)
-    _renew(load, state, slowness)
-    unit = load.cpu_s * slowness
+    unit = load.cpu_s * effective_slowness(load)
+    _renew(known_curves, load, state, unit)
     capacity = load.cores * state.capacity / unit * load.tick_s  # of a pod
     inflow = expected / load.ready
     room = load.workers + load.queue_limit
     before = min(state.open / load.ready, room)
     if inflow == 0.0 and before < 1e-9:
         state.open = state.utilization = 0.0
-    _settle(load, state, inflow, capacity, before)
+    _settle(known_points, known_curves, state, inflow, capacity, before)
     _interpolate(state)
     here = state.here
     after = min(here.open, before + inflow)
@@ -195,7 +275,7 @@ def serve_station(load, state, answer, shape):
     answer.cpu_core_s = served * unit
     answer.utilization = min(_MOST, inflow / capacity)
     _as_met(state, capacity)
-    _tell_times(load, state, answer, shape, unit)
+    _tell_times(load, state, answer, unit)
     answer.waiting = min(state.open, expected_admitted / load.tick_s * here.wait_s)
 
 
@@ -205,11 +285,10 @@ def _refuse_all(load, state, answer, offered):
     answer.served = answer.passed_on = answer.admitted = answer.cpu_core_s = answer.waiting = 0.0
     answer.refused = offered
     answer.utilization = 0.0
-    answer.waits = answer.wait_s = answer.wait_variance_s2 = answer.timeout_share = 0.0
-    answer.sojourn_s = answer.answered_s = load.cpu_s + load.held_s
-    variance = load.cpu_scv * load.cpu_s**2 + load.held_variance_s2
-    answer.sojourn_variance_s2 = answer.answered_variance_s2 = variance
-    answer.sojourn_third_s3 = answer.answered_third_s3 = load.held_third_s3
+    answer.waits = answer.wait_s = answer.wait_variance_s2 = 0.0
+    answer.sojourn_s = load.cpu_s + load.held_s
+    answer.sojourn_variance_s2 = load.cpu_scv * load.cpu_s**2 + load.held_variance_s2
+    answer.sojourn_third_s3 = load.held_third_s3
 
 
 @kernel
@@ -249,7 +328,7 @@ def _as_met(state, capacity):
 
 
 @kernel
-def _tell_times(load, state, answer, shape, unit):
+def _tell_times(load, state, answer, unit):
     """Sets the times of ANSWER from those of the point that was met."""
     here = state.met
     alone = unit
@@ -262,28 +341,5 @@ def _tell_times(load, state, answer, shape, unit):
     third = (
         here.wait_third_s3 + here.extra_third_s3 + third_cumulant_factor(load.cpu_scv) * alone**3 + load.held_third_s3
     )
-    variance = max(0.0, variance)
     answer.waits, answer.wait_s, answer.wait_variance_s2 = here.waits, here.wait_s, here.wait_variance_s2
-    answer.sojourn_s, answer.sojourn_variance_s2, answer.sojourn_third_s3 = mean, variance, third
-    answer.timeout_share = 0.0
-    slack = load.timeout_s - mean
-    if slack > 0.0 and slack * slack > 150.0 * variance:
-        answer.answered_s, answer.answered_variance_s2, answer.answered_third_s3 = mean, variance, third
-        return
-    known = state.known
-    if not (
-        abs(mean - known.sojourn_s) <= 1e-4 * mean
-        and abs(variance - known.sojourn_variance_s2) <= 2e-4 * variance
-        and abs(third - known.sojourn_third_s3) <= 3e-4 * abs(third)
-        and load.timeout_s == state.known_timeout_s
-    ):
-        take_shape(shape, mean, variance, third)
-        within = share_within(shape, load.timeout_s)
-        kept, kept_variance, kept_third = cumulants_within(shape, load.timeout_s, within)
-        known.sojourn_s, known.sojourn_variance_s2, known.sojourn_third_s3 = mean, variance, third
-        known.timeout_share = 1.0 - within
-        known.answered_s, known.answered_variance_s2, known.answered_third_s3 = kept, kept_variance, kept_third
-        state.known_timeout_s = load.timeout_s
-    answer.timeout_share = known.timeout_share
-    answer.answered_s = max(0.0, known.answered_s)
-    answer.answered_variance_s2, answer.answered_third_s3 = known.answered_variance_s2, known.answered_third_s3
+    answer.sojourn_s, answer.sojourn_variance_s2, answer.sojourn_third_s3 = mean, max(0.0, variance), third

@@ -70,13 +70,23 @@ ANSWER = np.dtype(
         ),  # of admitted calls, waits, CPU time and held time, whether or not their callers wait
         ("sojourn_variance_s2", np.float64),
         ("sojourn_third_s3", np.float64),
-        ("timeout_share", np.float64),  # of admitted calls, that are not answered in time [1]
-        ("answered_s", np.float64),  # latency of the others, mean
-        ("answered_variance_s2", np.float64),
-        ("answered_third_s3", np.float64),
         ("cpu_core_s", np.float64),  # CPU time used [core s]
         ("utilization", np.float64),  # expected calls over what all pods together could serve [1]
         ("waiting", np.float64),  # calls that wait in pods at the end of the tick, expected [calls]
+    ],
+    align=True,
+)
+
+# How fast a pod works, by how many calls it has.
+CURVE = np.dtype(
+    [
+        ("tag", np.uint64),  # of what it was drawn for
+        ("capacity", np.float64),  # of a pod, limited by workers, over that of its CPU [1]
+        ("saturated", np.int64),  # level from which on a pod works at its capacity
+        ("stride", np.float64),  # calls between two points of the curve
+        ("speed", np.float64, (LEVELS + 1,)),  # cores that a pod with 0, stride, 2 stride ... open calls keeps busy
+        ("scratch", np.float64, (LEVELS + 1,)),
+        ("cold", POINT),  # scratch
     ],
     align=True,
 )
@@ -86,25 +96,29 @@ STATION_STATE = np.dtype(
         ("open", np.float64),  # calls in all pods that wait for a worker, wait for the CPU or have it, expected [calls]
         ("utilization", np.float64),  # at which a stationary station holds that many [1]
         ("unserved", np.float64),  # what draws brought more than expected, and could not be served yet [calls]
-        ("key", np.float64, (9,)),  # what the curve and the points below were computed for
-        ("seen_held_s", np.float64),
+        ("asked", LOAD),  # what the points below are of: the load when it last changed, its held time on a grid
+        ("tag", np.uint64),  # of `asked`
         ("capacity", np.float64),  # of a pod, limited by workers, over that of its CPU [1]
-        ("saturated", np.int64),  # level from which on a pod works at its capacity
-        ("stride", np.float64),  # calls between two points of the curve
-        ("speed", np.float64, (LEVELS + 1,)),  # cores that a pod with 0, stride, 2 stride ... open calls keeps busy
-        ("scratch", np.float64, (LEVELS + 1,)),
         ("cell", np.int64),  # of the grid of utilizations: between `below` and `above`; -1: none yet
-        ("cold", POINT),  # scratch
         ("below", POINT),
         ("above", POINT),
         ("here", POINT),  # interpolated at `utilization`: at the end of the tick
         ("last", POINT),  # at the end of the last tick
         ("met", POINT),  # what the arrivals of the tick met on the mean
-        ("known", ANSWER),  # the last distribution that was cut at the timeout, and what that left
-        ("known_timeout_s", np.float64),
     ],
     align=True,
 )
+
+# Points are worked out once for all stations that are alike, in whatever lane and tick: a table to look them up by tag.
+# A point follows from what its tag stands for and nothing else, so nobody can tell who worked it out.
+KNOWN_POINT = np.dtype([("tag", np.uint64), ("point", POINT)], align=True)
+KNOWN_POINTS, KNOWN_CURVES = 1 << 15, 1 << 10  # rows; powers of two
+
+
+def known_stations() -> dict[str, np.ndarray]:
+    """Tables of points and curves in which nothing is known yet, by their names in a World; one set a thread."""
+    return {"known_points": np.zeros(KNOWN_POINTS, KNOWN_POINT), "known_curves": np.zeros(KNOWN_CURVES, CURVE)}
+
 
 # Three cumulants as a distribution, that of a function of Z, standard normal: shifted gamma, lognormal, or between.
 SHAPE = np.dtype(
@@ -120,6 +134,21 @@ SHAPE = np.dtype(
         ("log_shift", np.float64),  # lognormal: log_shift + sign * exp(log_mean + log_sd * Z)
         ("log_mean", np.float64),
         ("log_sd", np.float64),
+    ],
+    align=True,
+)
+
+# A distribution and what a timeout leaves of it.
+CUT = np.dtype(
+    [
+        ("mean_s", np.float64),  # of all
+        ("variance_s2", np.float64),
+        ("third_s3", np.float64),
+        ("timeout_s", np.float64),
+        ("within", np.float64),  # share of those within the timeout [1]
+        ("kept_s", np.float64),  # of these
+        ("kept_variance_s2", np.float64),
+        ("kept_third_s3", np.float64),
     ],
     align=True,
 )

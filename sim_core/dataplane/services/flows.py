@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim_core.dataplane.services.kinds import MAX_RETRIES, RETRY_SLOTS
-from sim_core.dataplane.station import ANSWER, LOAD, SHAPE, STATION_STATE
+from sim_core.dataplane.station import ANSWER, CUT, LOAD, SHAPE, STATION_STATE
 
 SLICES = 12  # of probability, as which a latency distribution is written down
 
@@ -80,6 +80,7 @@ CALL_FLOW = np.dtype(
         ("due", np.float64, (MAX_RETRIES,)),  # first, second, third retries among the calls offered
         ("clean_share", np.float64),
         ("extra_held_s", np.float64),  # what timeouts and retries add to the caller's time with a clean call
+        ("cut", CUT),  # the callee's sojourn, and what the timeout leaves of it
     ],
     align=True,
 )

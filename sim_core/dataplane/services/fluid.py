@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sim_core.compiled import glue, kernel, phase
 from sim_core.dataplane.latency import slowest_branch
-from sim_core.dataplane.queueing import cumulants_within, share_within, take_shape, third_cumulant_factor
+from sim_core.dataplane.queueing import cut_at, third_cumulant_factor
 from sim_core.dataplane.services.kinds import BRANCH, CALL_STEP, CPU, NO_PARENT, PARALLEL, RETRY_SLOTS, WAIT
 from sim_core.dataplane.serving import serve_station
 from sim_core.dataplane.stationary import stretch_of
@@ -137,7 +137,7 @@ def serve_service(world, i):
     service, flow = world.services[i], world.service_flows[i]
     load = flow.load
     mix_calls(service, load, world.endpoints, world.endpoint_flows)
-    serve_pods(service, world.service_states[i], flow, world.service_windows[i])
+    serve_pods(world.known_points, world.known_curves, service, world.service_states[i], flow, world.service_windows[i])
     pass_on(service, flow, world.endpoint_flows)
 
 
@@ -193,11 +193,11 @@ def mix_calls(service, load, endpoints, flows):
 
 
 @kernel
-def serve_pods(service, state, flow, window):
+def serve_pods(known_points, known_curves, service, state, flow, window):
     """One service for one tick: pods serve what they can, the rest waits or is refused."""
     load, answer = flow.load, flow.answer
     load.ready, load.cold = state.n_ready, state.n_cold
-    serve_station(load, flow.station, answer, flow.shape)
+    serve_station(known_points, known_curves, load, flow.station, answer)
     arrivals = load.arrivals
     flow.refused_share = answer.refused / arrivals if arrivals > LEAST else 0.0
     if state.n_ready == 0:
@@ -308,7 +308,7 @@ def finish_call(world, c, step_flow):
     timed_out = 0.0
     slack_s = call.timeout_s - below.mean_s
     if slack_s < 0.0 or slack_s * slack_s < _FAR2 * below.variance_s2:
-        timed_out = give_up(call.timeout_s, below, step_flow)
+        timed_out = give_up(call.timeout_s, below, flow.cut, step_flow)
     flow.clean_share = below.clean_share * (1.0 - timed_out)
     answered = below.answered_share * (1.0 - timed_out)
     flow.extra_held_s = timed_out * (call.timeout_s - step_flow.mean_s)
@@ -323,15 +323,13 @@ def finish_call(world, c, step_flow):
 
 
 @kernel
-def give_up(timeout_s, below, step_flow):
+def give_up(timeout_s, below, cut, step_flow):
     """The share of calls that are not answered in time [1]; `step_flow` becomes the time of the others."""
-    shape = below.shape
-    take_shape(shape, below.mean_s, below.variance_s2, below.third_s3)
-    within = share_within(shape, timeout_s)
-    if within < 1.0:
-        mean, step_flow.variance_s2, step_flow.third_s3 = cumulants_within(shape, timeout_s, within)
-        step_flow.mean_s = max(0.0, mean)  # shapes may reach a little below zero, where few are in time
-    return 1.0 - within
+    cut_at(cut, below.shape, below.mean_s, below.variance_s2, below.third_s3, timeout_s)
+    if cut.within < 1.0:
+        step_flow.mean_s, step_flow.variance_s2 = cut.kept_s, cut.kept_variance_s2
+        step_flow.third_s3 = cut.kept_third_s3
+    return 1.0 - cut.within
 
 
 @kernel
