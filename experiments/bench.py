@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.engines import MEASURES
-from experiments.benchmarks.measuring import cpu_s, figure
+from experiments.benchmarks.measuring import cpu_s, figure, fill_kernel_cache
 from sim_core.intervals import interval
 from sim_core.profile import load_profile
 from sim_core.simulation import Worlds
@@ -49,6 +49,7 @@ def run_bench(
     ]
     agent_trace = bundled_traffic().generate(14 * DAY_S, seed=0)
     measures += [partial(agent, trace=played) for played in (agent_trace, trace) if played is not None]
+    fill_kernel_cache()
     for measure in measures:
         for measured in measure(quick):
             figures.append(measured)

@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from sim_core.assembly import modules
 from sim_core.dataplane.services.kinds import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
 from sim_core.indicators import CLASS_INDICATORS, COST_PARTS, FIXED_COST_PARTS, INDICATORS, MONTH_S, SERVICE_INDICATORS
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sim_core.simulation import Worlds
+
+
+def _frame(columns: Mapping[str, object]) -> pd.DataFrame:
+    import pandas as pd  # half a second and 60 MB, for who plays without asking what came out
+
+    return pd.DataFrame(columns)
 
 
 def per_lane(worlds: Worlds, kind: str, values: np.ndarray) -> np.ndarray:
@@ -48,7 +55,7 @@ def indicators(worlds: Worlds) -> pd.DataFrame:
     for module in modules("accounts"):
         columns |= module.indicators(worlds)
     assert set(columns) == set(INDICATORS)  # each is in the table, and none is forgotten here
-    return pd.DataFrame({name: columns[name] for name in INDICATORS})
+    return _frame({name: columns[name] for name in INDICATORS})
 
 
 def lane_sums(worlds: Worlds) -> dict[str, np.ndarray]:
@@ -156,7 +163,7 @@ def service_indicators(worlds: Worlds) -> pd.DataFrame:
     lane = np.repeat(np.arange(len(worlds)), worlds.params["n_services"])
     figures = service_figures(service_sums(worlds), worlds.state["account"]["seconds"][lane])
     names = [service.name for each in worlds.lanes for service in each.profile.services]
-    return pd.DataFrame({"lane": lane, "service": names} | {name: figures[name] for name in SERVICE_INDICATORS})
+    return _frame({"lane": lane, "service": names} | {name: figures[name] for name in SERVICE_INDICATORS})
 
 
 def class_indicators(worlds: Worlds) -> pd.DataFrame:
@@ -173,4 +180,4 @@ def class_indicators(worlds: Worlds) -> pd.DataFrame:
         "error_budget_left": error_budget_left(sums, worlds.tables.classes["slo_objective"], "good_own"),
     }
     names = [each.name for one in worlds.lanes for each in resolve(one.profile).classes]
-    return pd.DataFrame({"lane": lane, "request_class": names} | {name: figures[name] for name in CLASS_INDICATORS})
+    return _frame({"lane": lane, "request_class": names} | {name: figures[name] for name in CLASS_INDICATORS})

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 from sim_core.indicators import MIN_VALUES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONFIDENCE = 0.95
 _ROUNDING = 1e-9  # how far beyond its bounds a value may come to lie by rounding

@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from sim_core.accounting import (
     class_indicators,
@@ -42,6 +42,9 @@ from sim_core.tables import rows
 from sim_core.telemetry import publish, scrape
 from sim_core.workload.arrivals import arrive
 from sim_core.world import LAYOUT, Lane, Tables, build_tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPANS_KEPT = 1_000_000  # of sampled requests, a lane; more are counted and lost
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.agreement.graphs import GRAPHS
 from experiments.benchmarks import queue_loops, simpy_loops, six_stations
-from experiments.benchmarks.measuring import Figures, cpu_s_in_turn, figure, median_ratio, skipped
+from experiments.benchmarks.measuring import Figures, cpu_s_in_turn, figure, fill_kernel_cache, median_ratio, skipped
 from sim_core.engines import REQUESTS
 from sim_core.profile import Profile, load_profile
 from sim_core.simulation import Worlds
@@ -204,7 +204,8 @@ def _wide(production: Profile) -> Profile:
 
 
 _DAY = """
-import resource, sys
+import re, sys
+from pathlib import Path
 import numpy as np
 from sim_core.profile import load_profile
 from sim_core.simulation import Worlds
@@ -212,7 +213,8 @@ from sim_core.workload import Trace
 from sim_core.world import Lane
 seconds = int(sys.argv[1])
 lane = Lane(load_profile("production"), Trace("flat", 60.0, np.full(seconds // 60 + 1, 1000.0)), 1)
-peak_kib = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# Not getrusage: a child begins with the peak of the process that forked it.
+peak_kib = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 Worlds([lane], engine=sys.argv[2]).advance(2)
 before = peak_kib()
 worlds = Worlds([lane], engine=sys.argv[2])
@@ -225,6 +227,7 @@ def memory_of_a_day(quick: bool, engine: str = REQUESTS) -> Figures:
     """Peak memory of a process that plays a day at 1,000 requests/s; an hour of it with `quick`."""
     seconds = 3600 if quick else int(DAY_S)
     command = [sys.executable, "-c", _DAY, str(seconds), engine]
+    fill_kernel_cache()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     before, after = (int(kib) / 1024.0 for kib in done.stdout.split())
     name, note = f"a day at 1,000 requests/s, engine {engine}", f"{seconds / 3600:g} h, in a process of its own"

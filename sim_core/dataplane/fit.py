@@ -50,7 +50,9 @@ THRESHOLD_S = 0.3
 BOUNDS = {"mean_pct": 5.0, "p95_pct": 10.0, "slo_points": 0.5, "error_points": 1.0}
 _ANSWERED = "answered_s", "answered_variance_s2", "answered_third_s3"
 # ANSWER, and the share of admitted calls that are not answered in time, and the cumulants of the others' sojourn.
-TIMED = np.dtype([*((n, ANSWER[n]) for n in ANSWER.names), *((n, np.float64) for n in ("timeout_share", *_ANSWERED))])
+TIMED = np.dtype(
+    [*((n, ANSWER[n]) for n in ANSWER.names or ()), *((n, np.float64) for n in ("timeout_share", *_ANSWERED))]
+)
 _P95 = 1.6448536269514722  # the normal distribution's 95th percentile
 
 
@@ -92,7 +94,7 @@ def settled(service: OneService, utilization: float, ticks: int = 1500) -> np.vo
 def _with_timeout(answers: np.ndarray, timeout_s: float) -> np.ndarray:
     """TIMED records: ANSWERs with what callers make of them who wait for so long."""
     timed, shape = np.zeros(len(answers), TIMED), np.zeros(1, SHAPE)
-    for name in answers.dtype.names:
+    for name in ANSWER.names or ():
         timed[name] = answers[name]
     for answer in timed:
         cut = np.zeros(1, CUT)

@@ -16,8 +16,6 @@ from typing import Annotated
 import numpy as np
 import yaml
 from pydantic import Field
-from scipy.signal import lfilter
-from scipy.stats import kurtosis, median_abs_deviation
 
 from sim_core.bundled import TRAFFICS, check_traffic, names_in
 from sim_core.documents import Number, Section, read_yaml, validate
@@ -146,6 +144,8 @@ class TrafficModel(Section):
             at = day * per_day + stream.integers(per_day, size=count)
             shape = self.bursts.height_shape
             np.add.at(impulses, at, stream.gamma(shape, self.bursts.height_mean / shape, size=count))
+        from scipy.signal import lfilter  # takes a second to import
+
         return np.asarray(lfilter([1.0], [1.0, -math.exp(-step_s / self.bursts.decay_s)], impulses))
 
 
@@ -162,6 +162,8 @@ def _autoregressive(noise: Noise, streams: list[np.random.Generator], per_day: i
     shocks = np.concatenate([stream.standard_normal(per_day) for stream in streams])
     shocks *= noise.deviation * math.sqrt(1.0 - keep * keep)
     shocks[0] *= 1.0 / math.sqrt(1.0 - keep * keep)
+    from scipy.signal import lfilter  # takes a second to import
+
     return np.asarray(lfilter([1.0], [1.0, -keep], shocks))
 
 
@@ -250,9 +252,16 @@ def _fit_harmonics(times: np.ndarray, log_rate: np.ndarray, with_week: bool) -> 
         root = np.sqrt(weights)[:, None]
         coefficients = np.linalg.lstsq(design * root, log_rate * root[:, 0], rcond=None)[0]
         rest = log_rate - design @ coefficients
-        limit = 1.345 * max(float(median_abs_deviation(rest, scale="normal")), 1e-9)
+        limit = 1.345 * max(_deviation(rest), 1e-9)
         weights = np.minimum(1.0, limit / np.maximum(np.abs(rest), 1e-12))
     return coefficients, log_rate - design @ coefficients
+
+
+def _deviation(values: np.ndarray) -> float:
+    """Standard deviation by the median of absolute deviations, which few large values do not move."""
+    from scipy.stats import median_abs_deviation  # takes a second to import
+
+    return float(median_abs_deviation(values, scale="normal"))
 
 
 def _fit_spikes(
@@ -266,7 +275,7 @@ def _fit_spikes(
     days = rest[: n_days * per_day].reshape(n_days, per_day)
     typical = np.median(days, axis=0)
     # A difference of the mean day that chance explains is none: three standard errors of a median.
-    error = 1.25 * float(median_abs_deviation(days - typical, axis=None, scale="normal")) / math.sqrt(n_days)
+    error = 1.25 * _deviation((days - typical).ravel()) / math.sqrt(n_days)
     clock = (np.arange(per_day) + 0.5) * step_s
     spikes: list[Spike] = []
     left = typical.copy()
@@ -287,9 +296,11 @@ def _fit_spikes(
 
 def _fit_bursts(log_rate: np.ndarray, rest: np.ndarray, step_s: float, duration_s: float) -> tuple[Bursts, np.ndarray]:
     """Rises far above the noise: how often, how high, how long; and the rest without them."""
+    from scipy.stats import kurtosis  # takes a second to import
+
     above = [rest - _running_median(rest, max(3, round(window_s / step_s))) for window_s in _BURST_WINDOWS_S]
     local = max(above, key=lambda values: float(kurtosis(values)))  # where they stand out most
-    scale = max(float(median_abs_deviation(local, scale="normal")), 1e-6)
+    scale = max(_deviation(local), 1e-6)
     high = local > 5.0 * scale
     begins = np.flatnonzero(high & ~np.concatenate([[False], high[:-1]]))
     ends = np.flatnonzero(high & ~np.concatenate([high[1:], [False]]))
