@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +87,11 @@ PODS_SCALE, BAD_SCALE, LOAD_SCALE, BAD_LIMIT = 0, 1, 2, 3
 
 
 @kernel
-def step_lanes(tables, n_ticks, actions, scales, observations, rewards, sums, totals):
-    """One decision of every lane: actions become replicas, the world plays on, rewards and observations come out.
+def step_lanes(tables, lanes, n_ticks, actions, scales, observations, rewards, sums, totals):
+    """One decision of some lanes: actions become replicas, the world plays on, rewards and observations come out.
 
     Args:
+        lanes: their indices, shape (k,).
         actions: int64, shape (n_lanes, n_services).
         scales: float64, shape (n_lanes, 4): what a pod-second, a bad request and a request weigh, and the largest share of
             bad requests that is priced.
@@ -98,7 +100,7 @@ def step_lanes(tables, n_ticks, actions, scales, observations, rewards, sums, to
         sums: float64, shape (n_lanes, 4): pod-seconds, requests, bad requests and reward of the episode so far.
         totals: float64, shape (4,): the same over all lanes and episodes.
     """
-    for index in range(len(tables.lanes)):
+    for index in lanes:
         world = cut(tables, index)
         n_services = len(world.services)
         for i in range(n_services):
@@ -126,11 +128,14 @@ def step_lanes(tables, n_ticks, actions, scales, observations, rewards, sums, to
 class Episodes:
     """Lanes that begin anew at random starts and seeds; the kernel side of both environments."""
 
-    def __init__(self, specs: Sequence[EnvSpec]):
+    def __init__(self, specs: Sequence[EnvSpec], threads: int = 1):
         self.specs = [spec.check() for spec in specs]
         self.worlds = Worlds(
-            [Lane(spec.profile, spec.trace, 0, spec.start_s, Scaler.external()) for spec in self.specs]
+            [Lane(spec.profile, spec.trace, 0, spec.start_s, Scaler.external()) for spec in self.specs],
+            threads=threads,
         )
+        self._parts = self.worlds.parts
+        self._helpers = ThreadPoolExecutor(len(self._parts) - 1) if len(self._parts) > 1 else None
         n_lanes = len(self.specs)
         self.n_services = self.worlds.n_services
         self.ticks_per_step = self.specs[0].ticks_per_step
@@ -145,7 +150,7 @@ class Episodes:
         self.rewards = np.zeros(n_lanes, dtype=np.float32)
         self.sums = np.zeros((n_lanes, 4))
         self.steps = np.zeros(n_lanes, dtype=np.int64)
-        self.totals = np.zeros(4)
+        self._totals = np.zeros((len(self._parts), 8))  # a line of the CPU's cache for each thread
         self.scales = np.zeros((n_lanes, 4))
         for lane, spec in enumerate(self.specs):
             self.scales[lane] = self._scales(spec)
@@ -189,13 +194,31 @@ class Episodes:
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """One decision of every lane, actions of shape (n_lanes, n_services); returns which episodes are at their end."""
-        worlds = self.worlds
-        step_lanes(
-            worlds.tables, self.ticks_per_step, actions, self.scales, self.observations, self.rewards, self.sums,
-            self.totals,
-        )  # fmt: skip
+        rest = []
+        if self._helpers is not None:
+            rest = [self._helpers.submit(self._step, part, actions) for part in range(1, len(self._parts))]
+        self._step(0, actions)
+        for part in rest:
+            part.result()
         self.steps += 1
         return self.steps >= self.ends
+
+    def _step(self, part: int, actions: np.ndarray) -> None:
+        tables, lanes = self._parts[part]
+        step_lanes(
+            tables, lanes, self.ticks_per_step, actions, self.scales, self.observations, self.rewards, self.sums,
+            self._totals[part],
+        )  # fmt: skip
+
+    @property
+    def totals(self) -> np.ndarray:
+        """Pod-seconds, requests, bad requests and reward over all lanes and episodes, shape (4,)."""
+        return self._totals[:, :4].sum(axis=0)
+
+    def close(self) -> None:
+        """Ends its threads."""
+        if self._helpers is not None:
+            self._helpers.shutdown()
 
     def summary(self, lane: int) -> dict[str, float]:
         """What the episode of a lane came to, for `info`."""
@@ -276,11 +299,14 @@ class DevOpsVecEnv(OneProcessVecEnv):
     that all begin anew in the same step would make every few rollouts unlike the others. Ended episodes begin anew at
     once; the last observation is in `infos[i]["terminal_observation"]`, and `TimeLimit.truncated` is always set, since a
     time limit is the only end.
+
+    Args:
+        threads: that lanes are shared among; the outcome does not depend on them.
     """
 
-    def __init__(self, spec: EnvSpec | Sequence[EnvSpec], n_envs: int = 64, *, stagger: bool = True):
+    def __init__(self, spec: EnvSpec | Sequence[EnvSpec], n_envs: int = 64, *, stagger: bool = True, threads: int = 1):
         specs = [spec] * n_envs if isinstance(spec, EnvSpec) else list(spec)
-        self.episodes = Episodes(specs)
+        self.episodes = Episodes(specs, threads)
         super().__init__(
             len(specs), _observation_space(self.episodes.n_services), action_space(self.episodes.n_services)
         )
@@ -288,6 +314,10 @@ class DevOpsVecEnv(OneProcessVecEnv):
         self._generators = [np.random.default_rng(i) for i in range(self.num_envs)]
         self._actions = np.zeros((self.num_envs, self.episodes.n_services), dtype=np.int64)
         self._infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+
+    def close(self) -> None:
+        """Ends the threads that lanes are shared among."""
+        self.episodes.close()
 
     def seed(self, seed: int | None = None) -> list[int | None]:
         first = int(np.random.default_rng().integers(2**31)) if seed is None else seed

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -256,6 +256,11 @@ class Worlds:
         return len(self.lanes)
 
     @property
+    def parts(self) -> list[tuple[Any, np.ndarray]]:
+        """What each thread may work on beside the others: tables with scratch of their own, and indices of lanes."""
+        return list(zip(self._parts, np.array_split(self._everyone, self._threads), strict=True))
+
+    @property
     def params(self) -> np.ndarray:
         """Parameters of the lanes, LANE records, shape (n_lanes,)."""
         return self.tables.lanes
@@ -305,9 +310,9 @@ class Worlds:
         if self._threads == 1:
             self._advance(0, self._everyone, ticks)
             return
-        parts = np.array_split(self._everyone, self._threads)
         with ThreadPoolExecutor(self._threads) as pool:
-            list(pool.map(self._advance, range(self._threads), parts, [ticks[part] for part in parts]))
+            lanes = [lanes for _, lanes in self.parts]
+            list(pool.map(self._advance, range(self._threads), lanes, [ticks[part] for part in lanes]))
 
     def _advance(self, part: int, lanes: np.ndarray, ticks: np.ndarray) -> None:
         if self.engines is None:

@@ -200,6 +200,23 @@ def test_more_pods_cost_more_and_bad_requests_hurt():
     assert reward[order[-1]] < reward.max() > reward[order[0]]
 
 
+def test_threads_share_lanes_and_change_nothing():
+    """Five lanes on one, two and three threads: the same observations, rewards, ends and totals, to the bit."""
+    played = []
+    for threads in (1, 2, 3):
+        env = DevOpsVecEnv(spec_of(episode_s=300.0), 5, threads=threads)
+        env.seed(4)
+        steps = [env.reset()]
+        for step in range(60):
+            steps += list(env.step(np.arange(5) * step % env.action_space.n)[:3])
+        played.append((steps, env.episodes.totals))
+        env.close()
+    for other in played[1:]:
+        for one, two in zip(played[0][0], other[0], strict=True):
+            np.testing.assert_array_equal(one, two)
+        np.testing.assert_allclose(other[1], played[0][1], rtol=1e-12)  # summed in another order
+
+
 def test_episodes_stay_within_their_part_of_the_traffic():
     """Beyond it another rate waits; no lane ever sees it. Starts spread over the whole part."""
     rates = np.full(400, 50.0)

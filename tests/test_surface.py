@@ -21,7 +21,7 @@ from experiments.analysis.summaries import classes_over_seeds, request_classes
 from experiments.held_out import policies_document
 from experiments.planning.rules import suffered
 from experiments.planning.spec import load_spec, spec_from_dict
-from experiments.report import ReportData, write_report
+from experiments.report import ReportData, findings, write_report
 from flows.cli import _explained, app
 from flows.inputs import warn_of
 from flows.terminal.graph import graph_document
@@ -249,6 +249,17 @@ def test_warnings_are_told_by_check_and_before_a_run_once(file_of):
     ]
     assert json.loads(run.stdout)["warnings"] == expected
     assert json.loads(ask("profile", "check", "boutique", "--json").stdout)["warnings"] == []
+
+
+def test_the_report_of_a_sweep_tells_the_warnings_of_its_profiles_once(file_of, tmp_path):
+    """Two worlds of one profile: each of its two endpoints that nobody enters is told once."""
+    file = tmp_path / "warned.yaml"
+    data = {"name": "warned", "profile": str(file_of(two_classes())), "traffic": {"generator": "diurnal"}}
+    data |= {"duration": "1h", "policies": [{"policy": "hpa"}], "parameters": {"slo.objective": [0.98, 0.99]}}
+    file.write_text(yaml.safe_dump(data))
+    spec = load_spec(file)
+    told = list(findings.of_profiles(spec, load_profile(spec.profile)))
+    assert [line.split(": ")[1] for line in told] == ["nobody enters web.old", "nobody enters idle.get"]
 
 
 def test_a_timeout_below_the_mean_time_says_what_will_happen():

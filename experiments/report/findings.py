@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from experiments.store.results import ResultStore
 from experiments.store.state import StateDir
 from sim_core.engines import FLUID
 from sim_core.errors import InputError
-from sim_core.profile import Profile, load_profile
+from sim_core.profile import Profile, load_profile, warnings_of
 
 if TYPE_CHECKING:
     from agents.learning.evaluate import Evaluation
@@ -144,7 +144,7 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
         timelines=timelines,
         learning_curve=pd.DataFrame(curve).rename(columns=_CURVE) if curve else None,
         provenance=findings.get("provenance", {"sweep": sweep_id}),
-        remarks=_remarks(spec, table, points, spec.limits(profile)),
+        remarks=(*_remarks(spec, table, points, spec.limits(profile)), *of_profiles(spec, profile)),
         sweep_duration_s=float(points["duration_s"].iloc[0]),
         evaluation_duration_s=findings.get("evaluation_duration_s") or 86_400.0,
         recommended=best(table, spec.objective.minimize, spec.limits(profile)),
@@ -172,6 +172,12 @@ def _configurations(table: pd.DataFrame) -> pd.DataFrame:
     chosen = ["settings", "parameters", "scenario", "same_as"]
     plain = table.rename(columns={"label": "configuration"}).drop(columns=chosen)
     return pd.concat([plain, scenario, settings, parameters], axis=1)
+
+
+def of_profiles(spec: Spec, profile: Profile) -> Iterator[str]:
+    """What the profiles that were played may hold but hardly mean, each thing once."""
+    for warning in dict.fromkeys(w for played in worlds_of(spec, profile) for w in warnings_of(played)):
+        yield f"{warning}."
 
 
 def _remarks(spec: Spec, table: pd.DataFrame, points: pd.DataFrame, limits: dict[str, float]) -> tuple[str, ...]:
