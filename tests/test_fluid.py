@@ -1,98 +1,18 @@
-"""The fluid engine's stations held to queueing theory, first alone and then inside a simulation."""
+"""The fluid engine inside a simulation, held to queueing theory."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sim_core.dataplane.cache.records import HIT_POINTS
-from sim_core.dataplane.queueing import probability_of_waiting, queue_after, share_within, take_shape, wait_moments
+from sim_core.dataplane.queueing import share_within, take_shape
 from sim_core.dataplane.station import SHAPE
 from sim_core.profile import Profile, load_profile
 from sim_core.simulation import simulate
-from sim_core.theory import erlang_c, lru_hit_ratio, mg1_mean_wait_s, mmc_mean_sojourn_s, mmc_mean_wait_s
+from sim_core.theory import lru_hit_ratio, mmc_mean_sojourn_s
 from sim_core.workload import Trace
 from sim_core.world import Lane, Scaler, build_tables
-
-TICK_S = 1.0
-
-
-def settled_wait_s(utilization: float, servers: int, service_s: float, variability: float = 1.0) -> float:
-    """Mean wait of a station that has seen the same load for long [s]."""
-    capacity = servers / service_s * TICK_S
-    queue = 0.0
-    for _ in range(20_000):
-        before = queue
-        queue, stationary, waits = queue_after(before, utilization * capacity, capacity, servers, 1, variability)
-        if queue == before:
-            break
-    return float(wait_moments(queue, queue, stationary, waits, utilization * capacity, capacity, TICK_S)[0])
-
-
-@pytest.mark.parametrize("utilization", [0.1, 0.5, 0.8, 0.95, 0.99])
-def test_one_server_waits_as_in_the_m_m_1_queue(utilization: float):
-    theory_s = mmc_mean_wait_s(arrival_rate_per_s=utilization / 0.05, service_rate_per_s=20.0, servers=1)
-    assert settled_wait_s(utilization, 1, 0.05) == pytest.approx(theory_s, rel=1e-9)
-
-
-@pytest.mark.parametrize("scv", [0.0, 0.5, 4.0])
-@pytest.mark.parametrize("utilization", [0.3, 0.7, 0.95])
-def test_one_server_waits_as_pollaczek_and_khinchine_say(utilization: float, scv: float):
-    theory_s = mg1_mean_wait_s(arrival_rate_per_s=utilization / 0.05, mean_service_s=0.05, service_scv=scv)
-    assert settled_wait_s(utilization, 1, 0.05, variability=0.5 * (1.0 + scv)) == pytest.approx(theory_s, rel=1e-9)
-
-
-@pytest.mark.parametrize("servers", [2, 4, 8, 16, 32, 64])
-@pytest.mark.parametrize("utilization", [0.7, 0.8, 0.9, 0.97])
-def test_many_servers_wait_nearly_as_erlang_c_says(utilization: float, servers: int):
-    """Sakasegawa's formula: within 6 % of Erlang C's wait, or within 3 % of a service time where few wait."""
-    service_s = 0.025
-    theory_s = mmc_mean_wait_s(utilization * servers / service_s, 1.0 / service_s, servers)
-    wait_s = settled_wait_s(utilization, servers, service_s)
-    assert wait_s == pytest.approx(theory_s, rel=0.06, abs=0.03 * service_s)
-
-
-def test_the_probability_of_waiting_is_near_erlang_c():
-    """Exact for one server; for more, within 0.06 over the whole range (the mean wait, not this, is what is fitted)."""
-    for utilization in np.linspace(0.05, 0.99, 20):
-        assert probability_of_waiting(utilization, 1.0) == pytest.approx(utilization, rel=1e-12)
-        for servers in (2, 5, 20, 100):
-            exact = erlang_c(servers, utilization * servers)
-            assert probability_of_waiting(utilization, float(servers)) == pytest.approx(exact, abs=0.06)
-
-
-def test_what_arrives_too_much_stays():
-    """Far from empty, an overloaded station grows by arrivals less capacity each tick."""
-    queue = 5_000.0
-    after, stationary, waits = queue_after(queue, 120.0, 100.0, 4, 1, 1.0)
-    assert stationary < 0.0
-    assert waits == 1.0
-    assert after - queue == pytest.approx(20.0, abs=0.05)
-
-
-@given(queue=st.floats(0.0, 5_000.0), servers=st.integers(1, 64))
-def test_saturation_is_no_cliff(queue: float, servers: int):
-    """Just below and just above rho = 1 a queue does the same, to a thousandth of the capacity."""
-    below, *_ = queue_after(queue, 100.0 * (1 - 1e-7), 100.0, servers, 1, 1.0)
-    above, *_ = queue_after(queue, 100.0 * (1 + 1e-7), 100.0, servers, 1, 1.0)
-    assert above == pytest.approx(below, abs=0.1)
-
-
-@given(queue=st.floats(0.0, 500.0), low=st.floats(0.0, 300.0), more=st.floats(0.0, 50.0), servers=st.integers(1, 64))
-def test_more_arrivals_never_leave_a_shorter_queue(queue: float, low: float, more: float, servers: int):
-    fewer, *_ = queue_after(queue, low, 100.0, servers, 1, 1.0)
-    larger, *_ = queue_after(queue, low + more, 100.0, servers, 1, 1.0)
-    assert larger >= fewer - 1e-6 * max(1.0, fewer)
-
-
-@given(utilization=st.floats(0.5, 0.9999), room=st.floats(5.0, 500.0))
-def test_a_settled_queue_fits_into_its_waiting_room(utilization: float, room: float):
-    queue = 0.0
-    for _ in range(300):
-        queue, *_ = queue_after(queue, 100.0 * utilization, 100.0, 4, 1, 1.0, room)
-    assert 0.0 <= queue <= room
 
 
 def test_the_tail_of_a_lognormal_distribution_by_sampling():

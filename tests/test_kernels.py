@@ -14,7 +14,7 @@ import pytest
 
 from sim_core.dataplane.queueing import share_within, take_shape, third_cumulant_factor
 from sim_core.dataplane.services import fluid
-from sim_core.dataplane.services.flows import CALL_FLOW, ENDPOINT_FLOW, SERVICE_FLOW, STEP_FLOW
+from sim_core.dataplane.services.flows import BRANCH_FLOW, CALL_FLOW, ENDPOINT_FLOW, SERVICE_FLOW, STEP_FLOW
 from sim_core.dataplane.services.kinds import (
     BRANCH,
     CALL_STEP,
@@ -578,6 +578,7 @@ def test_steps_within_branches_are_summed_there_and_the_slowest_counts(composing
     kinds = [PARALLEL, BRANCH, WAIT, WAIT, BRANCH, WAIT, WAIT]
     composing.steps = rows(STEP, 7, kind=kinds, probability=1.0, count=1.0, executions=1.0)
     composing.steps.parent, composing.steps.end = [NO_PARENT, 0, 1, 1, 0, 4, 4], [7, 4, 3, 4, 7, 6, 7]
+    composing.steps.target[4], composing.branch_flows = 1, rows(BRANCH_FLOW, 2)
     composing.step_flows = rows(STEP_FLOW, 7, mean_s=[0.0, 0.0, 0.2, 0.3, 0.0, 0.1, 0.1])
     composing.step_flows.variance_s2[2:4] = 5e-3
     composing.step_flows.third_s3[2:4] = 1e-4

@@ -14,24 +14,26 @@ from sim_core.accounting import latency_percentiles
 from sim_core.dataplane import latency
 from sim_core.dataplane.fluid import account_requests
 from sim_core.dataplane.latency import book_latency, slowest_branch, take_latency
-from sim_core.dataplane.services.flows import CLASS_FLOW, ENDPOINT_FLOW, SLICES, STEP_FLOW
+from sim_core.dataplane.services.flows import BRANCH_FLOW, CLASS_FLOW, ENDPOINT_FLOW, SLICES, STEP_FLOW
 from sim_core.dataplane.services.kinds import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
 from sim_core.dataplane.services.records import CLASS_SUMS, REQUEST_CLASS, STEP
 from sim_core.world import LANE
 from tests.handmade import row, rows
 
 
-def parallel(*branches: tuple[float, float], probability: float = 1.0) -> tuple[Any, Any]:
-    """A PARALLEL behind one step, with exponential or constant branches (mean, variance), each with a step of its own."""
+def parallel(*branches: tuple[float, ...], probability: float = 1.0) -> tuple[Any, Any, Any]:
+    """A PARALLEL behind one step, with branches of these cumulants (third one left out: of an exponential or constant
+    one), each with a step of its own."""
     n = 2 + 2 * len(branches)
     steps, flows = rows(STEP, n, probability=1.0), rows(STEP_FLOW, n, sum_mean_s=9.0)
     steps.end = np.arange(n) + 1
     steps.end[1] = n
-    for place, (mean, variance) in enumerate(branches):
+    for place, (mean, variance, *third) in enumerate(branches):
         at = 2 + 2 * place
-        steps.end[at], steps.probability[at] = at + 2, probability
-        flows.sum_mean_s[at], flows.sum_variance_s2[at], flows.sum_third_s3[at] = mean, variance, 2 * variance**1.5
-    return steps, flows
+        steps.end[at], steps.probability[at], steps.target[at] = at + 2, probability, place
+        flows.sum_mean_s[at], flows.sum_variance_s2[at] = mean, variance
+        flows.sum_third_s3[at] = third[0] if third else 2 * variance**1.5
+    return steps, flows, rows(BRANCH_FLOW, len(branches))
 
 
 def of(flows: Any) -> tuple[float, float, float]:
@@ -41,8 +43,8 @@ def of(flows: Any) -> tuple[float, float, float]:
 @pytest.mark.parametrize(("one", "other"), [(0.1, 0.1), (0.1, 0.05), (0.02, 0.3), (0.002, 0.001)])
 def test_the_slowest_of_two_exponential_branches(one: float, other: float):
     """max(X, Y) = X + Y - min(X, Y), and so for their powers: E max^k = k! (a^-k + b^-k - (a + b)^-k)."""
-    steps, flows = parallel((one, one**2), (other, other**2))
-    slowest_branch(steps, flows, 1)
+    steps, flows, own = parallel((one, one**2), (other, other**2))
+    slowest_branch(steps, flows, own, 1)
     first, second, third = (
         math.factorial(k) * (one**k + other**k - (1.0 / one + 1.0 / other) ** -k) for k in (1, 2, 3)
     )
@@ -55,8 +57,8 @@ def test_the_slowest_of_two_exponential_branches(one: float, other: float):
 
 def test_a_branch_that_is_skipped_takes_no_time():
     """Exponential with mean 0.1 s, done three times in ten: mean 0.03, E X^2 = 0.3 x 2 x 0.01."""
-    steps, flows = parallel((0.1, 0.01), probability=0.3)
-    slowest_branch(steps, flows, 1)
+    steps, flows, own = parallel((0.1, 0.01), probability=0.3)
+    slowest_branch(steps, flows, own, 1)
     mean_s, variance_s2, _ = of(flows)
     assert mean_s == pytest.approx(0.03, rel=0.01)
     assert variance_s2 == pytest.approx(0.006 - 0.0009, rel=0.03)
@@ -64,29 +66,29 @@ def test_a_branch_that_is_skipped_takes_no_time():
 
 def test_the_slowest_branch_is_kept_until_a_branch_has_moved():
     """By more than a thousandth of means and deviations together."""
-    steps, flows = parallel((0.1, 0.01), (0.2, 0.04))
-    slowest_branch(steps, flows, 1)
+    steps, flows, own = parallel((0.1, 0.01), (0.2, 0.04))
+    slowest_branch(steps, flows, own, 1)
     before = of(flows)
     flows.sum_mean_s[2] += 0.0005
-    slowest_branch(steps, flows, 1)
+    slowest_branch(steps, flows, own, 1)
     assert of(flows) == before
     flows.sum_mean_s[2] += 0.0002
-    slowest_branch(steps, flows, 1)
+    slowest_branch(steps, flows, own, 1)
     assert of(flows)[0] > before[0]
     flows.sum_mean_s[2] -= 0.0012
-    slowest_branch(steps, flows, 1)
+    slowest_branch(steps, flows, own, 1)
     assert of(flows)[0] < before[0]
-    assert flows.seen[[2, 4]].tolist() == pytest.approx([0.2 - 0.0005, 0.4])
+    assert own.seen.tolist() == pytest.approx([0.2 - 0.0005, 0.4])
 
 
 def test_branches_that_move_against_each_other_have_moved():
     """The one as much faster as the other is slower: the slowest is another one all the same."""
-    steps, flows = parallel((0.1, 0.01), (0.4, 0.16))
-    slowest_branch(steps, flows, 1)
+    steps, flows, own = parallel((0.1, 0.01), (0.4, 0.16))
+    slowest_branch(steps, flows, own, 1)
     before = of(flows)
     flows.sum_mean_s[2] += 0.05
     flows.sum_mean_s[4] -= 0.05
-    slowest_branch(steps, flows, 1)
+    slowest_branch(steps, flows, own, 1)
     assert of(flows)[0] < 0.97 * before[0]
 
 

@@ -24,57 +24,79 @@ _SLICE_QUANTILES = np.array([
 ])  # fmt: skip
 _MOVED = 1e-3  # relative change of a latency distribution from which on it is worked out anew
 # Gauss-Legendre nodes and weights on [0, 1], for the slowest of branches
-_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(24)
-_NODES, _NODE_WEIGHTS = 0.5 * (_NODES + 1.0), 0.5 * _NODE_WEIGHTS
 # ln(1 + x) on [0, 1] within 4e-6: plenty for buckets of 2 %
 _LN = np.polynomial.Chebyshev.interpolate(np.log1p, 6, domain=[0.0, 1.0]).convert(kind=np.polynomial.Polynomial).coef
 _LN_2 = math.log(2.0)
-_FAR = 6.0  # standard deviations beyond the mean of the slowest branch: nothing lies further
+_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(20)
+_LOG_NODES, _NODE_WEIGHTS = np.log(0.5 * (_NODES + 1.0)), 0.5 * _NODE_WEIGHTS
+_FAR = 5.0  # standard deviations of a normal variable: nothing lies further out
+_TYPICAL = 0.7  # ... where half of the nodes lie below
 
 
 @kernel
-def slowest_branch(steps, flows, row):
+def slowest_branch(steps, flows, branches, row):
     """Cumulants of the time of a PARALLEL from those of its branches, which count as independent.
 
-    E max^k = integral of k x^(k-1) (1 - F_1(x) F_2(x) ...) dx, by Gauss-Legendre; kept until a branch has moved.
+    E (max - low)^k = integral of k (x - low)^(k-1) (1 - F_1(x) F_2(x) ...) dx from the time `low` on before which some
+    branch is surely not done, by Gauss-Legendre; kept until a branch has moved. Where a branch that may be skipped begins
+    to be done, the integrand may drop suddenly, and a new piece of the integral begins.
 
     Args:
         steps, flows: views of the lane's steps; the branches' `sum_` fields are set.
+        branches: view of the lane's BRANCH_FLOWs, by `target` of a branch's step.
         row: of the PARALLEL.
     """
-    moved, whole, far = 0.0, 0.0, 0.0
+    moved, whole = 0.0, 0.0
     branch, end = row + 1, steps[row].end
     while branch < end:
         flow = flows[branch]
         deviation = math.sqrt(flow.sum_variance_s2)
-        moved += abs(flow.sum_mean_s + deviation - flow.seen)  # branches that move against each other have moved, too
+        # branches that move against each other have moved, too
+        moved += abs(flow.sum_mean_s + deviation - branches[steps[branch].target].seen)
         whole += flow.sum_mean_s + deviation
-        far = max(far, flow.sum_mean_s + _FAR * deviation)
         branch = steps[branch].end
     if moved <= _MOVED * whole:
         return
-    slowest = flows[row]
+    low, high, typical = 0.0, 0.0, 0.0
     branch = row + 1
     while branch < end:
-        flow = flows[branch]
-        flow.seen = flow.sum_mean_s + math.sqrt(flow.sum_variance_s2)
-        take_shape(flow.shape, flow.sum_mean_s, flow.sum_variance_s2, flow.sum_third_s3)
+        flow, own = flows[branch], branches[steps[branch].target]
+        own.seen = flow.sum_mean_s + math.sqrt(flow.sum_variance_s2)
+        take_shape(own.shape, flow.sum_mean_s, flow.sum_variance_s2, flow.sum_third_s3)
+        own.begins_s = quantile_of_shape(own.shape, -_FAR)
+        if steps[branch].probability >= 1.0:
+            low = max(low, own.begins_s)
+        high = max(high, quantile_of_shape(own.shape, _FAR))
+        typical = max(typical, quantile_of_shape(own.shape, _TYPICAL))
         branch = steps[branch].end
     first, second, third = 0.0, 0.0, 0.0
-    for k in range(len(_NODES)):
-        time_s = far * _NODES[k] * _NODES[k]  # more nodes where distributions begin
-        weight = far * 2.0 * _NODES[k] * _NODE_WEIGHTS[k]
-        within = 1.0
-        branch = row + 1
+    begin = low
+    while begin < high:
+        until, branch = high, row + 1
         while branch < end:
-            skipped = 1.0 - steps[branch].probability
-            within *= skipped + (1.0 - skipped) * share_within(flows[branch].shape, time_s)
+            begins_s = branches[steps[branch].target].begins_s
+            if begin < begins_s < until:
+                until = begins_s
             branch = steps[branch].end
-        beyond = (1.0 - within) * weight
-        first += beyond
-        second += 2.0 * time_s * beyond
-        third += 3.0 * time_s * time_s * beyond
-    slowest.sum_mean_s = first
+        # Half of the nodes lie below what is typical: distributions begin steeply and have long tails.
+        width, power = until - begin, 2.0
+        if begin < typical < until:
+            power = min(6.0, max(1.0, -math.log2((typical - begin) / width)))
+        for k in range(len(_LOG_NODES)):
+            part = math.exp((power - 1.0) * _LOG_NODES[k])
+            time_s = begin + width * part * math.exp(_LOG_NODES[k])
+            within, branch = 1.0, row + 1
+            while branch < end:
+                skipped = 1.0 - steps[branch].probability
+                within *= skipped + (1.0 - skipped) * share_within(branches[steps[branch].target].shape, time_s)
+                branch = steps[branch].end
+            beyond, after = (1.0 - within) * width * power * part * _NODE_WEIGHTS[k], time_s - low
+            first += beyond
+            second += 2.0 * after * beyond
+            third += 3.0 * after * after * beyond
+        begin = until
+    slowest = flows[row]
+    slowest.sum_mean_s = low + first
     slowest.sum_variance_s2 = max(0.0, second - first * first)
     slowest.sum_third_s3 = third - 3.0 * first * second + 2.0 * first**3
 

@@ -7,32 +7,14 @@ import math
 import numpy as np
 
 from sim_core.compiled import kernel
+from sim_core.dataplane.grid import MOST, cell_of, edge_of
 from sim_core.dataplane.queueing import third_cumulant_factor
 from sim_core.dataplane.services.records import LEAST_OUTSTANDING
 from sim_core.dataplane.stationary import draw_curve, effective_slowness, take_point
 
-_FINE = 0.05  # of the grid of utilizations: spacing over distance from saturation
-_NEAR = 0.02  # ... which is taken as at least this
-_MIDDLE = int(math.log((1.0 + _NEAR) / _NEAR) / _FINE) + 1  # the cell that begins at saturation
-_MOST = 40.0  # utilization
 _LEAST = 1e-100  # calls; fewer are none
 # What calls are held moves on a grid: steps of CPU time and held time together [1], and of the variance over their square.
 _HELD_MOVES, _HELD_VARIES = 0.01, 0.05
-
-
-@kernel
-def _edge(cell):
-    """The utilization at which a cell of the grid begins: fine near saturation, where queues change most."""
-    if cell >= _MIDDLE:
-        return 1.0 + _NEAR * math.expm1((cell - _MIDDLE) * _FINE)
-    return max(0.0, 1.0 - _NEAR * math.expm1((_MIDDLE - cell) * _FINE))
-
-
-@kernel
-def _cell_of(utilization):
-    if utilization >= 1.0:
-        return _MIDDLE + int(math.log1p((utilization - 1.0) / _NEAR) / _FINE)
-    return max(0, _MIDDLE - 1 - int(math.log1p((1.0 - utilization) / _NEAR) / _FINE))
 
 
 @kernel
@@ -63,7 +45,7 @@ def _take_edge(known_points, known_curves, state, point, cell):
     if other.tag == tag:
         _copy(point, other.point)
         return
-    take_point(state.asked, _curve_of(known_curves, state.asked), point, _edge(cell))
+    take_point(state.asked, _curve_of(known_curves, state.asked), point, edge_of(cell))
     other.tag = known.tag
     _copy(other.point, known.point)
     known.tag = tag
@@ -75,7 +57,7 @@ def _go_to(known_points, known_curves, state, utilization):
     """Has `below` and `above` enclose this utilization."""
     if state.cell >= 0 and state.below.utilization <= utilization <= state.above.utilization:
         return
-    cell = _cell_of(utilization)
+    cell = cell_of(utilization)
     if cell == state.cell:  # by rounding at an edge
         return
     if state.cell >= 0 and cell == state.cell + 1:
@@ -100,12 +82,12 @@ def _settle(known_points, known_curves, state, inflow, capacity, before):
         inflow, capacity: calls that come to a pod, and that it could serve, in the tick.
         before: calls of a pod, waiting for the CPU or having it.
     """
-    aim = min(_MOST, inflow / capacity)
+    aim = min(MOST, inflow / capacity)
     _go_to(known_points, known_curves, state, aim)
     below, above = state.below, state.above
     part = (aim - below.utilization) / (above.utilization - below.utilization)
     open_calls = below.open + part * (above.open - below.open)
-    low, high = 0.0, _MOST
+    low, high = 0.0, MOST
     if open_calls > before:
         high = aim
     else:
@@ -136,11 +118,11 @@ def _settle(known_points, known_curves, state, inflow, capacity, before):
             break
         if following <= low or following >= high or abs(following - at) > 2.0 * width:
             # The slope of one cell says nothing of those far away: halve the number of cells between.
-            first, last = _cell_of(low), _cell_of(high)
+            first, last = cell_of(low), cell_of(high)
             following = 0.5 * (low + high)
             if last - first > 1:
                 middle = (first + last) // 2
-                following = 0.5 * (_edge(middle) + _edge(middle + 1))
+                following = 0.5 * (edge_of(middle) + edge_of(middle + 1))
         at = following
     state.utilization = at
     _go_to(known_points, known_curves, state, at)
@@ -258,7 +240,7 @@ def serve_station(known_points, known_curves, load, state, answer):
     _interpolate(state)
     here = state.here
     after = min(here.open, before + inflow)
-    if inflow > _MOST * capacity:  # beyond the grid: what there is neither time nor room for
+    if inflow > MOST * capacity:  # beyond the grid: what there is neither time nor room for
         here.blocked = max(here.blocked, 1.0 - (capacity + max(0.0, after - before)) / inflow)
     refused = expected * here.blocked
     admitted = offered * (1.0 - here.blocked)
@@ -273,7 +255,7 @@ def serve_station(known_points, known_curves, load, state, answer):
     answer.refused = offered - admitted
     answer.admitted = admitted
     answer.cpu_core_s = served * unit
-    answer.utilization = min(_MOST, inflow / capacity)
+    answer.utilization = min(MOST, inflow / capacity)
     _as_met(state, capacity)
     _tell_times(load, state, answer, unit)
     answer.waiting = min(state.open, expected_admitted / load.tick_s * here.wait_s)

@@ -6,6 +6,8 @@ import math
 
 from sim_core.compiled import kernel, phase
 from sim_core.dataplane.cache.records import HIT_POINTS
+from sim_core.dataplane.line import is_as_before, serve_line
+from sim_core.dataplane.queueing import third_cumulant_factor
 
 
 @phase
@@ -31,10 +33,7 @@ def cache_hit_ratio(cache, cached_keys):
 
 @phase
 def serve(world):
-    """Looks keys up; misses fill the cache.
-
-    The sojourn of a look-up is that of one thread, Pollaczek-Khinchine; a saturated cache makes a look-up wait a whole tick.
-    """
+    """Looks keys up; misses fill the cache."""
     tick_s = world.lane.tick_s
     for c in range(len(world.caches)):
         cache, state = world.caches[c], world.cache_states[c]
@@ -43,20 +42,27 @@ def serve(world):
             s = world.lookups[k]
             if world.steps[s].target == c:
                 lookups += world.step_flows[s].expected
-        look_up(cache, state, lookups, tick_s)
+        # Whoever looks a key up may ask the database for it, and waits for one answer at a time.
+        look_up(cache, state, lookups, world.database_states[cache.database].callers, tick_s)
 
 
 @kernel
-def look_up(cache, state, lookups, tick_s):
-    """One tick of one cache: hit ratio, misses, and the time of a look-up."""
+def look_up(cache, state, lookups, callers, tick_s):
+    """One tick of one cache: hit ratio, misses, and the time of a look-up.
+
+    Args:
+        callers: that may look keys up at once, each one.
+    """
     hit_ratio = cache_hit_ratio(cache, state.cached_keys)
     state.misses = lookups * (1.0 - hit_ratio)
     state.cached_keys = min(cache.capacity_keys, state.cached_keys + state.misses)
-    utilization = lookups * cache.server_s / tick_s
-    wait = tick_s
-    if utilization < 1.0:
-        wait = min(wait, utilization * cache.server_s * (1.0 + cache.scv) / (2.0 * (1.0 - utilization)))
+    line, server_s = state.line, cache.server_s
+    if state.lookup_s == 0.0 or not (callers == state.seen_callers and is_as_before(line, lookups, state.seen_lookups)):
+        state.seen_lookups, state.seen_callers = lookups, callers
+        serve_line(line, state.load, lookups, 1.0, 1.0, callers, server_s, cache.scv, tick_s)
+        state.lookup_s = cache.lookup_s + line.wait_s
+        state.lookup_variance_s2 = cache.scv * server_s**2 + line.wait_variance_s2
+        state.lookup_third_s3 = third_cumulant_factor(cache.scv) * server_s**3 + line.wait_third_s3
     state.hit_ratio = hit_ratio
-    state.lookup_s = cache.lookup_s + wait
     state.lookups += lookups
     state.hits += lookups * hit_ratio

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim_core.dataplane.line import LINE
+from sim_core.dataplane.station import LOAD
+
 HIT_POINTS = 33  # of the table of hit ratios
 
 CACHE = np.dtype(
@@ -24,7 +27,13 @@ CACHE_STATE = np.dtype(
     [
         ("cached_keys", np.float64),
         ("hit_ratio", np.float64),  # of this tick
+        ("line", LINE),  # of look-ups for the one thread
+        ("load", LOAD),  # scratch
+        ("seen_lookups", np.float64),  # of the tick, and callers, for which the line was worked out last
+        ("seen_callers", np.float64),
         ("lookup_s", np.float64),  # mean sojourn of a lookup in this tick
+        ("lookup_variance_s2", np.float64),
+        ("lookup_third_s3", np.float64),  # third cumulant
         ("misses", np.float64),  # of this tick: reads that go on to the database
         ("lookups", np.float64),  # in the window between two scrapes
         ("hits", np.float64),

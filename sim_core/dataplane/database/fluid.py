@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+import math
+
 from sim_core.compiled import kernel, phase
-from sim_core.dataplane.queueing import queue_after, third_cumulant_factor, wait_moments
+from sim_core.dataplane.line import is_as_before, rest, serve_line
+from sim_core.dataplane.queueing import third_cumulant_factor
+from sim_core.dataplane.services.fluid import all_answered
 from sim_core.dataplane.services.kinds import READ
+
+_JOINT = 0.6  # correlation of waits for a connection and for a server: held to the request engine
 
 
 @phase
 def begin(world):
-    """An empty queue everywhere: the state is zeroed."""
+    """No query anywhere: the state is zeroed."""
 
 
 @phase
 def before(world):
-    """Connections that the database refuses: pods x pool against its limit. Calls that need one fail."""
+    """Connections that the database refuses: pods x pool against its limit. Calls that need one fail.
+
+    A cached read that hits needs none.
+    """
     if len(world.databases) == 0:
         return
     database, state = world.databases[0], world.database_states[0]
-    asked, ready = 0.0, 0.0
+    asked, ready, callers = 0.0, 0.0, 0.0
     for i in range(len(world.services)):
         if world.database_clients[i].connects:
             asked += world.service_states[i].n_running * database.pool_size
             ready += world.service_states[i].n_ready * database.pool_size
-    state.pool = ready
+            callers += world.service_states[i].n_ready * world.services[i].workers
+    state.pool, state.callers = ready, callers
     ratio = asked / database.connection_limit
     state.connection_ratio = ratio
     refused_share = 1.0 - 1.0 / ratio if ratio > 1.0 else 0.0
     if refused_share > 0.0 or state.refused_share > 0.0:
         for e in range(len(world.endpoints)):
-            world.endpoint_flows[e].error_share = refused_share * min(1.0, world.endpoint_queries[e].queries)
+            world.endpoint_flows[e].error_share = 0.0
+        for k in range(len(world.queries)):
+            step = world.steps[world.queries[k]]
+            flow = world.endpoint_flows[step.endpoint]
+            flow.error_share = 1.0 - (1.0 - flow.error_share) * all_answered(1.0 - refused_share, step)
+        for k in range(len(world.lookups)):
+            step = world.steps[world.lookups[k]]
+            flow, missing = world.endpoint_flows[step.endpoint], 1.0 - world.cache_states[step.target].hit_ratio
+            flow.error_share = 1.0 - (1.0 - flow.error_share) * all_answered(1.0 - missing * refused_share, step)
     state.refused_share = refused_share
 
 
@@ -48,7 +66,8 @@ def serve(world):
                 writes += world.step_flows[s].expected
         for c in range(len(world.caches)):
             reads += world.cache_states[c].misses
-        serve_database(database, state, reads, writes, tick_s)
+        taken = 1.0 - state.refused_share
+        serve_database(database, state, taken * reads, taken * writes, tick_s)
         for k in range(len(world.queries)):
             flow = world.step_flows[world.queries[k]]
             if world.steps[world.queries[k]].kind == READ:
@@ -74,79 +93,140 @@ def read_through(cache, database, flow):
     mean = miss * read_s
     cube = miss * (database.read_third_s3 + read_s * (3.0 * square - 2.0 * read_s * read_s))
     flow.mean_s = cache.lookup_s + mean
-    flow.variance_s2 = max(0.0, miss * square - mean * mean)
-    flow.third_s3 = cube - mean * (3.0 * miss * square - 2.0 * mean * mean)
-
-
-@kernel
-def serve_group(group, queries, query_s, scv, cores, instances, limit, tick_s):
-    """One group of equal instances, each with a queue of its own, queries spread at random; `group` is DATABASE_GROUP."""
-    group.wait_s = group.wait_variance_s2 = group.utilization = 0.0
-    if queries <= 0.0 and group.queue_len <= 0.0:
-        return
-    capacity = instances * cores / query_s * tick_s
-    before = group.queue_len
-    queue_now, stationary, waits = queue_after(before, queries, capacity, cores, instances, 0.5 * (1.0 + scv))
-    group.queue_len = min(queue_now, limit)  # a connection holds one query: no more can stand in line
-    group.wait_s, group.wait_variance_s2 = wait_moments(
-        before, group.queue_len, stationary, waits, queries, capacity, tick_s
-    )
-    group.utilization = min(1.0, queries / capacity)
+    flow.variance_s2 = cache.lookup_variance_s2 + max(0.0, miss * square - mean * mean)
+    flow.third_s3 = cache.lookup_third_s3 + cube - mean * (3.0 * miss * square - 2.0 * mean * mean)
 
 
 @kernel
 def serve_database(database, state, reads, writes, tick_s):
-    """Primary, read replicas and connection pools for one tick."""
-    limit, primary, replicas = database.connection_limit, state.primary, state.replicas
+    """Primary, read replicas and connection pools for one tick: queries that have a connection go on to the servers.
+
+    How long a connection is held beyond the service is no matter for the pools: while servers are busy, all that a query
+    waits is the time that they need for those in front of it, wherever these stand. See `wait_for_both`.
+    """
+    primary, replicas, load = state.primary, state.replicas, state.load
+    if rests(state, reads, writes):
+        state.busy_s += max(primary.busy, replicas.busy) * tick_s
+        return
+    state.seen_reads, state.seen_writes = reads, writes
+    state.seen_pool, state.seen_callers = state.pool, state.callers
+    scv, cores = database.scv, database.cores
+    share = serve_pools(database, state, reads, writes, tick_s)
+    reads, writes = share * reads, share * writes
     if database.read_replicas > 0.0:
-        serve_group(replicas, reads, database.read_s, database.scv, database.cores, database.read_replicas,
-                    limit * database.read_replicas, tick_s)  # fmt: skip
-        serve_group(primary, writes, database.write_s, database.scv, database.cores, 1.0, limit, tick_s)
-        read_wait, read_variance = replicas.wait_s, replicas.wait_variance_s2
-        utilization = max(replicas.utilization, primary.utilization)
+        readers, n = replicas, database.read_replicas
+        serve_line(replicas, load, reads, n, cores, state.callers / n, database.read_s, scv, tick_s)
+        serve_line(primary, load, writes, 1.0, cores, state.callers, database.write_s, scv, tick_s)
     else:
-        queries = reads + writes
-        query_s = database.read_s
-        if queries > 0.0:
-            query_s = (reads * database.read_s + writes * database.write_s) / queries
-        serve_group(primary, queries, query_s, database.scv, database.cores, 1.0, limit, tick_s)
-        read_wait, read_variance = primary.wait_s, primary.wait_variance_s2
-        utilization = primary.utilization
-    state.busy_s += utilization * tick_s
-    read_s, write_s = read_wait + database.read_s, primary.wait_s + database.write_s
-    state.read_variance_s2 = read_variance + database.scv * database.read_s**2
-    state.write_variance_s2 = primary.wait_variance_s2 + database.scv * database.write_s**2
-    # Waits are zero or exponential, about: their third cumulant is that of a gamma distribution, 2 variance^2 / mean.
-    factor = third_cumulant_factor(database.scv)
-    state.read_third_s3 = factor * database.read_s**3
-    if read_wait > 0.0:
-        state.read_third_s3 += 2.0 * read_variance * read_variance / read_wait
-    state.write_third_s3 = factor * database.write_s**3
-    if primary.wait_s > 0.0:
-        state.write_third_s3 += 2.0 * primary.wait_variance_s2**2 / primary.wait_s
-    pool_wait = wait_for_connection(
-        state, reads + writes, reads * read_s + writes * write_s, database.pool_size, tick_s
-    )
-    state.read_s, state.write_s = read_s + pool_wait, write_s + pool_wait
+        readers = primary
+        mean_s, mean_scv = mixed_query(database, reads, writes)
+        serve_line(primary, load, reads + writes, 1.0, cores, state.callers, mean_s, mean_scv, tick_s)
+    state.busy_s += max(primary.busy, replicas.busy) * tick_s
+    slowness = math.ceil(cores) / cores
+    read_s, write_s = slowness * database.read_s, slowness * database.write_s
+    factor = third_cumulant_factor(scv)
+    mean, variance, third = wait_for_both(state, readers, database.pool_size)
+    state.read_s, state.read_variance_s2 = read_s + mean, scv * read_s * read_s + variance
+    state.read_third_s3 = factor * read_s**3 + third
+    if database.read_replicas > 0.0:
+        state.read_s += wait_behind_others(primary, state.pool, database.write_s)
+        mean, variance, third = wait_for_both(state, primary, database.pool_size)
+        mean += wait_behind_others(replicas, state.pool / database.read_replicas, database.read_s)
+    state.write_s, state.write_variance_s2 = write_s + mean, scv * write_s * write_s + variance
+    state.write_third_s3 = factor * write_s**3 + third
 
 
 @kernel
-def wait_for_connection(state, queries, held, pool_size, tick_s):
-    """Mean wait for a connection of the pod's pool [s]: a query holds one while it waits and runs.
+def rests(state, reads, writes):
+    """Whether all is as it was worked out last."""
+    return (
+        state.pool == state.seen_pool
+        and state.callers == state.seen_callers
+        and is_as_before(state.primary, writes, state.seen_writes)
+        and is_as_before(state.primary, reads, state.seen_reads)
+        and is_as_before(state.replicas, reads, state.seen_reads)
+        and is_as_before(state.pools, reads + writes, state.seen_reads + state.seen_writes)
+        and state.read_s > 0.0
+    )
+
+
+@kernel
+def mixed_query(database, reads, writes):
+    """Mean time that one of these queries needs a core [s], and variance over squared mean."""
+    queries = reads + writes
+    if writes <= 0.0 or queries <= 0.0:
+        return database.read_s, database.scv
+    mean_s = (reads * database.read_s + writes * database.write_s) / queries
+    square_s2 = (reads * database.read_s**2 + writes * database.write_s**2) / queries
+    return mean_s, max(0.0, (1.0 + database.scv) * square_s2 / (mean_s * mean_s) - 1.0)
+
+
+@kernel
+def serve_pools(database, state, reads, writes, tick_s):
+    """The lines for a connection of the pods' pools. Returns queries that get one over those that come [1]."""
+    pools, queries = state.pools, reads + writes
+    state.pool_queue = 0.0
+    if state.pool <= 0.0:
+        rest(pools)
+        return 1.0
+    pods = state.pool / database.pool_size
+    held_s, scv = mixed_query(database, reads, writes)
+    held_s *= math.ceil(database.cores) / database.cores
+    used = queries * held_s / tick_s  # connections
+    waiting = max(0.0, pools.open - pools.busy * state.pool)
+    a_pod = used / pods
+    if waiting <= 0.0 and a_pod + 8.0 * math.sqrt(a_pod) + 8.0 < database.pool_size:
+        rest(pools)  # chance alone never needs them all
+    else:
+        room = state.callers / pods
+        serve_line(pools, state.load, queries, pods, database.pool_size, room, held_s, scv, tick_s)
+        state.pool_queue = max(0.0, pools.open - pools.busy * state.pool)
+    return max(0.0, queries + waiting - state.pool_queue) / queries if queries > 0.0 else 0.0
+
+
+@kernel
+def wait_for_both(state, line, pool_size):
+    """Mean, variance and third cumulant of the wait for a connection and for a server [s, s^2, s^3].
+
+    With one pod it is the longer one of both: its queries stand in one line, whose bottleneck is what it waits for. With
+    very many pods a query waits for a connection because its own pod has many at the moment, and for a server because
+    all pods have: waits add up. Between these the norm of both with the exponent pods / (pods - 1), which is held to the
+    request engine. A pool no larger than the servers never lets a query wait for them.
+    """
+    pools = state.pools
+    if pools.wait_s <= 1e-4 * line.wait_s:
+        return line.wait_s, line.wait_variance_s2, line.wait_third_s3
+    if line.wait_s <= 1e-4 * pools.wait_s or state.pool <= line.servers:
+        return pools.wait_s, pools.wait_variance_s2, pools.wait_third_s3
+    pods = state.pool / pool_size
+    if pods < 1.1:
+        if line.wait_s > pools.wait_s:
+            return line.wait_s, line.wait_variance_s2, line.wait_third_s3
+        return pools.wait_s, pools.wait_variance_s2, pools.wait_third_s3
+    longer, shorter = max(line.wait_s, pools.wait_s), min(line.wait_s, pools.wait_s)
+    norm = pods / (pods - 1.0)
+    mean = longer * (1.0 + (shorter / longer) ** norm) ** (1.0 / norm)
+    of_line, of_pools = (line.wait_s / mean) ** (norm - 1.0), (pools.wait_s / mean) ** (norm - 1.0)
+    variance = of_line * line.wait_variance_s2 + of_pools * pools.wait_variance_s2
+    third = of_line * line.wait_third_s3 + of_pools * pools.wait_third_s3
+    # Long lines of one pod last while servers are busy, so both waits are long together.
+    joint = 2.0 * _JOINT * math.sqrt(of_line * line.wait_variance_s2 * of_pools * pools.wait_variance_s2)
+    return mean, variance + joint, third * (1.0 + joint / variance) ** 1.5
+
+
+@kernel
+def wait_behind_others(line, connections, service_s):
+    """Mean wait for a connection behind queries for other servers, which hold all that there are and want more [s].
 
     Args:
-        queries: of this tick; `held`: connection-seconds that they need.
+        line: of those servers; a wait for them is exponential, about, and spent with a connection as far as it lasts no
+            longer than that of so many in front.
+        connections: to one of their instances.
+        service_s: mean time that such a query needs a core.
     """
-    if state.pool <= 0.0:
+    if connections <= 0.0 or line.wait_s <= 0.0:
         return 0.0
-    if queries <= 0.0:
-        state.pool_queue = 0.0  # nobody asks for a connection
-        return 0.0
-    if held <= 0.3 * state.pool * tick_s and state.pool_queue <= 0.0:
-        return 0.0
-    capacity = state.pool * tick_s * queries / held
-    before = state.pool_queue
-    queue_now, stationary, waits = queue_after(before, queries, capacity, pool_size, state.pool / pool_size, 1.0)
-    state.pool_queue = min(queue_now, state.pool * 4.0)
-    wait, _ = wait_moments(before, state.pool_queue, stationary, waits, queries, capacity, tick_s)
-    return wait
+    longest = (
+        max(0.0, connections / line.servers - 1.0) * service_s * line.waits / line.wait_s
+    )  # over the mean of those
+    return line.wait_s * math.exp(-longest) if longest < 20.0 else 0.0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim_core.dataplane.line import LINE
+from sim_core.dataplane.station import LOAD
+
 DATABASE = np.dtype(
     [
         ("cores", np.float64),  # of one instance
@@ -18,23 +21,19 @@ DATABASE = np.dtype(
     align=True,
 )
 
-# The primary, or the read replicas together.
-DATABASE_GROUP = np.dtype(
-    [
-        ("queue_len", np.float64),
-        ("wait_s", np.float64),  # of this tick
-        ("wait_variance_s2", np.float64),
-        ("utilization", np.float64),
-    ],
-    align=True,
-)
-
 DATABASE_STATE = np.dtype(
     [
-        ("primary", DATABASE_GROUP),
-        ("replicas", DATABASE_GROUP),
+        ("primary", LINE),  # queries that wait for a connection are among those of a line
+        ("replicas", LINE),
+        ("pools", LINE),  # of the pods, their connections as servers
+        ("load", LOAD),  # scratch
+        ("seen_reads", np.float64),  # queries of the tick, and pods, for which all that was worked out last
+        ("seen_writes", np.float64),
+        ("seen_pool", np.float64),
+        ("seen_callers", np.float64),
         ("pool", np.float64),  # connections that ready pods hold open
-        ("pool_queue", np.float64),
+        ("callers", np.float64),  # calls that ready pods can work on at once: each waits for one query at most
+        ("pool_queue", np.float64),  # queries that wait for a connection
         ("read_s", np.float64),  # mean sojourn of a query in this tick, its wait for a connection included
         ("read_variance_s2", np.float64),
         ("read_third_s3", np.float64),  # third cumulant
@@ -50,6 +49,3 @@ DATABASE_STATE = np.dtype(
 
 # Of each service: whether its pods open connections.
 DATABASE_CLIENT = np.dtype([("connects", np.bool_)], align=True)
-
-# Of each endpoint: queries of one call that reach the database or the cache before it.
-ENDPOINT_QUERIES = np.dtype([("queries", np.float64)], align=True)

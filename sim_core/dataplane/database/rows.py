@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim_core.dataplane.database.records import DATABASE, DATABASE_CLIENT, DATABASE_STATE, ENDPOINT_QUERIES
+from sim_core.dataplane.database.records import DATABASE, DATABASE_CLIENT, DATABASE_STATE
 from sim_core.dataplane.services.kinds import CACHED_READ, READ, WRITE
 from sim_core.tables import Table
 
@@ -19,7 +19,6 @@ TABLES = (
     Table("database_states", "databases", DATABASE_STATE, is_state=True),
     Table("queries", "queries", np.int64),  # rows of the steps that read or write, past the cache
     Table("database_clients", "services", DATABASE_CLIENT),
-    Table("endpoint_queries", "endpoints", ENDPOINT_QUERIES),
 )
 
 
@@ -36,16 +35,13 @@ def rows(profile: Profile, graph: Graph) -> dict[str, np.ndarray | int]:
         record["connection_limit"] = database.max_connections - database.reserved_connections
         record["pool_size"] = database.pool_size_per_pod
         record["usd_per_s"] = database.usd_per_instance_hour * (1 + database.read_replicas) / 3600.0
-    queries = np.zeros(len(graph.endpoints), dtype=ENDPOINT_QUERIES)
     clients = np.zeros(len(profile.services), dtype=DATABASE_CLIENT)
     for step in graph.steps:
         if step.kind in (CACHED_READ, READ, WRITE):
-            queries["queries"][step.endpoint] += step.probability * step.count
             clients["connects"][graph.endpoints[step.endpoint].service] = True
     direct = [row for row, step in enumerate(graph.steps) if step.kind in (READ, WRITE)]
     return {
         "databases": records,
         "queries": np.array(direct, dtype=np.int64),
         "database_clients": clients,
-        "endpoint_queries": queries,
     }

@@ -62,8 +62,16 @@ STEP_FLOW = np.dtype(
         ("sum_mean_s", np.float64),  # BRANCH: what its steps have come to so far; PARALLEL: its slowest branch
         ("sum_variance_s2", np.float64),
         ("sum_third_s3", np.float64),
-        ("shape", SHAPE),  # BRANCH: of that sum
-        ("seen", np.float64),  # BRANCH: its mean and deviation together, for which the slowest was computed last
+    ],
+    align=True,
+)
+
+# Of each BRANCH, in the order of their steps.
+BRANCH_FLOW = np.dtype(
+    [
+        ("shape", SHAPE),  # of what its steps come to
+        ("begins_s", np.float64),  # before this it is not done
+        ("seen", np.float64),  # its mean and deviation together, for which the slowest was computed last
     ],
     align=True,
 )

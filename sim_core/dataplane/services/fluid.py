@@ -237,7 +237,7 @@ def compose(world, e):
         elif kind == BRANCH:
             continue  # the PARALLEL around it asks for it
         elif kind == PARALLEL:
-            slowest_branch(world.steps, world.step_flows, s)
+            slowest_branch(world.steps, world.step_flows, world.branch_flows, s)
             step_flow.mean_s, step_flow.variance_s2 = step_flow.sum_mean_s, step_flow.sum_variance_s2
             step_flow.third_s3 = step_flow.sum_third_s3
         time_s, spread_s2, skew_s3 = step_flow.mean_s, step_flow.variance_s2, step_flow.third_s3

@@ -157,7 +157,8 @@ STEP = np.dtype(
         ("executions_third", np.float64),  # third cumulant of their number
         ("mean_s", np.float64),  # CPU: of one core on a warm pod; WAIT: as it is
         ("scv", np.float64),
-        ("target", np.int64),  # CALL_STEP: row of `calls`; CACHED_READ: of `caches`; READ, WRITE: of `databases`
+        # CALL_STEP: row of `calls`; CACHED_READ: of `caches`; READ, WRITE: of `databases`; BRANCH: of `branch_flows`
+        ("target", np.int64),
     ],
     align=True,
 )

@@ -12,8 +12,15 @@ from sim_core.controlplane.hpa_logs import place_logs
 from sim_core.controlplane.hpa_manifest import hpa_record
 from sim_core.controlplane.hpa_records import EVENT, RECOMMENDATION
 from sim_core.controlplane.pods import POD
-from sim_core.dataplane.services.flows import CALL_FLOW, CLASS_FLOW, ENDPOINT_FLOW, SERVICE_FLOW, STEP_FLOW
-from sim_core.dataplane.services.kinds import CPU, LATENCY_BUCKETS, MAX_RETRIES
+from sim_core.dataplane.services.flows import (
+    BRANCH_FLOW,
+    CALL_FLOW,
+    CLASS_FLOW,
+    ENDPOINT_FLOW,
+    SERVICE_FLOW,
+    STEP_FLOW,
+)
+from sim_core.dataplane.services.kinds import BRANCH, CPU, LATENCY_BUCKETS, MAX_RETRIES
 from sim_core.dataplane.services.records import (
     ARRIVALS,
     CALL,
@@ -50,6 +57,7 @@ TABLES = (
     Table("endpoint_flows", "endpoints", ENDPOINT_FLOW, is_state=True),
     Table("steps", "steps", STEP),
     Table("step_flows", "steps", STEP_FLOW, is_state=True),
+    Table("branch_flows", "branches", BRANCH_FLOW, is_state=True),
     Table("calls", "calls", CALL),
     Table("call_flows", "calls", CALL_FLOW, is_state=True),
     Table("classes", "classes", REQUEST_CLASS),
@@ -93,6 +101,7 @@ def rows(profile: Profile, graph: Graph, settings: tuple[tuple[str, object], ...
         "endpoints": endpoints,
         "endpoint_order": np.array(graph.endpoint_order, dtype=np.int64),
         "steps": steps,
+        "branches": int((steps["kind"] == BRANCH).sum()),
         "calls": _calls(graph),
         "classes": classes,
         "shares": shares,
@@ -125,6 +134,8 @@ def _steps(graph: Graph) -> np.ndarray:
         record["executions"] = mean
         record["executions_variance"] = share @ (number - mean) ** 2
         record["executions_third"] = share @ (number - mean) ** 3
+    branches = records["kind"] == BRANCH
+    records["target"][branches] = np.arange(branches.sum())
     return records
 
 

@@ -1,0 +1,217 @@
+"""A line for one tick: calls are served in order of arrival by equal groups of servers, each with a line of its own.
+
+The station of whoever nobody balances, gives up or retries: the instances of a database, the pool of a pod, the thread of
+a cache. At rest it is the same M/G/c/K queue as that of a pod of a service chosen at random, in motion it is taken for
+one at rest in the same way (`serving.py`), and its record is a fifth of that of a service's station.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sim_core.compiled import kernel
+from sim_core.dataplane.grid import LAST, MOST, cell_of, edge_of
+from sim_core.dataplane.services.kinds import FIFO, RANDOM
+from sim_core.dataplane.station import POINT
+from sim_core.dataplane.stationary import independent_point
+
+_LEAST = 1e-100  # calls; fewer are none
+_SAME = 0.01  # change of an scv, over 1 + scv, from which on a line is another one
+_UNNOTICED = 5e-4  # change of the calls, over calls and idle share, that leaves a line as it was
+_AT_REST = 1e-5  # of the idle share: a utilization this near to that of a line at rest
+
+LINE = np.dtype(
+    [
+        ("open", np.float64),  # calls in all groups that wait or are served, expected [calls]
+        ("utilization", np.float64),  # at which a line at rest holds that many [1]
+        ("servers", np.float64),  # of a group, that the points below were worked out for; 0: none were
+        ("room", np.float64),  # calls that a group holds
+        ("scv", np.float64),  # of service times
+        ("cell", np.int64),  # of the grid of utilizations: between `below` and `above`
+        ("below", POINT),  # times in units of the mean service time
+        ("above", POINT),
+        ("moving", np.float64),  # how far its utilization is from that of a line at rest under this tick's calls
+        ("busy", np.float64),  # of the servers, in this tick [1]
+        ("waits", np.float64),  # share of calls that wait [1]
+        ("wait_s", np.float64),  # what this tick's calls wait on the mean
+        ("wait_variance_s2", np.float64),
+        ("wait_third_s3", np.float64),
+        ("last_wait_s", np.float64),  # what a call waits that comes at the end of the tick
+        ("last_variance_s2", np.float64),
+        ("last_third_s3", np.float64),
+    ],
+    align=True,
+)
+
+
+@kernel
+def serve_line(line, load, calls, groups, servers, room, service_s, scv, tick_s):
+    """Serves a tick's calls. Those that find no room are lost: whoever asks sees to it that there is room.
+
+    Args:
+        line: LINE, as the last tick left it; zeros at the start.
+        load: LOAD, scratch.
+        calls: expected number, spread over the groups at random.
+        groups: equal ones [groups].
+        servers: of a group; a fractional number are as many slower ones as the next whole number.
+        room: calls that a group can hold, waiting or served; at least one more than its servers.
+        service_s, scv: mean time that a call needs a whole server, and variance over squared mean.
+    """
+    if calls <= _LEAST and line.open <= 1e-9 * groups:
+        rest(line)
+        return
+    _renew(line, servers, max(room, math.ceil(servers) + 1.0), scv)
+    capacity = servers / service_s * tick_s  # of a group
+    inflow = calls / groups if calls > _LEAST else 0.0
+    before = min(line.open / groups, line.room)
+    part = _settle(line, load, inflow, capacity, before)
+    below, above = line.below, line.above
+    line.utilization = below.utilization + part * (above.utilization - below.utilization)
+    blocked = below.blocked + part * (above.blocked - below.blocked)
+    after = min(below.open + part * (above.open - below.open), before + inflow)
+    line.open = after * groups
+    line.busy = min(1.0, line.utilization * (1.0 - blocked))
+    _tell_waits(line, part, inflow / capacity, before, after, capacity, service_s)
+
+
+@kernel
+def is_as_before(line, calls, seen_calls):
+    """Whether a line rests, and so many calls more or less than it saw last leave it as it is.
+
+    The nearer it is to saturation, the more it minds.
+    """
+    idle = 1.0 - line.busy
+    return line.moving <= _AT_REST * idle and abs(calls - seen_calls) <= _UNNOTICED * idle * calls
+
+
+@kernel
+def rest(line):
+    """Nobody is there."""
+    line.open = line.utilization = line.moving = line.busy = line.waits = 0.0
+    line.wait_s = line.wait_variance_s2 = line.wait_third_s3 = 0.0
+    line.last_wait_s = line.last_variance_s2 = line.last_third_s3 = 0.0
+
+
+@kernel
+def _renew(line, servers, room, scv):
+    """Forgets the points where they were worked out for another line."""
+    if servers == line.servers and room == line.room and abs(scv - line.scv) <= _SAME * (1.0 + scv):
+        return
+    line.servers, line.room, line.scv = servers, room, scv
+    line.cell = -1
+
+
+@kernel
+def _take_edge(line, load, point, cell):
+    """Sets POINT to that where a cell of the grid begins."""
+    utilization = edge_of(cell)
+    if utilization <= 0.0:
+        point.open = point.blocked = point.waits = point.wait_s = 0.0
+        point.wait_variance_s2 = point.wait_third_s3 = point.extra_variance_s2 = point.extra_third_s3 = 0.0
+    else:
+        load.balancing, load.sharing, load.ready, load.nodes = RANDOM, FIFO, 1.0, 1
+        load.cpu_s, load.cpu_scv, load.cores, load.workers = 1.0, line.scv, line.servers, line.room
+        independent_point(load, point, utilization, 0.0, line.room)
+        point.open = max(0.0, min(point.open, line.room))
+    point.utilization = utilization
+
+
+@kernel
+def _go_to(line, load, cell):
+    """Has `below` and `above` enclose a cell."""
+    if cell == line.cell:
+        return
+    if line.cell >= 0 and cell == line.cell + 1:
+        _copy(line.below, line.above)
+    elif line.cell >= 0 and cell == line.cell - 1:
+        _copy(line.above, line.below)
+        _take_edge(line, load, line.below, cell)
+        line.cell = cell
+        return
+    else:
+        _take_edge(line, load, line.below, cell)
+    _take_edge(line, load, line.above, cell + 1)
+    line.cell = cell
+
+
+@kernel
+def _copy(into, of):
+    into.utilization, into.open, into.blocked, into.waits = of.utilization, of.open, of.blocked, of.waits
+    into.wait_s, into.wait_variance_s2, into.wait_third_s3 = of.wait_s, of.wait_variance_s2, of.wait_third_s3
+
+
+@kernel
+def _excess(point, inflow, capacity, before):
+    """Calls that a line at rest at this point holds, less those that one holds which worked at its pace for the tick."""
+    return point.open - before - (inflow - point.utilization * capacity) * (1.0 - point.blocked)
+
+
+@kernel
+def _settle(line, load, inflow, capacity, before):
+    """Finds the cell of the utilization u at which a line at rest holds what this one does after the tick, and the place
+    in the cell: open(u) - before = (inflow - u capacity) (1 - blocked(u)), as for a station of a service.
+
+    Within a cell both are linear, and the equation is quadratic.
+    """
+    low, high, tried = 0, LAST, 0
+    aim = min(LAST, cell_of(min(MOST, inflow / capacity)))
+    cell = line.cell if line.cell >= 0 else aim
+    while True:
+        _go_to(line, load, cell)
+        at_below = _excess(line.below, inflow, capacity, before)
+        at_above = _excess(line.above, inflow, capacity, before)
+        if at_below > 0.0 and cell > low:
+            high = cell - 1
+        elif at_above < 0.0 and cell < high:
+            low = cell + 1
+        else:
+            break
+        tried += 1
+        if tried == 1:  # the next one
+            cell = high if at_below > 0.0 else low
+        elif tried == 2:
+            cell = min(high, max(low, aim))
+        else:
+            cell = (low + high) // 2
+    if at_below >= 0.0:
+        return 0.0
+    if at_above <= 0.0:
+        return 1.0
+    below, above = line.below, line.above
+    slope = above.open - below.open
+    slope += (above.utilization - below.utilization) * capacity * (1.0 - below.blocked)
+    slope += (inflow - below.utilization * capacity) * (above.blocked - below.blocked)
+    bend = (above.utilization - below.utilization) * capacity * (above.blocked - below.blocked)
+    root = math.sqrt(max(0.0, slope * slope + 4.0 * bend * at_below))
+    return min(1.0, max(0.0, -2.0 * at_below / (slope + root)))
+
+
+@kernel
+def _tell_waits(line, part, aim, before, after, capacity, service_s):
+    """Sets the waits of this tick's calls: those of a line at rest at the utilization found, and where it moves, the mean
+    of those at the last tick's end and at this one's."""
+    below, above = line.below, line.above
+    line.waits = below.waits + part * (above.waits - below.waits)
+    wait = below.wait_s + part * (above.wait_s - below.wait_s)
+    variance = below.wait_variance_s2 + part * (above.wait_variance_s2 - below.wait_variance_s2)
+    third = below.wait_third_s3 + part * (above.wait_third_s3 - below.wait_third_s3)
+    moving = line.moving = abs(aim - line.utilization)
+    if moving > _AT_REST * (1.0 - line.busy):
+        # A backlog that drifts away from where it began is spread by what came and went meanwhile, not like one at rest.
+        backlog = max(0.0, after - line.servers * line.busy) / line.servers**2
+        spread = backlog * ((aim + line.scv) / moving + line.scv)
+        if spread < variance:
+            third *= (spread / variance) ** 2
+            variance = spread
+    wait, variance, third = wait * service_s, variance * service_s**2, third * service_s**3
+    weight = 0.0
+    if abs(after - before) > 1e-3 * after:
+        # One that settles within far less than a tick is met as it is at the end; one that takes long, half way.
+        ticks = (above.open - below.open) / ((above.utilization - below.utilization) * capacity)
+        weight = 0.5 * ticks / (1.0 + ticks)
+    line.wait_s = wait + weight * (line.last_wait_s - wait)
+    line.wait_variance_s2 = variance + weight * (line.last_variance_s2 - variance)
+    line.wait_third_s3 = third + weight * (line.last_third_s3 - third)
+    line.last_wait_s, line.last_variance_s2, line.last_third_s3 = wait, variance, third
