@@ -29,12 +29,12 @@ from sim_core.controlplane.hpa import reconcile_hpa
 from sim_core.controlplane.hpa_logs import down_events_of, recommendations_of, up_events_of
 from sim_core.controlplane.pods import SAMPLE, advance_pods, collect_samples, set_replicas, start_warm
 from sim_core.dataplane.fluid import begin_components, serve
+from sim_core.dataplane.known import known_stations
 from sim_core.dataplane.requests.begin import begin_engine
 from sim_core.dataplane.requests.events import serve_requests
 from sim_core.dataplane.requests.lanes import RequestEngines
 from sim_core.dataplane.services import fluid as services
 from sim_core.dataplane.services.kinds import HORIZONTAL_POD_AUTOSCALER, SCHEDULE, STATIC
-from sim_core.dataplane.station import known_stations
 from sim_core.engines import FLUID, REQUESTS, check_engine
 from sim_core.errors import InputError
 from sim_core.limits import MAX_METRICS

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sim_core.dataplane.known import known_stations
 from sim_core.dataplane.queueing import share_within, take_shape, third_cumulant_factor
 from sim_core.dataplane.services import fluid
 from sim_core.dataplane.services.flows import BRANCH_FLOW, CALL_FLOW, ENDPOINT_FLOW, SERVICE_FLOW, STEP_FLOW
@@ -26,7 +27,7 @@ from sim_core.dataplane.services.kinds import (
     WAIT,
 )
 from sim_core.dataplane.services.records import CALL, ENDPOINT, SERVICE, SERVICE_STATE, SERVICE_SUMS, STEP
-from sim_core.dataplane.station import CUT, SHAPE, known_stations
+from sim_core.dataplane.station import CUT, SHAPE
 from tests.handmade import CUMULANTS, cumulants, python, row, rows, seen, summed
 
 # --- Retries

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from sim_core.dataplane.fit import BOUNDS, load_of, main, residual, serve_ticks, settled
+from sim_core.dataplane.known import known_stations
 from sim_core.dataplane.one_service import OneService, Played, play
 from sim_core.dataplane.queueing import (
     cumulants_within,
@@ -31,7 +32,7 @@ from sim_core.dataplane.services.records import (
     ROUND_ROBIN,
 )
 from sim_core.dataplane.serving import serve_station
-from sim_core.dataplane.station import ANSWER, CURVE, SHAPE, STATION_STATE, known_stations
+from sim_core.dataplane.station import ANSWER, CURVE, SHAPE, STATION_STATE
 from sim_core.dataplane.stationary import calls_of_two_choices, draw_curve, speed_with
 from sim_core.theory import erlang_b, erlang_c, mg1_mean_wait_s, mmc_mean_wait_s, mmck_blocking
 

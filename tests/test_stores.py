@@ -15,6 +15,7 @@ from sim_core.dataplane.cache.records import CACHE, CACHE_STATE, HIT_POINTS
 from sim_core.dataplane.database import fluid as database_fluid
 from sim_core.dataplane.database import telemetry as database_telemetry
 from sim_core.dataplane.database.records import DATABASE, DATABASE_CLIENT, DATABASE_STATE
+from sim_core.dataplane.known import known_stations
 from sim_core.dataplane.line import LINE, serve_line
 from sim_core.dataplane.queueing import third_cumulant_factor
 from sim_core.dataplane.services.flows import ENDPOINT_FLOW, STEP_FLOW
@@ -25,6 +26,9 @@ from sim_core.theory import mg1_mean_wait_s, mmc_mean_wait_s
 from tests.handmade import cumulants, python, row, rows, seen
 
 # --- Cache
+
+
+KNOWN = known_stations()["known_points"]
 
 
 def a_cache(**values: Any) -> Any:
@@ -52,12 +56,12 @@ def test_a_hit_ratio_is_at_most_one():
 def test_look_ups_find_keys_and_fill_the_cache():
     """800 look-ups in half a second: 600 of them miss, and fill the cache up to its capacity."""
     cache, state = a_cache(), row(CACHE_STATE, cached_keys=250.0, lookups=10.0, hits=5.0)
-    cache_fluid.look_up(cache, state, 800.0, 1e5, 0.5)
+    cache_fluid.look_up(KNOWN, cache, state, 800.0, 1e5, 0.5)
     assert state.hit_ratio == pytest.approx(0.25)
     assert state.misses == pytest.approx(600.0)
     assert state.cached_keys == pytest.approx(850.0)
     assert (state.lookups, state.hits) == pytest.approx((810.0, 205.0))
-    cache_fluid.look_up(cache, state, 800.0, 1e5, 0.5)
+    cache_fluid.look_up(KNOWN, cache, state, 800.0, 1e5, 0.5)
     assert state.cached_keys == 1000.0
 
 
@@ -66,7 +70,7 @@ def test_a_look_up_waits_for_one_thread_as_pollaczek_and_khinchine_say(scv: floa
     """1,600 look-ups a second of 0.2 ms each; the rest of the round trip is no wait and does not vary."""
     cache, state = a_cache(scv=scv), row(CACHE_STATE)
     for _ in range(50):
-        cache_fluid.look_up(cache, state, 800.0, 1e5, 0.5)
+        cache_fluid.look_up(KNOWN, cache, state, 800.0, 1e5, 0.5)
     assert state.lookup_s - 0.001 == pytest.approx(mg1_mean_wait_s(1600.0, 2e-4, scv), rel=0.01)
     if scv == 1.0:  # wait and service together are exponential
         assert state.lookup_variance_s2 == pytest.approx((2e-4 / (1.0 - 0.32)) ** 2, rel=0.02)
@@ -76,14 +80,14 @@ def test_a_look_up_waits_for_one_thread_as_pollaczek_and_khinchine_say(scv: floa
 def test_a_saturated_cache_keeps_all_its_callers_waiting():
     """4,500 look-ups where 2,500 are answered: the line grows by the others, up to those that look up at once."""
     state = row(CACHE_STATE)
-    cache_fluid.look_up(a_cache(), state, 4500.0, 3000.0, 0.5)
+    cache_fluid.look_up(KNOWN, a_cache(), state, 4500.0, 3000.0, 0.5)
     assert state.line.open == pytest.approx(2000.0, rel=0.02)
     for _ in range(20):
-        cache_fluid.look_up(a_cache(), state, 4500.0, 3000.0, 0.5)
+        cache_fluid.look_up(KNOWN, a_cache(), state, 4500.0, 3000.0, 0.5)
     assert state.line.open == pytest.approx(3000.0, rel=0.01)
     assert state.lookup_s == pytest.approx(0.001 + 3000 * 2e-4, rel=0.01)
     for _ in range(3):
-        cache_fluid.look_up(a_cache(), state, 0.0, 3000.0, 0.5)
+        cache_fluid.look_up(KNOWN, a_cache(), state, 0.0, 3000.0, 0.5)
     assert state.line.open == pytest.approx(0.0, abs=1e-3)
     assert state.lookup_s == pytest.approx(0.001, rel=1e-4)
 
@@ -92,6 +96,7 @@ def stores() -> SimpleNamespace:
     """Two caches before one database; three cached reads, two reads and a write."""
     kinds = [CACHED_READ, CACHED_READ, CACHED_READ, READ, READ, WRITE]
     return SimpleNamespace(
+        known_points=KNOWN,
         lane=SimpleNamespace(tick_s=1.0),
         state=SimpleNamespace(window_s=10.0, staged=SimpleNamespace(cache_hit_ratio=9.0)),
         steps=rows(STEP, 6, kind=kinds, target=[0, 1, 1, 0, 0, 0]),
@@ -145,14 +150,14 @@ def settled(
     state = row(DATABASE_STATE, pool=pool, callers=callers)
     for _ in range(ticks):
         state.busy_s = 0.0
-        database_fluid.serve_database(database, state, reads, writes, 0.5)
+        database_fluid.serve_database(KNOWN, database, state, reads, writes, 0.5)
     return state
 
 
 def settled_line(queries: float, query_s: float, scv: float, cores: float, instances: float = 1.0) -> Any:
     line = row(LINE)
     for _ in range(300):
-        serve_line(line, row(LOAD), queries, instances, cores, 1e5 / instances, query_s, scv, 0.5)
+        serve_line(KNOWN, line, row(LOAD), queries, instances, cores, 1e5 / instances, query_s, scv, 0.5)
     return line
 
 
@@ -245,7 +250,7 @@ def test_what_pools_hold_back_does_not_reach_the_servers():
     queued = []
     for queries in [20.0] * 10 + [0.0] * 20:
         before = float(state.primary.open)
-        database_fluid.serve_database(database, state, queries, 0.0, 1.0)
+        database_fluid.serve_database(KNOWN, database, state, queries, 0.0, 1.0)
         queued.append(float(state.pool_queue))
         assert state.primary.open <= max(before, 10.5)
     assert queued[2:10] == pytest.approx([10.0 * (k + 1) for k in range(2, 10)], abs=4.0)
@@ -265,7 +270,7 @@ def test_a_database_that_rests_is_not_worked_out_again():
     database = a_database()
     state = settled(database, 100.0, 10.0, 20.0)
     kept = state.copy()
-    database_fluid.serve_database(database, state, 100.0 * (1 + 1e-4), 10.0, 0.5)
+    database_fluid.serve_database(KNOWN, database, state, 100.0 * (1 + 1e-4), 10.0, 0.5)
     assert state.busy_s == pytest.approx(2.0 * kept["busy_s"])
     assert (state.read_s, state.seen_reads) == (kept["read_s"], kept["seen_reads"])
     for change in ({"pool": 25.0}, {"callers": 9e4}):
@@ -273,9 +278,9 @@ def test_a_database_that_rests_is_not_worked_out_again():
         state = settled(database, 100.0, 10.0, 20.0)
         for name, value in change.items():
             state[name] = value
-        database_fluid.serve_database(database, state, 100.0, 10.0, 0.5)
+        database_fluid.serve_database(KNOWN, database, state, 100.0, 10.0, 0.5)
         assert all(float(state[f"seen_{name}"]) == value for name, value in change.items())
-    database_fluid.serve_database(database, state, 110.0, 10.0, 0.5)
+    database_fluid.serve_database(KNOWN, database, state, 110.0, 10.0, 0.5)
     assert state.seen_reads == 110.0
 
 
@@ -295,9 +300,10 @@ def test_reads_writes_and_misses_meet_in_the_database():
     world = stores()
     world.cache_states.misses, world.cache_states.hit_ratio = [100.0, 200.0], [0.5, 0.25]
     world.cache_states.lookup_s = [0.001, 0.002]
+    world.known_points = known_stations()["known_points"]
     python(database_fluid.serve)(world)
     state, alone = world.database_states[0], row(DATABASE_STATE)
-    database_fluid.serve_database(world.databases[0], alone, 8.0 + 16.0 + 300.0, 32.0, 1.0)
+    database_fluid.serve_database(known_stations()["known_points"], world.databases[0], alone, 8.0 + 16.0 + 300.0, 32.0, 1.0)
     assert state.tobytes() == alone.tobytes()
     for place, kind in ((3, "read"), (4, "read"), (5, "write")):
         of_kind = [float(state[f"{kind}_{name}"]) for name in ("s", "variance_s2", "third_s3")]
@@ -312,6 +318,7 @@ def pods_of(running: list[int], ready: list[int], limit: float) -> SimpleNamespa
     """Three services of 8 workers a pod, the second without connections; endpoints that make no query, half a write, two
     reads and then a look-up of which a quarter hits."""
     world = SimpleNamespace(
+        known_points=KNOWN,
         databases=rows(DATABASE, 1, connection_limit=limit, pool_size=5.0),
         database_states=rows(DATABASE_STATE, 1),
         services=rows(SERVICE, 3, workers=8.0),

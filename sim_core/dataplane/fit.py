@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from sim_core.compiled import kernel
+from sim_core.dataplane.known import known_stations
 from sim_core.dataplane.one_service import Floats, OneService, Played, play
 from sim_core.dataplane.queueing import cut_at, quantile_of_shape, share_within, take_shape, third_cumulant_factor
 from sim_core.dataplane.services.records import (
@@ -40,7 +41,7 @@ from sim_core.dataplane.services.records import (
     SHARINGS,
 )
 from sim_core.dataplane.serving import serve_station
-from sim_core.dataplane.station import ANSWER, CUT, LOAD, SHAPE, STATION_STATE, known_stations
+from sim_core.dataplane.station import ANSWER, CUT, LOAD, SHAPE, STATION_STATE
 
 __all__ = ["Residual", "Truth", "load_of", "main", "residual", "scenarios", "serve_ticks", "settled"]
 

@@ -13,13 +13,15 @@ import numpy as np
 
 from sim_core.compiled import kernel
 from sim_core.dataplane.grid import LAST, MOST, cell_of, edge_of
+from sim_core.dataplane.known import copy_point, mixed, recall, remember
 from sim_core.dataplane.services.kinds import FIFO, RANDOM
 from sim_core.dataplane.station import POINT
 from sim_core.dataplane.stationary import independent_point
 
+_LINES = np.uint64(0x6C696E65)  # tags of lines begin with it
 _LEAST = 1e-100  # calls; fewer are none
 _SAME = 0.01  # change of an scv, over 1 + scv, from which on a line is another one
-_UNNOTICED = 5e-4  # change of the calls, over calls and idle share, that leaves a line as it was
+_UNNOTICED = 4e-3  # change of the calls, over calls and idle share, that leaves a line as it was
 _AT_REST = 1e-5  # of the idle share: a utilization this near to that of a line at rest
 
 LINE = np.dtype(
@@ -47,10 +49,11 @@ LINE = np.dtype(
 
 
 @kernel
-def serve_line(line, load, calls, groups, servers, room, service_s, scv, tick_s):
+def serve_line(known_points, line, load, calls, groups, servers, room, service_s, scv, tick_s):
     """Serves a tick's calls. Those that find no room are lost: whoever asks sees to it that there is room.
 
     Args:
+        known_points: a table of `known.known_stations`.
         line: LINE, as the last tick left it; zeros at the start.
         load: LOAD, scratch.
         calls: expected number, spread over the groups at random.
@@ -66,7 +69,7 @@ def serve_line(line, load, calls, groups, servers, room, service_s, scv, tick_s)
     capacity = servers / service_s * tick_s  # of a group
     inflow = calls / groups if calls > _LEAST else 0.0
     before = min(line.open / groups, line.room)
-    part = _settle(line, load, inflow, capacity, before)
+    part = _settle(known_points, line, load, inflow, capacity, before)
     below, above = line.below, line.above
     line.utilization = below.utilization + part * (above.utilization - below.utilization)
     blocked = below.blocked + part * (above.blocked - below.blocked)
@@ -104,42 +107,41 @@ def _renew(line, servers, room, scv):
 
 
 @kernel
-def _take_edge(line, load, point, cell):
+def _take_edge(known_points, line, load, point, cell):
     """Sets POINT to that where a cell of the grid begins."""
+    tag = mixed(mixed(mixed(mixed(_LINES, line.servers), line.room), line.scv), float(cell))
+    if recall(known_points, tag, point):
+        return
     utilization = edge_of(cell)
+    point.extra_variance_s2 = point.extra_third_s3 = 0.0
     if utilization <= 0.0:
         point.open = point.blocked = point.waits = point.wait_s = 0.0
-        point.wait_variance_s2 = point.wait_third_s3 = point.extra_variance_s2 = point.extra_third_s3 = 0.0
+        point.wait_variance_s2 = point.wait_third_s3 = 0.0
     else:
         load.balancing, load.sharing, load.ready, load.nodes = RANDOM, FIFO, 1.0, 1
         load.cpu_s, load.cpu_scv, load.cores, load.workers = 1.0, line.scv, line.servers, line.room
         independent_point(load, point, utilization, 0.0, line.room)
         point.open = max(0.0, min(point.open, line.room))
     point.utilization = utilization
+    remember(known_points, tag, point)
 
 
 @kernel
-def _go_to(line, load, cell):
+def _go_to(known_points, line, load, cell):
     """Has `below` and `above` enclose a cell."""
     if cell == line.cell:
         return
     if line.cell >= 0 and cell == line.cell + 1:
-        _copy(line.below, line.above)
+        copy_point(line.below, line.above)
     elif line.cell >= 0 and cell == line.cell - 1:
-        _copy(line.above, line.below)
-        _take_edge(line, load, line.below, cell)
+        copy_point(line.above, line.below)
+        _take_edge(known_points, line, load, line.below, cell)
         line.cell = cell
         return
     else:
-        _take_edge(line, load, line.below, cell)
-    _take_edge(line, load, line.above, cell + 1)
+        _take_edge(known_points, line, load, line.below, cell)
+    _take_edge(known_points, line, load, line.above, cell + 1)
     line.cell = cell
-
-
-@kernel
-def _copy(into, of):
-    into.utilization, into.open, into.blocked, into.waits = of.utilization, of.open, of.blocked, of.waits
-    into.wait_s, into.wait_variance_s2, into.wait_third_s3 = of.wait_s, of.wait_variance_s2, of.wait_third_s3
 
 
 @kernel
@@ -149,7 +151,7 @@ def _excess(point, inflow, capacity, before):
 
 
 @kernel
-def _settle(line, load, inflow, capacity, before):
+def _settle(known_points, line, load, inflow, capacity, before):
     """Finds the cell of the utilization u at which a line at rest holds what this one does after the tick, and the place
     in the cell: open(u) - before = (inflow - u capacity) (1 - blocked(u)), as for a station of a service.
 
@@ -159,7 +161,7 @@ def _settle(line, load, inflow, capacity, before):
     aim = min(LAST, cell_of(min(MOST, inflow / capacity)))
     cell = line.cell if line.cell >= 0 else aim
     while True:
-        _go_to(line, load, cell)
+        _go_to(known_points, line, load, cell)
         at_below = _excess(line.below, inflow, capacity, before)
         at_above = _excess(line.above, inflow, capacity, before)
         if at_below > 0.0 and cell > low:

@@ -8,6 +8,7 @@ import numpy as np
 
 from sim_core.compiled import kernel
 from sim_core.dataplane.grid import MOST, cell_of, edge_of
+from sim_core.dataplane.known import copy_point, mixed, recall, remember, row_of
 from sim_core.dataplane.queueing import third_cumulant_factor
 from sim_core.dataplane.services.records import LEAST_OUTSTANDING
 from sim_core.dataplane.stationary import draw_curve, effective_slowness, take_point
@@ -18,38 +19,12 @@ _HELD_MOVES, _HELD_VARIES = 0.01, 0.05
 
 
 @kernel
-def _copy(into, of):
-    into.utilization, into.open, into.blocked, into.waits = of.utilization, of.open, of.blocked, of.waits
-    into.wait_s, into.wait_variance_s2, into.wait_third_s3 = of.wait_s, of.wait_variance_s2, of.wait_third_s3
-    into.extra_variance_s2, into.extra_third_s3 = of.extra_variance_s2, of.extra_third_s3
-
-
-@kernel
-def _mixed(tag, value):
-    """A tag that also stands for one number more (the steps of MurmurHash's finalizer)."""
-    mixed = (tag ^ np.float64(value).view(np.uint64)) * np.uint64(0xFF51AFD7ED558CCD)
-    mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
-    return mixed ^ (mixed >> np.uint64(29))
-
-
-@kernel
 def _take_edge(known_points, known_curves, state, point, cell):
-    """Sets POINT to that at the edge where a cell begins: from the table, else worked out and put there."""
-    tag = _mixed(state.tag, float(cell)) | np.uint64(1)
-    row = np.int64(tag >> np.uint64(40)) & (len(known_points) - 1)
-    known = known_points[row]
-    if known.tag == tag:
-        _copy(point, known.point)
-        return
-    other = known_points[row ^ 1]
-    if other.tag == tag:
-        _copy(point, other.point)
-        return
-    take_point(state.asked, _curve_of(known_curves, state.asked), point, edge_of(cell))
-    other.tag = known.tag
-    _copy(other.point, known.point)
-    known.tag = tag
-    _copy(known.point, point)
+    """Sets POINT to that at the edge where a cell begins."""
+    tag = mixed(state.tag, float(cell))
+    if not recall(known_points, tag, point):
+        take_point(state.asked, _curve_of(known_curves, state.asked), point, edge_of(cell))
+        remember(known_points, tag, point)
 
 
 @kernel
@@ -61,7 +36,7 @@ def _go_to(known_points, known_curves, state, utilization):
     if cell == state.cell:  # by rounding at an edge
         return
     if state.cell >= 0 and cell == state.cell + 1:
-        _copy(state.below, state.above)
+        copy_point(state.below, state.above)
     else:
         _take_edge(known_points, known_curves, state, state.below, cell)
     _take_edge(known_points, known_curves, state, state.above, cell + 1)
@@ -161,24 +136,24 @@ def _ask(load, asked, unit):
 
 @kernel
 def _tag_of_curve(asked):
-    tag = _mixed(np.uint64(1), asked.cores)
-    tag = _mixed(tag, asked.workers)
-    tag = _mixed(tag, float(asked.sharing + 8 * (asked.balancing >= LEAST_OUTSTANDING)))
-    return _mixed(tag, asked.held_s / (asked.cpu_s * effective_slowness(asked))) | np.uint64(1)
+    tag = mixed(np.uint64(1), asked.cores)
+    tag = mixed(tag, asked.workers)
+    tag = mixed(tag, float(asked.sharing + 8 * (asked.balancing >= LEAST_OUTSTANDING)))
+    return mixed(tag, asked.held_s / (asked.cpu_s * effective_slowness(asked)))
 
 
 @kernel
 def _tag_of(asked):
-    tag = _mixed(_tag_of_curve(asked), asked.ready)
-    tag = _mixed(tag, asked.cold)
-    tag = _mixed(tag, asked.cold_factor)
-    tag = _mixed(tag, asked.queue_limit)
-    tag = _mixed(tag, asked.cpu_s)
-    tag = _mixed(tag, asked.cpu_scv)
-    tag = _mixed(tag, asked.held_variance_s2)
-    tag = _mixed(tag, float(asked.balancing + 8 * asked.nodes))
-    tag = _mixed(tag, asked.quota_period_s)
-    return _mixed(tag, asked.timeout_s)
+    tag = mixed(_tag_of_curve(asked), asked.ready)
+    tag = mixed(tag, asked.cold)
+    tag = mixed(tag, asked.cold_factor)
+    tag = mixed(tag, asked.queue_limit)
+    tag = mixed(tag, asked.cpu_s)
+    tag = mixed(tag, asked.cpu_scv)
+    tag = mixed(tag, asked.held_variance_s2)
+    tag = mixed(tag, float(asked.balancing + 8 * asked.nodes))
+    tag = mixed(tag, asked.quota_period_s)
+    return mixed(tag, asked.timeout_s)
 
 
 @kernel
@@ -192,7 +167,7 @@ def _needs_curve(asked):
 def _curve_of(known_curves, asked):
     """CURVE of a station: from the table, else drawn and put there."""
     tag = _tag_of_curve(asked)
-    curve = known_curves[np.int64(tag >> np.uint64(40)) & (len(known_curves) - 1)]
+    curve = known_curves[row_of(tag, known_curves)]
     if curve.tag != tag:
         curve.tag = tag
         if _needs_curve(asked):
@@ -218,7 +193,7 @@ def serve_station(known_points, known_curves, load, state, answer):
     """Serves a tick's calls.
 
     Args:
-        known_points, known_curves: tables of `station.known_stations`.
+        known_points, known_curves: tables of `known.known_stations`.
         load: LOAD, what comes and what the pods are.
         state: STATION_STATE, as the last tick left it; zeros with `cell` -1 at the start.
         answer: ANSWER, set.
@@ -302,11 +277,11 @@ def _as_met(state, capacity):
     last, here = state.last, state.here
     moved = abs(last.open - here.open)
     if moved <= 1e-3 * here.open or last.utilization <= 0.0:
-        _copy(state.met, here)
+        copy_point(state.met, here)
     else:
         ticks = (state.above.open - state.below.open) / (state.above.utilization - state.below.utilization) / capacity
         _mix(state.met, here, last, 0.5 * ticks / (1.0 + ticks))
-    _copy(last, here)
+    copy_point(last, here)
 
 
 @kernel

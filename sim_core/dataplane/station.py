@@ -109,17 +109,6 @@ STATION_STATE = np.dtype(
     align=True,
 )
 
-# Points are worked out once for all stations that are alike, in whatever lane and tick: a table to look them up by tag.
-# A point follows from what its tag stands for and nothing else, so nobody can tell who worked it out.
-KNOWN_POINT = np.dtype([("tag", np.uint64), ("point", POINT)], align=True)
-KNOWN_POINTS, KNOWN_CURVES = 1 << 15, 1 << 10  # rows; powers of two
-
-
-def known_stations() -> dict[str, np.ndarray]:
-    """Tables of points and curves in which nothing is known yet, by their names in a World; one set a thread."""
-    return {"known_points": np.zeros(KNOWN_POINTS, KNOWN_POINT), "known_curves": np.zeros(KNOWN_CURVES, CURVE)}
-
-
 # Three cumulants as a distribution, that of a function of Z, standard normal: shifted gamma, lognormal, or between.
 SHAPE = np.dtype(
     [

@@ -43,11 +43,11 @@ def serve(world):
             if world.steps[s].target == c:
                 lookups += world.step_flows[s].expected
         # Whoever looks a key up may ask the database for it, and waits for one answer at a time.
-        look_up(cache, state, lookups, world.database_states[cache.database].callers, tick_s)
+        look_up(world.known_points, cache, state, lookups, world.database_states[cache.database].callers, tick_s)
 
 
 @kernel
-def look_up(cache, state, lookups, callers, tick_s):
+def look_up(known_points, cache, state, lookups, callers, tick_s):
     """One tick of one cache: hit ratio, misses, and the time of a look-up.
 
     Args:
@@ -59,7 +59,7 @@ def look_up(cache, state, lookups, callers, tick_s):
     line, server_s = state.line, cache.server_s
     if state.lookup_s == 0.0 or not (callers == state.seen_callers and is_as_before(line, lookups, state.seen_lookups)):
         state.seen_lookups, state.seen_callers = lookups, callers
-        serve_line(line, state.load, lookups, 1.0, 1.0, callers, server_s, cache.scv, tick_s)
+        serve_line(known_points, line, state.load, lookups, 1.0, 1.0, callers, server_s, cache.scv, tick_s)
         state.lookup_s = cache.lookup_s + line.wait_s
         state.lookup_variance_s2 = cache.scv * server_s**2 + line.wait_variance_s2
         state.lookup_third_s3 = third_cumulant_factor(cache.scv) * server_s**3 + line.wait_third_s3

@@ -67,7 +67,7 @@ def serve(world):
         for c in range(len(world.caches)):
             reads += world.cache_states[c].misses
         taken = 1.0 - state.refused_share
-        serve_database(database, state, taken * reads, taken * writes, tick_s)
+        serve_database(world.known_points, database, state, taken * reads, taken * writes, tick_s)
         for k in range(len(world.queries)):
             flow = world.step_flows[world.queries[k]]
             if world.steps[world.queries[k]].kind == READ:
@@ -98,7 +98,7 @@ def read_through(cache, database, flow):
 
 
 @kernel
-def serve_database(database, state, reads, writes, tick_s):
+def serve_database(known_points, database, state, reads, writes, tick_s):
     """Primary, read replicas and connection pools for one tick: queries that have a connection go on to the servers.
 
     How long a connection is held beyond the service is no matter for the pools: while servers are busy, all that a query
@@ -111,16 +111,16 @@ def serve_database(database, state, reads, writes, tick_s):
     state.seen_reads, state.seen_writes = reads, writes
     state.seen_pool, state.seen_callers = state.pool, state.callers
     scv, cores = database.scv, database.cores
-    share = serve_pools(database, state, reads, writes, tick_s)
+    share = serve_pools(known_points, database, state, reads, writes, tick_s)
     reads, writes = share * reads, share * writes
     if database.read_replicas > 0.0:
         readers, n = replicas, database.read_replicas
-        serve_line(replicas, load, reads, n, cores, state.callers / n, database.read_s, scv, tick_s)
-        serve_line(primary, load, writes, 1.0, cores, state.callers, database.write_s, scv, tick_s)
+        serve_line(known_points, replicas, load, reads, n, cores, state.callers / n, database.read_s, scv, tick_s)
+        serve_line(known_points, primary, load, writes, 1.0, cores, state.callers, database.write_s, scv, tick_s)
     else:
         readers = primary
         mean_s, mean_scv = mixed_query(database, reads, writes)
-        serve_line(primary, load, reads + writes, 1.0, cores, state.callers, mean_s, mean_scv, tick_s)
+        serve_line(known_points, primary, load, reads + writes, 1.0, cores, state.callers, mean_s, mean_scv, tick_s)
     state.busy_s += max(primary.busy, replicas.busy) * tick_s
     slowness = math.ceil(cores) / cores
     read_s, write_s = slowness * database.read_s, slowness * database.write_s
@@ -162,7 +162,7 @@ def mixed_query(database, reads, writes):
 
 
 @kernel
-def serve_pools(database, state, reads, writes, tick_s):
+def serve_pools(known_points, database, state, reads, writes, tick_s):
     """The lines for a connection of the pods' pools. Returns queries that get one over those that come [1]."""
     pools, queries = state.pools, reads + writes
     state.pool_queue = 0.0
@@ -179,7 +179,7 @@ def serve_pools(database, state, reads, writes, tick_s):
         rest(pools)  # chance alone never needs them all
     else:
         room = state.callers / pods
-        serve_line(pools, state.load, queries, pods, database.pool_size, room, held_s, scv, tick_s)
+        serve_line(known_points, pools, state.load, queries, pods, database.pool_size, room, held_s, scv, tick_s)
         state.pool_queue = max(0.0, pools.open - pools.busy * state.pool)
     return max(0.0, queries + waiting - state.pool_queue) / queries if queries > 0.0 else 0.0
 
