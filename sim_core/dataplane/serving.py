@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 from sim_core.compiled import kernel
+from sim_core.dataplane.curve import draw_curve
 from sim_core.dataplane.queueing import (
     cumulants_within,
     share_within,
     take_shape,
     third_cumulant_factor,
 )
-from sim_core.dataplane.stationary import draw_curve, effective_slowness, take_point
+from sim_core.dataplane.stationary import effective_slowness, take_point
 
 _FINE = 0.05  # of the grid of utilizations: spacing over distance from saturation
 _NEAR = 0.02  # ... which is taken as at least this
