@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 
 from sim_core.compiled import kernel
+from sim_core.dataplane.balanced_corrections import correction, reach, take_reach_terms, take_terms
 from sim_core.dataplane.curve import call_speed, calls_for, heaviness, speed_with, weigh
 from sim_core.dataplane.queueing import (
     gap_factor,
@@ -23,10 +24,13 @@ from sim_core.dataplane.queueing import (
     third_cumulant_factor,
     truncated_geometric,
 )
-from sim_core.dataplane.services.records import CFS_QUOTA, FIFO, LEAST_OUTSTANDING, POWER_OF_TWO, PROCESSOR_SHARING
+from sim_core.dataplane.services.records import CFS_QUOTA, FIFO, POWER_OF_TWO, PROCESSOR_SHARING
 
-_FAR = 11.5  # logarithm of a weight over that of the likeliest state; states beyond count no more
-_WIDE = 0.8  # of the standard deviation of the chain: distance of the states that are looked at
+SEEN = 3  # numbers that stand in `scratch` before the terms of corrections: wait, variance, skewness without them
+_FAR = 8.0  # logarithm of a weight over that of the likeliest state; states beyond count no more
+_WIDE = 1.4  # of the standard deviation of the chain: distance of the states that are looked at
+_WIDE_AT_END = 0.8  # ... where it ends
+_FEW = 11.0  # calls, of which each number is looked at
 _CERTAIN = 14.0  # logarithm of a weight beyond which a geometric sum has no end
 _MOST_NODES = 8
 # Fitted, see fit.py: the power of variability that many pods feel where it is above 1, ...
@@ -37,11 +41,7 @@ _ONCE = 0.55
 _NODES_DISORDER = 1.08
 # ... how much of the fluctuation of all calls together two choices keep: a factor, times a power of utilization, ...
 _TWO_CHOICES, _TWO_CHOICES_POWER = 0.82, 2.0
-# ... and standard deviations between a timeout and the work in pods that refuse while others have room.
-_HOLE, _HOLE_BY_LOG_PODS, _HOLE_BY_OVERLOAD, _HOLE_BY_SCV = 0.33, 0.31, 1.1, 0.24
-_HOLE_OF_TWO, _HOLE_OF_TWO_BY_LOG_PODS, _HOLE_OF_TWO_BY_OVERLOAD = 0.62, 0.075, 2.4
 _SHARED_EVENNESS = 0.5  # of calls that share the CPUs of balanced pods
-_HOLE_SPREAD = 1.8  # variance of a wait that such pods add, over the calls that there is room for beyond
 
 
 @kernel
@@ -89,29 +89,36 @@ def take_chain(state, point, pods, busy, room, factor):
     rise = state.log_speed[level + 1] - state.log_speed[level] if level > 0 else state.stride / max(0.3, likeliest)
     width = math.sqrt(pods * state.stride / (max(1e-9, rise) * (1.0 + lighter * state.heavy[level])))
     top = weigh(state, center / pods, pods, log_ratio, lighter)
-    at_end = weigh(state, edge, pods, log_ratio, lighter) - top
+    at_end = -math.inf
+    if slope >= 0.0 or center + 8.0 * width >= end:
+        at_end = weigh(state, edge, pods, log_ratio, lighter) - top
     mean = variance = third = 0.0
     if at_end < -_FAR:
         # The chain ends before all pods are saturated.
-        step = 1.0 if center < 12.0 else max(1.0, math.floor(_WIDE * width))
+        step = 1.0 if center < _FEW or width < 1.3 else _WIDE * width
         total, first, second, cube = 1.0, 0.0, 0.0, 0.0
-        for direction in (-1.0, 1.0):
-            away = 0.0
-            while True:
-                away += direction * step
-                at = center + away
-                if at < 0.0 or at > end:
-                    break
-                weight = weigh(state, at / pods, pods, log_ratio, lighter) - top
-                if weight < -_FAR:
-                    break
-                weight = math.exp(weight)
-                total += weight
-                weight *= away
-                first += weight
-                weight *= away
-                second += weight
-                cube += weight * away
+        away = -step
+        while away >= -center:
+            weight = weigh(state, (center + away) / pods, pods, log_ratio, lighter) - top
+            if weight < -_FAR:
+                break
+            weight = math.exp(weight)
+            total += weight
+            first += weight * away
+            second += weight * away * away
+            cube += weight * away * away * away
+            away -= step
+        away = step
+        while center + away <= end:
+            weight = weigh(state, (center + away) / pods, pods, log_ratio, lighter) - top
+            if weight < -_FAR:
+                break
+            weight = math.exp(weight)
+            total += weight
+            first += weight * away
+            second += weight * away * away
+            cube += weight * away * away * away
+            away += step
         mean = first / total
         second /= total
         variance = second - mean * mean
@@ -124,7 +131,7 @@ def take_chain(state, point, pods, busy, room, factor):
         rise = (state.log_speed[level + 1] - state.log_speed[lower]) / (level + 1.0 - lower)
         width = math.sqrt(pods * state.stride / (max(1e-9, rise) * (1.0 + lighter * state.heavy[level])))
     reach = min(width, 1.0 / max(1e-9, slope), 0.125 * end)
-    step = 1.0 if center < 12.0 else max(1.0, math.floor(_WIDE * reach))
+    step = 1.0 if center < _FEW else max(1.0, _WIDE_AT_END * reach)
     edge_weight = math.exp(at_end)
     total = edge_weight * (0.5 * (step + 1.0) - slope * (step * step - 1.0) / 12.0)
     first = -edge_weight * (step * step - 1.0) / 12.0
@@ -275,53 +282,36 @@ def calls_of_two_choices(state, busy):
 
 
 @kernel
-def unequal_factor(balancing, scv, utilization):
-    """Wait of many pods with this scv of service times, over that with exponential ones [1]. Fitted: see fit.py."""
-    spread = 0.5 * (1.0 + scv)
-    if balancing == POWER_OF_TWO:
-        return spread if scv <= 1.0 else spread**0.61
-    power = 0.87
-    if scv > 1.0:
-        power = 0.33 + 0.24 * min(1.0, max(0.0, (0.9 - utilization) / 0.4))
-    return spread**power
-
-
-@kernel
-def room_in_reach(load, pods, utilization, held, room, most):
-    """Calls that pods hold in overload before some refuse while others have room [calls].
+def room_in_reach(load, terms, pods, utilization, held, room, uneven):
+    """Calls that overloaded pods hold before some refuse while others have room [calls].
 
     A balancer does not see calls that their callers gave up. A pod that fell behind holds such calls: it looks emptier
-    than the others, draws calls until it is full, and refuses from then on. That starts where the work in a pod is
-    within so many of its standard deviations of the timeout; more pods, more chances.
+    than the others, draws calls until it is full, and refuses from then on. Pods therefore hold little more than what
+    can be answered in time, or their room: a smooth minimum of both.
+
+    Args:
+        terms: scratch.
+        uneven: logarithm of the variability of service times.
     """
-    fits = max(0.0, load.timeout_s / load.cpu_s) * most
-    if fits >= 2.0 * room:
+    fits = max(0.0, load.timeout_s / load.cpu_s - held) * load.cores
+    if utilization < 0.9 or fits > 3.0 * room:
         return room
-    if load.balancing == POWER_OF_TWO:
-        deviations = (
-            _HOLE_OF_TWO
-            + _HOLE_OF_TWO_BY_LOG_PODS * math.log(pods)
-            - _HOLE_OF_TWO_BY_OVERLOAD * min(0.22, max(0.0, utilization - 1.0))
-        )
-    else:
-        deviations = _HOLE + _HOLE_BY_LOG_PODS * math.log(pods) - _HOLE_BY_OVERLOAD * max(0.0, utilization - 1.0)
-    scv = line_scv(load, utilization)
-    deviations = max(0.0, deviations) * (1.0 + _HOLE_BY_SCV * max(0.0, scv - 1.0))
-    spread = deviations * math.sqrt(scv)
-    root = 0.5 * (math.sqrt(spread * spread + 4.0 * fits) - spread)
-    reached = min(room, root * root)
-    # Where pods hold far more than can be answered in time, what a balancer sees says nothing any more.
-    lost = min(1.0, max(0.0, room / max(1e-9, fits) - 1.3))
-    return max(min(room, load.cores + 1.0), reached + lost * (room - reached))
+    shared = 0.0 if load.sharing == FIFO else load.workers / room  # part of the calls that do not wait in line
+    over = min(0.6, max(0.0, utilization - 1.0))
+    group = (1 if load.sharing != FIFO else 0) + (2 if load.balancing == POWER_OF_TWO else 0)
+    take_reach_terms(terms, uneven, 1.0 / math.sqrt(pods), over, shared, 1.0 / math.sqrt(room))
+    scale, power = reach(group, terms)
+    power = math.exp(power)
+    reached = (1.0 + (max(1e-6, fits / room) * math.exp(scale)) ** -power) ** (-1.0 / power)
+    # Where hardly a call is answered in time, what a balancer sees says nothing any more.
+    return room * (1.0 - min(1.0, 10.0 * utilization - 9.0) * (1.0 - max(0.45, reached)))
 
 
 @kernel
-def balanced_point(load, state, point, utilization, held, room):
-    """POINT of pods that are kept equal, and of a single pod whose workers bind."""
+def crowded_point(load, state, point, utilization, held, room):
+    """POINT of a single pod whose workers bind, or of independent ones."""
     most = state.speed[int(state.saturated)]
     busy = utilization * most
-    balanced = load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO
-    pods = max(1.0, load.ready) if balanced else 1.0
     scv = line_scv(load, utilization)
     servers = math.ceil(load.cores)
     if state.capacity < 1.0 and load.sharing == FIFO:
@@ -330,70 +320,148 @@ def balanced_point(load, state, point, utilization, held, room):
         servers = load.workers
     factor = scv_factor(scv, servers, utilization)
     factor *= gap_factor(load, scv, utilization) / (0.5 * (1.0 + scv))
-    if balanced and pods > 1.0 and factor > 1.0:
-        factor **= _HEAVY_TOGETHER
-    alone_factor = 1.0
-    if not balanced:
-        # A single pod's wait goes with the variability; in overload, its room is what counts.
-        full = min(1.0, utilization) ** 20
-        alone_factor = 1.0 + (factor - 1.0) * (1.0 - full)
-        factor = 1.0 + (factor - 1.0) * full
-    reached = room
-    if balanced and pods > 1.0:
-        reached = room_in_reach(load, pods, utilization, held, room, most)
-    take_chain(state, point, pods, busy, reached, max(0.05, factor))
+    # A single pod's wait goes with the variability; in overload, its room is what counts.
+    full = min(1.0, utilization) ** 20
+    alone_factor = 1.0 + (factor - 1.0) * (1.0 - full)
+    take_chain(state, point, 1.0, busy, room, max(0.05, 1.0 + (factor - 1.0) * full))
     accepted = max(1e-12, busy * (1.0 - point.blocked))
     alone = 1.0 / call_speed(load)
     wait = max(0.0, point.open / accepted - held - alone) * alone_factor
-    local, fill = 0.0, 1.0
-    if balanced and pods > 1.0:
-        at = min(utilization, 0.985) * most
-        equal = calls_for(state, at)
-        local = max(0.0, equal / at - held - alone)
-        unequal, together = local, 1.0
-        if load.balancing == POWER_OF_TWO:
-            unequal = max(local, calls_of_two_choices(state, at) / at - held - alone)
-            together = _TWO_CHOICES * min(1.0, utilization) ** _TWO_CHOICES_POWER
-        elif load.nodes > 1:
-            unequal = max(local, _NODES_DISORDER * (calls_of_nodes(state, at, load.nodes) / at - held - alone))
-        spread = unequal_factor(load.balancing, scv, utilization) if load.sharing == FIFO else 1.0
-        fill = 1.0 - min(1.0, (point.open + accepted * (unequal - local)) / reached) ** 3
-        fluctuation = wait - local
-        if fluctuation > 0.0:
-            share = fluctuation / (wait + 1e-9)
-            once = _ONCE / (1.0 + 0.5 * held) * (1.0 - 1.0 / pods) * share / load.cores * fill
-            fluctuation += once * -math.expm1(-1.6 * wait * load.cores) * min(1.0, spread)
-            if fill > 0.5:
-                fluctuation *= together
-        wait = max(0.0, fluctuation + local + (unequal * spread - local) * fill)
-        local = unequal * spread * fill
-    # Calls that are held or have a core are no part of the wait, but of what varies. A pod's excess of calls is a wait
-    # of so many departures; a single pod's call that is being served is one of them.
+    # Calls that are held are no part of the wait, but of what varies; the call that is being served is one of them.
     per_call = 1.0 / most
-    at_rest = held if pods == 1.0 else held + alone
-    variance_open = max(0.0, point.wait_variance_s2 - accepted * at_rest / pods) * per_call**2
+    variance_open = max(0.0, point.wait_variance_s2 - accepted * held) * per_call**2
     bound = 2.0 * variance_open * math.sqrt(variance_open)
-    third_open = (point.wait_third_s3 - accepted * at_rest / (pods * pods)) * per_call**3
+    third_open = (point.wait_third_s3 - accepted * held) * per_call**3
     third_open = min(bound, max(-bound, third_open))
-    point.open = accepted * (wait + alone)
     cpu_scv = line_scv(load, utilization)
     scv_departures = (cpu_scv + servers - 1.0) / servers
     third_departures = third_cumulant_factor(cpu_scv) / servers**2
     point.wait_s = wait
-    spread_j = 0.8 * local + _HOLE_SPREAD * math.sqrt(scv) * (room - reached) * (1.0 - fill)
-    point.wait_variance_s2 = wait * per_call * scv_departures + spread_j * per_call + variance_open
+    point.wait_variance_s2 = wait * per_call * scv_departures + variance_open
     point.wait_third_s3 = (
-        wait * per_call * per_call * third_departures
-        + 3.0 * (spread_j * per_call + variance_open) * per_call * scv_departures
-        + third_open
+        wait * per_call * per_call * third_departures + 3.0 * variance_open * per_call * scv_departures + third_open
     )
     point.extra_variance_s2 = point.extra_third_s3 = 0.0
     point.waits = -math.expm1(-1.2 * wait)
     if load.sharing == PROCESSOR_SHARING:
-        shared_cumulants(load, point, _SHARED_EVENNESS if balanced and pods > 1.0 else 0.0)
+        shared_cumulants(load, point, 0.0)
     elif load.sharing == CFS_QUOTA:
-        take_quota(load, point, utilization, balanced)
-        point.open = accepted * (point.wait_s + alone)
+        take_quota(load, point, utilization)
+    point.open = accepted * (point.wait_s + alone)
+
+
+@kernel
+def balanced_point(load, state, point, utilization, held, room):
+    """POINT of several pods that are kept equal."""
+    most = state.speed[int(state.saturated)]
+    busy = utilization * most
+    pods = load.ready
+    scv = line_scv(load, utilization)
+    servers = math.ceil(load.cores)
+    if state.capacity < 1.0 and load.sharing == FIFO:
+        # Workers bind: what is served is the whole time that a call holds its worker.
+        scv = (scv + load.held_variance_s2 / load.cpu_s**2) / (1.0 + held) ** 2
+        servers = load.workers
+    factor = max(0.05, scv_factor(scv, servers, utilization))
+    if factor > 1.0:
+        factor **= _HEAVY_TOGETHER
+    uneven = math.log(0.5 * (1.0 + load.cpu_scv))
+    reached = room_in_reach(load, state.scratch, pods, utilization, held, room, uneven)
+    take_chain(state, point, pods, busy, reached, factor)
+    accepted = max(1e-12, busy * (1.0 - point.blocked))
+    alone = 1.0 / call_speed(load)
+    wait = max(0.0, point.open / accepted - held - alone)
+    at = min(utilization, 0.985) * most
+    equal = calls_for(state, at)
+    local = max(0.0, equal / at - held - alone)
+    unequal, together = local, 1.0
+    if load.balancing == POWER_OF_TWO:
+        unequal = max(local, calls_of_two_choices(state, at) / at - held - alone)
+        together = _TWO_CHOICES * min(1.0, utilization) ** 2
+    elif load.nodes > 1:
+        unequal = max(local, _NODES_DISORDER * (calls_of_nodes(state, at, load.nodes) / at - held - alone))
+    spread = math.exp(0.6 * uneven) if load.sharing == FIFO else 1.0
+    part = min(1.0, (point.open + accepted * (unequal - local)) / reached)
+    full = part * part * part
+    fill = 1.0 - full
+    fluctuation = wait - local
+    share = 0.0
+    if fluctuation > 0.0:
+        share = fluctuation / (wait + 1e-9)
+        once = _ONCE / (1.0 + 0.5 * held) * (1.0 - 1.0 / pods) * share / load.cores * fill
+        fluctuation += once * -math.expm1(-1.6 * wait * load.cores) * min(1.0, spread)
+        fluctuation *= 1.0 - (1.0 - together) * fill * fill
+    wait = max(0.0, fluctuation + local + (unequal * spread - local) * fill)
+    local = unequal * spread * fill
+    buffer = 0.0
+    if load.sharing == CFS_QUOTA:
+        # A pod's unused quota buffers bursts up to the length of a period; balanced pods seldom use theirs up.
+        period = load.quota_period_s / load.cpu_s
+        kept = min(1.0, 0.35 * load.cpu_scv**0.33 * utilization / math.sqrt(0.25 * period))
+        kept += (1.0 - kept) * min(1.0, utilization) ** 40
+        wait *= kept
+        buffer = period / (4.0 + period)
+    point.wait_s = wait
+    # Calls that are held or have a core are no part of the wait, but of what varies. A pod's excess of calls is a wait
+    # of so many departures.
+    per_call = 1.0 / most
+    at_rest = held + alone
+    variance_open = max(0.0, point.wait_variance_s2 - accepted * at_rest / pods) * per_call**2
+    bound = 2.0 * variance_open * math.sqrt(variance_open)
+    third_open = (point.wait_third_s3 - accepted * at_rest / (pods * pods)) * per_call**3
+    third_open = min(bound, max(-bound, third_open))
+    own, own_third = load.cpu_scv * alone * alone, third_cumulant_factor(load.cpu_scv) * alone**3
+    spread_j = 0.8 * local
+    scv_departures = (scv + servers - 1.0) / servers
+    third_departures = third_cumulant_factor(scv) / servers**2
+    variance = wait * per_call * scv_departures + spread_j * per_call + variance_open
+    third = (
+        wait * per_call * per_call * third_departures
+        + 3.0 * (spread_j * per_call + variance_open) * per_call * scv_departures
+        + third_open
+    )
+    if load.sharing == PROCESSOR_SHARING:
+        point.wait_variance_s2, point.wait_third_s3 = variance, third
+        shared_cumulants(load, point, _SHARED_EVENNESS)
+        variance = point.wait_variance_s2 + point.extra_variance_s2
+        third = point.wait_third_s3 + point.extra_third_s3
+    elif load.sharing == CFS_QUOTA:
+        stops = wait * (2.0 * wait + 0.7 * load.quota_period_s / load.cpu_s)
+        deep = min(1.0, utilization) ** 20
+        variance = deep * variance + (1.0 - deep) * stops
+        third = deep * third + (1.0 - deep) * 1.5 * stops * stops / (wait + 1e-12)
+    whole = variance + own
+    skewness = (third + own_third) / (whole * math.sqrt(whole) + 1e-300)
+    # What all this leaves over; what it is fitted by stays in `scratch`.
+    waiting = wait * load.cores
+    seen = state.scratch
+    seen[0], seen[1], seen[2] = wait, whole, skewness
+    terms = seen[SEEN:]
+    take_terms(
+        terms,
+        waiting / (1.0 + waiting),
+        max(-0.7, min(1.2, uneven)),
+        held / (held + alone),
+        1.0 / math.sqrt(pods),
+        share,
+        full,
+        1.0 - 1.0 / servers,
+        1.0 - 1.0 / load.nodes,
+        min(1.1, utilization),
+        buffer,
+        1.0 - reached / room,
+    )
+    on_wait, on_spread, on_skew = correction(load.sharing + 3 * (load.balancing == POWER_OF_TWO), terms)
+    wait *= math.exp(on_wait * fill)  # what full pods hold is no question of waiting
+    point.wait_s = wait
+    point.waits = -math.expm1(-1.2 * wait)
+    point.open = accepted * (wait + alone)
+    whole *= math.exp(on_spread)
+    skewness += on_skew
+    third = whole * math.sqrt(whole) * skewness
+    point.wait_variance_s2 = max(0.0, whole - own)
+    point.extra_variance_s2 = whole - own - point.wait_variance_s2
+    point.wait_third_s3, point.extra_third_s3 = third - own_third, 0.0
 
 
 @kernel
@@ -409,21 +477,15 @@ def line_scv(load, utilization):
 
 
 @kernel
-def take_quota(load, point, utilization, balanced):
+def take_quota(load, point, utilization):
     """What a CPU quota makes of the waits of shared CPUs: calls run at full speed until it is used up. Fitted.
 
-    A pod's unused quota buffers bursts up to the length of a period; balanced pods seldom use theirs up.
+    A pod's unused quota buffers bursts up to the length of a period.
     """
     buffered = math.sqrt(load.quota_period_s / (4.0 * load.cpu_s))
-    if balanced:
-        kept = min(1.0, 0.35 * load.cpu_scv**0.33 * utilization / max(1e-9, buffered))
-        kept += (1.0 - kept) * min(1.0, utilization) ** 40
-        wait = point.wait_s * kept
-        waits = -math.expm1(-1.2 * wait)
-    else:
-        kept = min(1.0, utilization) ** (1.5 * max(0.05, load.cpu_scv) ** -0.4 * buffered)
-        wait = point.wait_s * kept
-        waits = min(1.0, kept * utilization)
+    kept = min(1.0, utilization) ** (1.5 * max(0.05, load.cpu_scv) ** -0.4 * buffered)
+    wait = point.wait_s * kept
+    waits = min(1.0, kept * utilization)
     line = min(1.0, utilization) ** (1.5 * max(0.0, load.workers - load.cores))
     mean = wait / max(1e-9, waits)
     variance, third = mixed_cumulants(waits, mean, mean * mean, 2.0 * mean**3)

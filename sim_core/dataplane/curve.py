@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from sim_core.compiled import kernel
+from sim_core.compiled import glue, kernel
 from sim_core.dataplane.services.records import FIFO
 from sim_core.dataplane.station import LEVELS
 
@@ -146,7 +146,7 @@ def calls_for(state, busy):
     return (low + (busy - state.speed[low]) / (state.speed[high] - state.speed[low])) * state.stride
 
 
-@kernel
+@glue
 def weigh(state, calls, pods, log_ratio, lighter):
     """Logarithm of the weight of a state of the chain in which each of the pods has so many calls, up to a constant.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 
 from sim_core.compiled import kernel
-from sim_core.dataplane.balanced import balanced_point
+from sim_core.dataplane.balanced import balanced_point, crowded_point
 from sim_core.dataplane.curve import call_speed
 from sim_core.dataplane.queueing import (
     gap_factor,
@@ -192,8 +192,11 @@ def take_point(load, state, point, utilization):
     unit = load.cpu_s * slowness
     room = load.workers + load.queue_limit
     chosen = load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO
-    if state.capacity < 1.0 or (chosen and load.ready > 1.5):
+    if chosen and load.ready > 1.5:
         balanced_point(load, state, point, utilization, load.held_s / unit, room)
+        _in_seconds(point, unit)
+    elif state.capacity < 1.0:
+        crowded_point(load, state, point, utilization, load.held_s / unit, room)
         _in_seconds(point, unit)
     elif load.cold <= 0.0 or load.cold >= load.ready:
         independent_point(load, point, utilization, load.held_s / unit, room)
