@@ -303,7 +303,9 @@ def test_reads_writes_and_misses_meet_in_the_database():
     world.known_points = known_stations()["known_points"]
     python(database_fluid.serve)(world)
     state, alone = world.database_states[0], row(DATABASE_STATE)
-    database_fluid.serve_database(known_stations()["known_points"], world.databases[0], alone, 8.0 + 16.0 + 300.0, 32.0, 1.0)
+    database_fluid.serve_database(
+        known_stations()["known_points"], world.databases[0], alone, 8.0 + 16.0 + 300.0, 32.0, 1.0
+    )
     assert state.tobytes() == alone.tobytes()
     for place, kind in ((3, "read"), (4, "read"), (5, "write")):
         of_kind = [float(state[f"{kind}_{name}"]) for name in ("s", "variance_s2", "third_s3")]

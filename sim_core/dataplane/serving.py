@@ -7,11 +7,12 @@ import math
 import numpy as np
 
 from sim_core.compiled import kernel
+from sim_core.dataplane.curve import draw_curve
 from sim_core.dataplane.grid import MOST, cell_of, edge_of
 from sim_core.dataplane.known import copy_point, mixed, recall, remember, row_of
 from sim_core.dataplane.queueing import third_cumulant_factor
 from sim_core.dataplane.services.records import LEAST_OUTSTANDING
-from sim_core.dataplane.stationary import draw_curve, effective_slowness, take_point
+from sim_core.dataplane.stationary import effective_slowness, take_point
 
 _LEAST = 1e-100  # calls; fewer are none
 # What calls are held moves on a grid: steps of CPU time and held time together [1], and of the variance over their square.

@@ -85,6 +85,13 @@ CURVE = np.dtype(
         ("saturated", np.int64),  # level from which on a pod works at its capacity
         ("stride", np.float64),  # calls between two points of the curve
         ("speed", np.float64, (LEVELS + 1,)),  # cores that a pod with 0, stride, 2 stride ... open calls keeps busy
+        ("log_speed", np.float64, (LEVELS + 1,)),  # logarithm of the speed over that of a saturated pod
+        ("log_sum", np.float64, (LEVELS + 1,)),  # its integral over the calls, by the trapezoidal rule
+        ("bend", np.float64, (LEVELS + 1,)),  # by how much it lies above a straight line half way to the next level
+        ("bend_sum", np.float64, (LEVELS + 1,)),  # what that adds to the integral
+        ("heavy", np.float64, (LEVELS + 1,)),  # how much the variability of service times counts [1]
+        ("heavy_sum", np.float64, (LEVELS + 1,)),  # its integral
+        ("heavy_log_sum", np.float64, (LEVELS + 1,)),  # ... that of its product with the logarithm
         ("scratch", np.float64, (LEVELS + 1,)),
         ("cold", POINT),  # scratch
     ],
