@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.integrate import quad
 
 from sim_core.dataplane.known import known_stations
 from sim_core.dataplane.queueing import share_within, take_shape, third_cumulant_factor
@@ -57,7 +59,7 @@ def test_lost_calls_come_back_after_backoff_and_timeout_as_far_as_the_budget_goe
     """10 of 100 are lost, 80 of them first attempts: the budget of 5 % of these admits 4 of the 10. Ticks of half a second:
     refused ones come back after 2 or 4 s, those that timed out 3 s later."""
     flow = row(CALL_FLOW, new_calls=80.0, due=[20.0, 0.0, 0.0], retries_waiting=1.0)
-    failed = fluid.schedule_retries(a_call(), flow, 60, 0.5, 10.0, 100.0, 0.4)
+    failed = fluid.schedule_retries(a_call(), flow, 60, 0.5, 10.0, 100.0, 0.4, 0.0)
     assert failed == pytest.approx(6.0)
     assert flow.retries_waiting == pytest.approx(5.0)
     expected = np.zeros_like(flow.retries)
@@ -69,7 +71,7 @@ def test_lost_calls_come_back_after_backoff_and_timeout_as_far_as_the_budget_goe
 def test_every_attempt_but_the_last_is_tried_again_where_the_budget_allows():
     """Of new calls, first and second retries a tenth each; third retries fail for good."""
     flow = row(CALL_FLOW, new_calls=50.0, due=[20.0, 20.0, 10.0])
-    failed = fluid.schedule_retries(a_call(max_retries=3, retry_budget_ratio=1.0), flow, 0, 1.0, 10.0, 100.0, 0.0)
+    failed = fluid.schedule_retries(a_call(max_retries=3, retry_budget_ratio=1.0), flow, 0, 1.0, 10.0, 100.0, 0.0, 0.0)
     assert failed == pytest.approx(1.0)
     assert [flow.retries[at, attempt] for attempt, at in enumerate((2, 4, 8))] == pytest.approx([5.0, 2.0, 2.0])
     assert flow.retries.sum() == pytest.approx(9.0)
@@ -81,21 +83,21 @@ def test_a_backoff_is_rounded_to_whole_ticks_and_is_at_least_one(backoff_s: floa
     call = a_call(max_retries=1, retry_budget_ratio=1.0, backoff_s=[backoff_s, 9.0, 9.0], timeout_s=0.0)
     for timeout_share in (0.0, 1.0):
         flow.retries[:] = 0.0
-        assert fluid.schedule_retries(call, flow, 0, 0.5, 0.5, 10.0, timeout_share) == 0.0
+        assert fluid.schedule_retries(call, flow, 0, 0.5, 0.5, 10.0, timeout_share, 0.0) == 0.0
         assert flow.retries[ticks, 0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("changes", [{"max_retries": 0}, {"retry_budget_ratio": 0.0}])
 def test_without_attempts_or_budget_lost_calls_fail_for_good(changes: dict[str, Any]):
     flow = row(CALL_FLOW, new_calls=80.0, due=[20.0, 0.0, 0.0])
-    assert fluid.schedule_retries(a_call(**changes), flow, 0, 1.0, 10.0, 100.0, 0.5) == 10.0
+    assert fluid.schedule_retries(a_call(**changes), flow, 0, 1.0, 10.0, 100.0, 0.5, 0.0) == 10.0
     assert not flow.retries.any() and flow.retries_waiting == 0.0
 
 
 def test_lost_calls_are_counted_as_failed_attempts_and_those_for_good_against_what_is_over():
     """Of 100 attempts 90 are answered, 4 time out, 4 of the 10 are tried again: 6 of the 96 that are over failed."""
     flow, window = row(CALL_FLOW, new_calls=80.0, due=[20.0, 0.0, 0.0]), row(SERVICE_SUMS, failed=3.0)
-    again = fluid.count_lost_calls(a_call(), flow, window, 100.0, 0.9, 0.04, 60, 0.5)
+    again = fluid.count_lost_calls(a_call(), flow, window, 100.0, 0.9, 0.04, 0.0, 60, 0.5)
     assert again == pytest.approx(4.0 / 80.0)
     assert window.failed == pytest.approx(13.0)
     assert flow.failed_share == pytest.approx(6.0 / 96.0)
@@ -104,17 +106,36 @@ def test_lost_calls_are_counted_as_failed_attempts_and_those_for_good_against_wh
 
 def test_a_loss_of_next_to_nothing_is_none():
     flow, window = row(CALL_FLOW, new_calls=1.0), row(SERVICE_SUMS)
-    assert fluid.count_lost_calls(a_call(), flow, window, 1.0, 1.0 - 1e-13, 0.0, 0, 1.0) == 0.0
+    assert fluid.count_lost_calls(a_call(), flow, window, 1.0, 1.0 - 1e-13, 0.0, 0.0, 0, 1.0) == 0.0
     assert window.failed == flow.failed_share == 0.0
-    assert fluid.count_lost_calls(a_call(), flow, window, 1.0, 1.0 - 1e-11, 0.0, 0, 1.0) > 0.0
+    assert fluid.count_lost_calls(a_call(), flow, window, 1.0, 1.0 - 1e-11, 0.0, 0.0, 0, 1.0) > 0.0
     assert window.failed == pytest.approx(1e-11, rel=1e-3)
 
 
 def test_when_all_is_lost_and_only_retries_came_the_share_that_failed_is_one():
     """No first attempts: no budget, and no retries over first attempts to speak of."""
     flow, window = row(CALL_FLOW, due=[0.0, 5.0, 0.0]), row(SERVICE_SUMS)
-    assert fluid.count_lost_calls(a_call(), flow, window, 5.0, 0.0, 1.5, 0, 1.0) == 0.0
+    assert fluid.count_lost_calls(a_call(), flow, window, 5.0, 0.0, 1.5, 0.0, 0, 1.0) == 0.0
     assert flow.failed_share == 1.0
+
+
+@pytest.mark.parametrize("common", [0.05, 0.2, 0.5, 0.8])
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.2, 0.4, 0.7])
+def test_calls_that_are_lost_together_get_less_of_the_budget(share: float, common: float):
+    """E min(X, 0.2) of a beta distributed share X: within 0.02, a tenth of the budget."""
+    scale = 1.0 / common - 1.0
+    lost = stats.beta(share * scale, (1.0 - share) * scale)
+    beyond = quad(lambda x: lost.sf(x), 0.0, 0.2, limit=200)[0]
+    assert fluid.within_budget(share, 0.2, common) == pytest.approx(beyond, abs=0.02)
+    assert fluid.within_budget(share, 0.2, 0.0) == min(share, 0.2)
+    assert fluid.within_budget(share, 0.2, 1.0) == pytest.approx(0.2 * share)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.1, 0.5, 0.9, 1.0, 2.0])
+def test_fates_are_as_correlated_as_normal_waits_cut_at_their_median(correlation: float):
+    """P(both beyond) = 1/4 + asin(rho) / (2 pi); over 1/4, as the correlation of two coins."""
+    both = 0.25 + math.asin(min(1.0, correlation)) / (2.0 * math.pi)
+    assert fluid.in_common(correlation * 0.04, 0.04) == pytest.approx((both - 0.25) / 0.25)
 
 
 # --- Shares of callers
@@ -361,6 +382,7 @@ def calling(**call: Any) -> SimpleNamespace:
         calls=rows(CALL, 1, **{"endpoint": 1, "service": 1, "timeout_s": 0.2} | call),
         call_flows=rows(CALL_FLOW, 1, new_calls=10.0, due=[[1.0, 2.0, 3.0]], failed_share=0.7),
         endpoint_flows=rows(ENDPOINT_FLOW, 2, mean_s=0.1, variance_s2=0.01, third_s3=0.002, answered_share=0.9),
+        service_flows=rows(SERVICE_FLOW, 2),
         service_windows=rows(SERVICE_SUMS, 2),
         state=SimpleNamespace(tick=0),
         lane=SimpleNamespace(tick_s=1.0),

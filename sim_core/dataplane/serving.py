@@ -11,12 +11,13 @@ from sim_core.dataplane.curve import draw_curve
 from sim_core.dataplane.grid import MOST, cell_of, edge_of
 from sim_core.dataplane.known import copy_point, mixed, recall, remember, row_of
 from sim_core.dataplane.queueing import third_cumulant_factor
-from sim_core.dataplane.services.records import LEAST_OUTSTANDING
+from sim_core.dataplane.services.records import FIFO, LEAST_OUTSTANDING, POWER_OF_TWO, ROUND_ROBIN
 from sim_core.dataplane.stationary import effective_slowness, take_point
 
 _LEAST = 1e-100  # calls; fewer are none
 # What calls are held moves on a grid: steps of CPU time and held time together [1], and of the variance over their square.
 _HELD_MOVES, _HELD_VARIES = 0.01, 0.05
+_QUICK = 12.0  # variance of what comes and goes in a tick, over that at rest, from which on lines vary as at rest
 
 
 @kernel
@@ -45,53 +46,83 @@ def _go_to(known_points, known_curves, state, utilization):
 
 
 @kernel
-def _settle(known_points, known_curves, state, inflow, capacity, before):
+def _settle(known_points, known_curves, load, state, inflow, capacity, before, unit):
     """Sets `state.utilization`: that of the stationary station which holds what a pod holds after the tick.
 
-    A station in motion is taken for a stationary one at another utilization u: it serves u times its capacity (less
-    what it refuses), and holds open(u) calls: open(u) - before = (inflow - u capacity) (1 - blocked(u)), by Newton's
-    method. Implicit in time, so that a tick may be longer than the station takes to settle.
-    Source: Wang, Tipper and Banerjee, "Modeling nonstationary queues: the pointwise stationary fluid flow
-    approximation", INFOCOM (1996).
+    A station in motion is taken for a stationary one at another utilization u, which holds open(u) calls: open(u) - before
+    = inflow (1 - full) - capacity (1 - idle), by Newton's method. Implicit in time, so that a tick may be longer than the
+    station takes to settle. Source: Wang, Tipper and Banerjee, "Modeling nonstationary queues: the pointwise stationary
+    fluid flow approximation", INFOCOM (1996).
+
+    How many pods are idle or full depends on how lines vary, too. At rest a line is spread like a (truncated) exponential
+    distribution; while it fills or drains, its variance v grows by what comes and goes, and empty and full lines pull it
+    together: v' = inflow + served - pulled, linear in r, the ratio of v to the variance at rest with as many calls. A
+    normal distribution, truncated at 0, of that mean and variance has exp(0.6 - 0.6 / r) as many lines near 0 as an
+    exponential one (within 5 %); of a distribution that drifts against 0 some have arrived (see `_arrived`).
+    Closing the equations of mean and variance by a family of distributions is Rothkopf and Oren's idea: "A closure
+    approximation for the nonstationary M/M/s queue", Management Science 25 (1979).
 
     Args:
         inflow, capacity: calls that come to a pod, and that it could serve, in the tick.
         before: calls of a pod, waiting for the CPU or having it.
+        unit: mean CPU time of a call [s].
     """
     aim = min(MOST, inflow / capacity)
     _go_to(known_points, known_curves, state, aim)
     below, above = state.below, state.above
     part = (aim - below.utilization) / (above.utilization - below.utilization)
     open_calls = below.open + part * (above.open - below.open)
-    low, high = 0.0, MOST
-    if open_calls > before:
-        high = aim
-    else:
-        low = aim
     slack = 1e-6 * (capacity + open_calls)
-    if abs(open_calls - before) <= slack:
+    if not state.moves and abs(open_calls - before) <= slack:
         state.utilization = aim
+        state.blocked = below.blocked + part * (above.blocked - below.blocked)
         return
+    stir, pods = _stir(load), load.ready if _kept_equal(load) else 1.0
+    places = max(1.0, load.workers + load.queue_limit - load.cores)
+    settled = unit / load.cores
+    drains, fills = max(0.0, 1.0 - inflow / capacity), max(0.0, 1.0 - capacity / max(inflow, _LEAST))
+    low, high = 0.0, MOST
     at = min(high, max(low, state.utilization))
-    for _ in range(30):
+    for _ in range(40):
         _go_to(known_points, known_curves, state, at)
         width = above.utilization - below.utilization
         part = (at - below.utilization) / width
-        slope = (above.open - below.open) / width
-        through = 1.0 - (below.blocked + part * (above.blocked - below.blocked))
-        change_of_through = -(above.blocked - below.blocked) / width
-        off = below.open + part * (above.open - below.open) - before - (inflow - at * capacity) * through
+        open_calls = below.open + part * (above.open - below.open)
+        blocked = below.blocked + part * (above.blocked - below.blocked)
+        change_of_blocked = (above.blocked - below.blocked) / width
+        idle = max(0.0, 1.0 - at * (1.0 - blocked))
+        gradient = (above.open - below.open) / width
+        wait = below.wait_s + part * (above.wait_s - below.wait_s)
+        line = min(places, open_calls * wait / (wait + settled))
+        at_rest = _at_rest(line, places, at, stir)
+        pulled = stir * capacity * at * (1.0 - blocked)
+        drained, filled, pull, ratio, arrived = 0.0, 0.0, 1.0, 1.0, 0.0
+        if pulled < _QUICK * at_rest:
+            more = (inflow - at * capacity) * (1.0 - blocked) / pods
+            ratio = max(1e-3, (state.variance + pulled + more) / (at_rest + pulled))
+            pull = math.exp(0.6 - 0.6 / ratio)
+            if drains > 0.0:
+                drained = drains * _arrived(ratio * at_rest, line)
+            if fills > 0.0:
+                filled = fills * _arrived(ratio * at_rest, places - line)
+        if pull * idle >= drained:
+            gradient += pull * capacity * (1.0 - blocked - at * change_of_blocked)
+            drained = pull * idle
+        else:
+            arrived += line * capacity * (drained - pull * idle)
+        if pull * blocked >= filled:
+            gradient += pull * inflow * change_of_blocked
+            filled = min(1.0, pull * blocked)
+        else:
+            arrived += (places - line) * inflow * (filled - pull * blocked)
+        off = open_calls - before - inflow * (1.0 - filled) + capacity * (1.0 - drained)
         if off > 0.0:
             high = at
         else:
             low = at
         if abs(off) <= slack or high - low < 1e-7:
             break
-        gradient = slope + capacity * through - (inflow - at * capacity) * change_of_through
         following = at - off / gradient if gradient > 0.0 else 0.5 * (low + high)
-        if through == 1.0 and change_of_through == 0.0 and below.utilization <= following <= above.utilization:
-            at = following  # nothing is refused, and within a cell all else is linear
-            break
         if following <= low or following >= high or abs(following - at) > 2.0 * width:
             # The slope of one cell says nothing of those far away: halve the number of cells between.
             first, last = cell_of(low), cell_of(high)
@@ -101,7 +132,41 @@ def _settle(known_points, known_curves, state, inflow, capacity, before):
                 following = 0.5 * (edge_of(middle) + edge_of(middle + 1))
         at = following
     state.utilization = at
+    state.blocked, state.ratio, state.at_rest = filled, ratio, at_rest
+    state.variance = ratio * at_rest
+    if arrived > 0.0:
+        state.variance /= 1.0 + 2.0 * arrived / state.variance
+        state.ratio = state.variance / at_rest
+    state.moves = abs(state.ratio - 1.0) > 1e-3
     _go_to(known_points, known_curves, state, at)
+
+
+@kernel
+def _stir(load):
+    """Variance that a call which comes and goes adds to the line of a pod; where lines are kept equal, of the mean pod."""
+    gaps = 1.0 / load.ready if load.balancing == ROUND_ROBIN else 1.0
+    scv = load.cpu_scv if load.sharing == FIFO else 1.0
+    return (gaps + scv) / (load.ready if _kept_equal(load) else 1.0)
+
+
+@kernel
+def _kept_equal(load):
+    return load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO
+
+
+@kernel
+def _at_rest(line, places, utilization, stir):
+    """Variance of a line at rest with so many calls: a truncated exponential distribution's, within 13 %.
+
+    No more than that without a limit to the places, or, in overload, to those that are free.
+    """
+    part = line / places
+    square = part * (1.0 - part)
+    variance = places * places * square * square * (1.0 + 4.0 / 3.0 * square)
+    away = 2.0 * (1.0 - utilization)
+    if variance * away * away > stir * stir:
+        variance = stir * stir / (away * away)
+    return variance
 
 
 @kernel
@@ -212,9 +277,10 @@ def serve_station(known_points, known_curves, load, state, answer):
     before = min(state.open / load.ready, room)
     if inflow == 0.0 and before < 1e-9:
         state.open = state.utilization = 0.0
-    _settle(known_points, known_curves, state, inflow, capacity, before)
+    _settle(known_points, known_curves, load, state, inflow, capacity, before, unit)
     _interpolate(state)
     here = state.here
+    here.blocked = state.blocked
     after = min(here.open, before + inflow)
     if inflow > MOST * capacity:  # beyond the grid: what there is neither time nor room for
         here.blocked = max(here.blocked, 1.0 - (capacity + max(0.0, after - before)) / inflow)
@@ -233,6 +299,7 @@ def serve_station(known_points, known_curves, load, state, answer):
     answer.cpu_core_s = served * unit
     answer.utilization = min(MOST, inflow / capacity)
     _as_met(state, capacity)
+    _fluctuate(load, state, unit)
     _tell_times(load, state, answer, unit)
     answer.waiting = min(state.open, expected_admitted / load.tick_s * here.wait_s)
 
@@ -283,6 +350,51 @@ def _as_met(state, capacity):
         ticks = (state.above.open - state.below.open) / (state.above.utilization - state.below.utilization) / capacity
         _mix(state.met, here, last, 0.5 * ticks / (1.0 + ticks))
     copy_point(last, here)
+
+
+@kernel
+def _fluctuate(load, state, unit):
+    """Corrects how the waits that were met vary where lines do not vary as at rest, and notes what calls have in common.
+
+    All of a wait's variance moves but what the service times in front, or those that share the CPU, put into it.
+    """
+    here, met = state.here, state.met
+    per_call = unit / (load.cores * state.capacity)
+    together = _kept_equal(load)
+    state.common_variance_s2 = state.variance * per_call * per_call / (1.0 if together else load.ready)
+    if not state.moves:
+        return
+    still = met.wait_s * per_call
+    if load.sharing == FIFO:
+        still *= load.cpu_scv
+    else:
+        calls = met.wait_s / per_call
+        queued = (calls / (1.0 + calls)) ** max(1.0, load.workers - load.cores)  # as in `shared_cumulants`
+        shared_s = met.wait_s * (1.0 - queued)
+        still = queued * still + load.cpu_scv * shared_s * shared_s
+    moving = max(0.0, met.wait_variance_s2 - still)
+    if together:  # the rest is by what the balancer leaves unequal
+        moving = min(moving, 1.2 * state.at_rest * per_call * per_call)
+    ratio = state.ratio
+    met.wait_variance_s2 += (ratio - 1.0) * moving
+    third = 2.0 * moving * math.sqrt(moving) * (1.0 - 2.0 * here.open / (load.workers + load.queue_limit))
+    met.wait_third_s3 += (ratio**3 - 1.0 if ratio < 1.0 else ratio * ratio - 1.0) * third
+
+
+@kernel
+def _arrived(variance, distance):
+    """The share of lines that drifted to an end, of lines at a mean distance from it.
+
+    As if they varied normally but for that end: max(0, X) then has this mean and variance, and the share is P(X < 0);
+    within 0.03.
+    """
+    square = distance * distance
+    if square <= 1e-6 * variance:
+        return 1.0
+    spread = variance / square
+    if spread < 0.02:
+        return 0.0
+    return math.exp(-0.62 / spread) * (spread + 0.25) / (spread + 1.35)
 
 
 @kernel

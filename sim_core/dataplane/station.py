@@ -102,6 +102,12 @@ STATION_STATE = np.dtype(
     [
         ("open", np.float64),  # calls in all pods that wait for a worker, wait for the CPU or have it, expected [calls]
         ("utilization", np.float64),  # at which a stationary station holds that many [1]
+        ("variance", np.float64),  # of the line of a pod; where a balancer keeps pods equal, of the mean pod [calls^2]
+        ("at_rest", np.float64),  # that of a stationary station with as many calls
+        ("ratio", np.float64),  # the one over the other [1]
+        ("moves", np.bool_),  # whether that is another one than 1
+        ("blocked", np.float64),  # share of the tick's arrivals that found no room [1]
+        ("common_variance_s2", np.float64),  # of the part of their waits that all calls of a tick have in common
         ("unserved", np.float64),  # what draws brought more than expected, and could not be served yet [calls]
         ("asked", LOAD),  # what the points below are of: the load when it last changed, its held time on a grid
         ("tag", np.uint64),  # of `asked`

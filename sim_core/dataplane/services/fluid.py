@@ -6,6 +6,8 @@ them, and what each of its steps begins. Upwards, callees first: how long a call
 
 from __future__ import annotations
 
+import math
+
 from sim_core.compiled import glue, kernel, phase
 from sim_core.dataplane.latency import slowest_branch
 from sim_core.dataplane.queueing import cut_at, third_cumulant_factor
@@ -315,7 +317,10 @@ def finish_call(world, c, step_flow):
     offered = flow.new_calls + flow.due[0] + flow.due[1] + flow.due[2]
     flow.failed_share = 0.0
     if answered < 1.0 and offered > LEAST:
-        again = count_lost_calls(call, flow, world.service_windows[call.service], offered, answered, timed_out,
+        common = 0.0
+        if timed_out > 0.0:
+            common = in_common(world.service_flows[call.service].station.common_variance_s2, below.variance_s2)
+        again = count_lost_calls(call, flow, world.service_windows[call.service], offered, answered, timed_out, common,
                                  world.state.tick, world.lane.tick_s)  # fmt: skip
         flow.extra_held_s += again * (call.backoff_s[0] + step_flow.mean_s)
     for attempt in range(len(flow.due)):
@@ -333,25 +338,56 @@ def give_up(timeout_s, below, cut, step_flow):
 
 
 @kernel
-def count_lost_calls(call, flow, window, offered, answered, timed_out, tick, tick_s):
+def count_lost_calls(call, flow, window, offered, answered, timed_out, common, tick, tick_s):
     """Books the attempts that failed and sends them round again; returns retries over first attempts [1]."""
     lost = offered * (1.0 - answered)
     if lost <= 1e-12:
         return 0.0
     timeout_share = min(1.0, timed_out / (1.0 - answered))
-    failed = schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share)
+    if common > 0.0:
+        common *= timed_out * (1.0 - timed_out) / ((1.0 - answered) * max(answered, 1e-9))
+    failed = schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, min(1.0, common))
     flow.failed_share = min(1.0, failed / max(offered - lost + failed, LEAST))
     window.failed += lost
     return (lost - failed) / flow.new_calls if flow.new_calls > LEAST else 0.0
 
 
 @kernel
-def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share):
+def in_common(common_variance_s2, variance_s2):
+    """The correlation between the fates of two calls of a tick: whether they are answered in time [1].
+
+    Of two normal variables with a common part, cut at the median (Sheppard's formula).
+    """
+    if common_variance_s2 >= variance_s2:
+        return 1.0
+    return math.asin(common_variance_s2 / variance_s2) / (0.5 * math.pi)
+
+
+@kernel
+def within_budget(share, allowed, common):
+    """E min(X, allowed), where X is the share of calls that are lost in a tick, with mean `share`.
+
+    Calls that are lost together, in some ticks all and in others none, do not get what the budget allowed in the others. X
+    counts as beta distributed with variance `common` share (1 - share): min(share, allowed) where calls are lost each on
+    its own, share * allowed where all are or none.
+    """
+    allowed = min(1.0, allowed)
+    most, least = min(share, allowed), share * allowed
+    if common <= 0.0 or most <= 0.0:
+        return most
+    apart = math.log(share / allowed)
+    power = 0.5 + (1.1 * apart if apart > 0.0 else -0.25 * apart)
+    return most - (most - least) * common ** min(power, 4.0)
+
+
+@kernel
+def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, common):
     """Sends lost calls round again, as far as attempts and the retry budget allow.
 
     Args:
         lost: attempts that failed in this tick, of `offered`.
         timeout_share: of the lost calls; they come back a timeout later than refused ones.
+        common: correlation of the fates of two calls of the same tick [1].
 
     Returns:
         Calls that fail for good.
@@ -363,7 +399,7 @@ def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share):
     allowed = call.retry_budget_ratio * flow.new_calls
     if wanted <= 0.0 or allowed <= 0.0:
         return lost
-    admitted = min(1.0, allowed / wanted)
+    admitted = within_budget(share, share * allowed / wanted, common) / share
     for attempt in range(call.max_retries):
         calls = admitted * share * (flow.new_calls if attempt == 0 else flow.due[attempt - 1])
         refused_ticks = max(1, int(call.backoff_s[attempt] / tick_s + 0.5))
