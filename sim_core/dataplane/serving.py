@@ -17,6 +17,7 @@ from sim_core.dataplane.stationary import effective_slowness, take_point
 _LEAST = 1e-100  # calls; fewer are none
 # What calls are held moves on a grid: steps of CPU time and held time together [1], and of the variance over their square.
 _HELD_MOVES, _HELD_VARIES = 0.01, 0.05
+_SLACK = 2e-5  # calls that may be where they are not, over those that are there or could be served in the tick
 _QUICK = 12.0  # variance of what comes and goes in a tick, over that at rest, from which on lines vary as at rest
 
 
@@ -72,9 +73,9 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     below, above = state.below, state.above
     part = (aim - below.utilization) / (above.utilization - below.utilization)
     open_calls = below.open + part * (above.open - below.open)
-    slack = 1e-6 * (capacity + open_calls)
+    slack = _SLACK * (capacity + open_calls)
     if not state.moves and abs(open_calls - before) <= slack:
-        state.utilization = aim
+        state.utilization = state.aim = aim
         state.blocked = below.blocked + part * (above.blocked - below.blocked)
         return
     stir, pods = _stir(load), load.ready if _kept_equal(load) else 1.0
@@ -82,7 +83,8 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     settled = unit / load.cores
     drains, fills = max(0.0, 1.0 - inflow / capacity), max(0.0, 1.0 - capacity / max(inflow, _LEAST))
     low, high = 0.0, MOST
-    at = min(high, max(low, state.utilization))
+    at = min(high, max(low, state.utilization + aim - state.aim))  # as far behind as a tick ago
+    state.aim = aim
     for _ in range(40):
         _go_to(known_points, known_curves, state, at)
         width = above.utilization - below.utilization

@@ -102,6 +102,7 @@ STATION_STATE = np.dtype(
     [
         ("open", np.float64),  # calls in all pods that wait for a worker, wait for the CPU or have it, expected [calls]
         ("utilization", np.float64),  # at which a stationary station holds that many [1]
+        ("aim", np.float64),  # that of a stationary station under the same calls
         ("variance", np.float64),  # of the line of a pod; where a balancer keeps pods equal, of the mean pod [calls^2]
         ("at_rest", np.float64),  # that of a stationary station with as many calls
         ("ratio", np.float64),  # the one over the other [1]
