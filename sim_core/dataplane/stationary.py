@@ -305,6 +305,7 @@ def line_scv(load, utilization):
     if load.sharing == FIFO:
         return load.cpu_scv
     in_line = min(1.0, utilization) ** (1.5 * max(0.0, load.workers - load.cores))
+    in_line *= min(1.0, load.queue_limit / load.workers)  # where there is one
     return 1.0 + (load.cpu_scv - 1.0) * in_line
 
 
@@ -378,6 +379,9 @@ def balanced_point(load, state, point, utilization, held, room):
     factor *= gap_factor(load, scv, utilization) / (0.5 * (1.0 + scv))
     if balanced and pods > 1.0 and factor > 1.0:
         factor **= _HEAVY_TOGETHER
+    # Whoever finds no place to wait is lost, and a loss system does not care for the variability of service times (Erlang).
+    typical = load.cores * (1.0 + held)
+    factor = 1.0 + (factor - 1.0) * min(1.0, max(0.0, room - typical) / max(1.0, typical))
     alone_factor = 1.0
     if not balanced:
         # A single pod's wait goes with the variability; in overload, its room is what counts.
