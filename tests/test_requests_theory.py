@@ -71,6 +71,38 @@ def test_exponential_servers_have_the_wait_of_mmc(servers, utilization):
     assert_agrees(waits_s(worlds, 250), theory.mmc_mean_wait_s(rate_per_s, 100.0, servers), 0.04)
 
 
+@pytest.mark.parametrize(("cores", "utilization"), [(1, 0.7), (2, 0.8)])
+def test_what_calls_get_less_than_one_alone_is_time_that_they_wait(cores, utilization):
+    """Exponential work on shared CPUs: as many calls there as in M/M/c, so the same wait on the mean."""
+    rate_per_s = cores * 100.0 * utilization
+    worlds = run_all(
+        open_worlds([cpu(EXPONENTIAL_S)], rate_per_s, seeds=16, cores=cores, sharing=r.PROCESSOR_SHARING), 600
+    )
+    assert_agrees(waits_s(worlds, 600), theory.mmc_mean_wait_s(rate_per_s, 100.0, cores), 0.03)
+
+
+def test_calls_wait_while_their_quota_is_used_up():
+    """Half a core of 100 ms: a call of 120 ms that comes alone runs for 50 ms of each period at most, and stands still once or
+    twice."""
+    worlds = [
+        RequestWorld(
+            [
+                Service(
+                    "api", {"main": [cpu(0.12, 0.0)]}, cores=0.5, sharing=r.CFS_QUOTA, settings={"quota_period_s": 0.1}
+                )
+            ],
+            [RequestClass([call("api")], 0.0)],
+            seed=seed,
+        )
+        for seed in range(8)
+    ]
+    for world in worlds:
+        world.serve(1, ticks=3)
+        waited_s = world.mean_latency_s - 0.12
+        assert 0.049 < waited_s < 0.101
+        assert world.sums["queue_s"][0] == pytest.approx(waited_s, abs=1e-6)
+
+
 @pytest.mark.parametrize("load", [0.8, 1.3])
 def test_a_finite_room_refuses_the_share_of_mmck(load):
     """M/M/4/9: refused share and mean queue, below and above saturation."""

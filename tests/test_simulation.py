@@ -159,20 +159,24 @@ def test_a_short_burst_leaves_a_longer_trail_with_retries(production):
 # --- Connections
 
 
-def refused(production: Profile, replicas: int, **database: int) -> float:
+def refused(production: Profile, replicas: int, engine: str = "fluid", **database: int) -> float:
     profile = production.with_overrides(
         {f"{API}.client.max_retries": 0, "database.max_connections": 100}
         | {f"database.{name}": value for name, value in database.items()}
     )
     lane = Lane(profile, flat(200.0), 1, scaler=Scaler.static(replicas))
-    return float(simulate([lane], 300.0).indicators["error_ratio"][0])
+    return float(simulate([lane], 300.0, engine=engine).indicators["error_ratio"][0])
 
 
 def test_pods_times_pool_size_presses_on_max_connections(production):
-    """97 connections (100 less 3) hold 24 pools of 4; the 25th pod makes 3 of 100 connections fail."""
+    """97 connections (100 less 3) hold 24 pools of 4; the 25th pod makes 3 of 100 connections fail, and with them the
+    requests of which a query needs one: as many as in the request engine, within four standard errors of its 60,000."""
     assert [refused(production, n) for n in (10, 20, 24)] == pytest.approx([0.0] * 3, abs=1e-12)
-    assert refused(production, 25) == pytest.approx(1 - 97 / 100, rel=1e-6)
-    assert refused(production, 40) == pytest.approx(1 - 97 / 160, rel=1e-6)
+    for replicas in (25, 40):
+        exact = refused(production, replicas, "requests")
+        error = (exact * (1.0 - exact) / 60_000) ** 0.5
+        assert 0.02 < exact < 1 - 97 / (4 * replicas)  # most queries are answered by the cache
+        assert refused(production, replicas) == pytest.approx(exact, abs=4.0 * error)
     assert refused(production, 40, pool_size_per_pod=2) == 0.0
     assert refused(production, 40, max_connections=163) == 0.0
 
@@ -195,6 +199,7 @@ def test_one_call_that_fails_fails_its_request():
     """Two calls a request, each refused with probability 13 / 30: only (17 / 30)^2 of the requests are answered."""
     changes = {f"services.{name}.client.max_retries": 0 for name in ("web", "api")}
     changes |= {"database.max_connections": 20, "database.pool_size_per_pod": 5}  # 17 for the 30 of six API pods
+    changes |= {"services.api.queries": {"reads_per_call": 1.0, "cacheable_share": 0.0, "writes_per_call": 0.0}}
     profile = load_profile("experimental").with_overrides(changes)
     table = simulate([Lane(profile, flat(20.0), 1, scaler=Scaler.static(6))], 600.0).indicators
     assert table["availability"][0] == pytest.approx((17 / 30) ** 2, rel=1e-6)

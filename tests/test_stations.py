@@ -143,6 +143,20 @@ def test_a_pod_with_few_workers_serves_less_than_its_cpu_could(workers: int, hel
     assert served == pytest.approx(10 * PER_S * (1.0 - erlang_b(workers, held_s / CPU_S)), rel=0.01)
 
 
+@pytest.mark.parametrize("utilization", [0.6, 1.2, 2.0])
+@pytest.mark.parametrize("cpu_scv", [0.0, 4.0])
+def test_a_pod_without_places_to_wait_is_erlang_s_loss_system(cpu_scv: float, utilization: float):
+    """Shared CPU and time held elsewhere, workers but no queue: what is lost does not depend on the distribution of
+    service times. Two calls keep the core busy at 1/2 and 4/5 of its speed (exact mean value analysis)."""
+    service = OneService(
+        pods=20, workers=2, queue_limit=0, cpu_s=CPU_S, cpu_scv=cpu_scv, held_s=CPU_S, sharing=1, timeout_s=60.0
+    )
+    weights = np.array([1.0, utilization / 0.5, utilization / 0.5 * utilization / 0.8])
+    answer = settled(service, utilization)
+    blocked = answer["refused"] / (answer["refused"] + answer["admitted"])
+    assert blocked == pytest.approx(weights[2] / weights.sum(), rel=0.02)
+
+
 def test_balancers_that_know_more_wait_less():
     """At three quarters of capacity: a call is dealt to the next pod, to the better of two, or to the least busy one."""
     waits = [

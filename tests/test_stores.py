@@ -258,6 +258,20 @@ def test_what_pools_hold_back_does_not_reach_the_servers():
     assert queued[-1] == pytest.approx(0.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("connections", [1.0, 2.0, 4.0])
+def test_evened_pods_wait_as_a_closed_network_with_so_many_calls(connections: float):
+    """One connection: exact mean value analysis by hand, two calls of 50 ms there and 100 ms elsewhere. More of them wait
+    less; and more queries than they can do have no wait at all."""
+    if connections == 1.0:
+        rate = 2.0 / (0.1 + 0.05 * (1.0 + 0.05 / 0.15))
+        assert database_fluid.wait_in_even_pods(rate, 1.0, 0.05, 0.1, 16.0) == pytest.approx(0.05 * 0.05 / 0.15)
+    capacity = connections / 0.05
+    waits = [database_fluid.wait_in_even_pods(u * capacity, connections, 0.05, 0.1, 100.0) for u in (0.3, 0.6, 0.9)]
+    assert 0.0 <= waits[0] < waits[1] < waits[2]
+    assert waits[2] < mmc_mean_wait_s(0.9 * capacity, 20.0, int(connections))
+    assert database_fluid.wait_in_even_pods(1.01 * capacity, connections, 0.05, 0.1, 100.0) == math.inf
+
+
 def test_a_full_primary_holds_the_connections_from_reads():
     """Writes at twice what it can do take all of them: reads, whose replicas are idle, wait nearly as long."""
     state = settled(a_database(cores=1.0, read_replicas=1.0, pool_size=4.0), 1.0, 50.0, 20.0, ticks=60)

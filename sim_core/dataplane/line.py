@@ -62,7 +62,7 @@ def serve_line(known_points, line, load, calls, groups, servers, room, service_s
         room: calls that a group can hold, waiting or served; at least one more than its servers.
         service_s, scv: mean time that a call needs a whole server, and variance over squared mean.
     """
-    if calls <= _LEAST and line.open <= 1e-9 * groups:
+    if calls <= _LEAST and line.open <= 1e-6 * groups:
         rest(line)
         return
     _renew(line, servers, max(room, math.ceil(servers) + 1.0), scv)
@@ -86,6 +86,8 @@ def is_as_before(line, calls, seen_calls):
     The nearer it is to saturation, the more it minds.
     """
     idle = 1.0 - line.busy
+    if calls <= 0.0 and line.open > 0.0:
+        return False
     return line.moving <= _AT_REST * idle and abs(calls - seen_calls) <= _UNNOTICED * idle * calls
 
 

@@ -50,6 +50,7 @@ def line_scv(load, utilization):
     if load.sharing == FIFO:
         return load.cpu_scv
     in_line = min(1.0, utilization) ** (1.5 * max(0.0, load.workers - load.cores))
+    in_line *= min(1.0, load.queue_limit / load.workers)  # where there is one
     return 1.0 + (load.cpu_scv - 1.0) * in_line
 
 

@@ -8,8 +8,10 @@ from sim_core.compiled import kernel, phase
 from sim_core.dataplane.line import is_as_before, rest, serve_line
 from sim_core.dataplane.queueing import third_cumulant_factor
 from sim_core.dataplane.services.fluid import all_answered
-from sim_core.dataplane.services.kinds import READ
+from sim_core.dataplane.services.kinds import LEAST_OUTSTANDING, READ
 
+_SHORT = 0.01  # waits for a connection, over the time of a read, that nobody notices
+_MOST_CALLS = 300.0
 _JOINT = 0.6  # correlation of waits for a connection and for a server: held to the request engine
 
 
@@ -67,6 +69,16 @@ def serve(world):
         for c in range(len(world.caches)):
             reads += world.cache_states[c].misses
         taken = 1.0 - state.refused_share
+        state.think_s = 0.0
+        if state.pools.wait_s > _SHORT * database.read_s:
+            calls_s = 0.0
+            for i in range(len(world.services)):
+                if world.database_clients[i].connects and world.services[i].balancing == LEAST_OUTSTANDING:
+                    load = world.service_flows[i].load
+                    calls_s += load.expected * (load.held_s + load.cpu_s + world.service_flows[i].answer.wait_s)
+            asked_s = reads * state.read_s + writes * state.write_s
+            if calls_s > asked_s:
+                state.think_s = (calls_s - asked_s) / (reads + writes)
         serve_database(world.known_points, database, state, taken * reads, taken * writes, tick_s)
         for k in range(len(world.queries)):
             flow = world.step_flows[world.queries[k]]
@@ -181,7 +193,38 @@ def serve_pools(known_points, database, state, reads, writes, tick_s):
         room = state.callers / pods
         serve_line(known_points, pools, state.load, queries, pods, database.pool_size, room, held_s, scv, tick_s)
         state.pool_queue = max(0.0, pools.open - pools.busy * state.pool)
+    state.kept = 1.0
+    if state.think_s > 0.0 and pools.wait_s > _SHORT * held_s and queries > 0.0:
+        rate_per_s = queries / tick_s / pods
+        even_s = wait_in_even_pods(rate_per_s, database.pool_size, held_s, state.think_s, state.callers / pods)
+        state.kept = min(1.0, even_s / pools.wait_s)
+        # Nothing is evened among few pods, nor is a backlog that is there already.
+        aim = used / state.pool
+        backlog = min(1.0, 5.0 * max(0.0, pools.utilization - aim) / max(1e-3, 1.0 - aim))
+        state.kept += (1.0 - state.kept) * max(1.0 / max(1.0, pods), backlog)
     return max(0.0, queries + waiting - state.pool_queue) / queries if queries > 0.0 else 0.0
+
+
+@kernel
+def wait_in_even_pods(rate_per_s, connections, held_s, think_s, workers):
+    """Mean wait for a connection where a balancer keeps pods at equal numbers of calls [s].
+
+    So many calls go round in a pod, between its connections and what else they do, that it makes the queries it does: exact
+    mean value analysis, the connections as one fast server and a delay. Sources: Reiser and Lavenberg, J. ACM 27 (1980);
+    Seidmann, Schweitzer and Shalev-Oren, "Computerized closed queueing network models", Large Scale Systems 12 (1987).
+    """
+    fast_s = held_s / connections
+    delay_s = think_s + held_s - fast_s
+    queue, before, calls = 0.0, 0.0, 0.0
+    while calls < min(workers, _MOST_CALLS):
+        calls += 1.0
+        sojourn_s = fast_s * (1.0 + queue)
+        rate = calls / (delay_s + sojourn_s)
+        if rate >= rate_per_s:
+            calls -= (rate - rate_per_s) / (rate - before)
+            return max(0.0, calls / rate_per_s - think_s - held_s)
+        queue, before = rate * sojourn_s, rate
+    return math.inf
 
 
 @kernel
@@ -193,24 +236,29 @@ def wait_for_both(state, line, pool_size):
     all pods have: waits add up. Between these the norm of both with the exponent pods / (pods - 1), which is held to the
     request engine. A pool no larger than the servers never lets a query wait for them.
     """
-    pools = state.pools
-    if pools.wait_s <= 1e-4 * line.wait_s:
+    pools, kept = state.pools, state.kept
+    pool_s, pool_variance, pool_third = (
+        kept * pools.wait_s,
+        kept**2 * pools.wait_variance_s2,
+        kept**3 * pools.wait_third_s3,
+    )
+    if pool_s <= 1e-4 * line.wait_s:
         return line.wait_s, line.wait_variance_s2, line.wait_third_s3
-    if line.wait_s <= 1e-4 * pools.wait_s or state.pool <= line.servers:
-        return pools.wait_s, pools.wait_variance_s2, pools.wait_third_s3
+    if line.wait_s <= 1e-4 * pool_s or state.pool <= line.servers:
+        return pool_s, pool_variance, pool_third
     pods = state.pool / pool_size
     if pods < 1.1:
-        if line.wait_s > pools.wait_s:
+        if line.wait_s > pool_s:
             return line.wait_s, line.wait_variance_s2, line.wait_third_s3
-        return pools.wait_s, pools.wait_variance_s2, pools.wait_third_s3
-    longer, shorter = max(line.wait_s, pools.wait_s), min(line.wait_s, pools.wait_s)
+        return pool_s, pool_variance, pool_third
+    longer, shorter = max(line.wait_s, pool_s), min(line.wait_s, pool_s)
     norm = pods / (pods - 1.0)
     mean = longer * (1.0 + (shorter / longer) ** norm) ** (1.0 / norm)
-    of_line, of_pools = (line.wait_s / mean) ** (norm - 1.0), (pools.wait_s / mean) ** (norm - 1.0)
-    variance = of_line * line.wait_variance_s2 + of_pools * pools.wait_variance_s2
-    third = of_line * line.wait_third_s3 + of_pools * pools.wait_third_s3
+    of_line, of_pools = (line.wait_s / mean) ** (norm - 1.0), (pool_s / mean) ** (norm - 1.0)
+    variance = of_line * line.wait_variance_s2 + of_pools * pool_variance
+    third = of_line * line.wait_third_s3 + of_pools * pool_third
     # Long lines of one pod last while servers are busy, so both waits are long together.
-    joint = 2.0 * _JOINT * math.sqrt(of_line * line.wait_variance_s2 * of_pools * pools.wait_variance_s2)
+    joint = 2.0 * _JOINT * math.sqrt(of_line * line.wait_variance_s2 * of_pools * pool_variance)
     return mean, variance + joint, third * (1.0 + joint / variance) ** 1.5
 
 

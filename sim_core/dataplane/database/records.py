@@ -33,6 +33,8 @@ DATABASE_STATE = np.dtype(
         ("seen_callers", np.float64),
         ("pool", np.float64),  # connections that ready pods hold open
         ("callers", np.float64),  # calls that ready pods can work on at once: each waits for one query at most
+        ("think_s", np.float64),  # that a call spends elsewhere, over its queries, where a balancer evens pods; else 0
+        ("kept", np.float64),  # of a wait for a connection, where it does [1]
         ("pool_queue", np.float64),  # queries that wait for a connection
         ("read_s", np.float64),  # mean sojourn of a query in this tick, its wait for a connection included
         ("read_variance_s2", np.float64),

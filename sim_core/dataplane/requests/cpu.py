@@ -78,12 +78,17 @@ def start_cpu_step(engine, thread, work_s):
 
 @kernel
 def catch_up(station, group, now_s):
-    """Brings a shared CPU to `now_s`: no call may have got what it needs before."""
+    """Brings a shared CPU to `now_s`: no call may have got what it needs before.
+
+    What calls get less than one would alone is time that they wait.
+    """
     if group.sharing == PROCESSOR_SHARING:
         if station.running > 0:
-            got_s = min(1.0, group.cores / station.running) * (now_s - station.updated_s)
+            passed_s = now_s - station.updated_s
+            got_s = min(1.0, group.cores / station.running) * passed_s
             station.virtual_s += got_s
             station.cpu_core_s += station.running * got_s
+            station.waited_s += station.running * (passed_s - got_s / min(1.0, group.cores))
         station.updated_s = now_s
         return
     quota = group.cores * group.period_s
@@ -100,6 +105,8 @@ def catch_up(station, group, now_s):
             station.cpu_core_s += station.running * got_s
             station.quota_left_core_s -= station.running * got_s
             station.throttled = station.quota_left_core_s <= _NANOSECOND
+        elif station.running > 0:
+            station.waited_s += station.running * (until_s - station.updated_s)
         station.updated_s = until_s
         if now_s < station.period_end_s:
             return
@@ -212,4 +219,6 @@ def report_cpu(engine, index, now_s):
         used = station.cpu_core_s
     change = used - station.reported_core_s
     station.reported_core_s = used
+    sums_at(engine.the_sums, station.service).queue_s += station.waited_s
+    station.waited_s = 0.0
     return change

@@ -112,6 +112,10 @@ STATION = np.dtype(
         ("queue_tail", np.int64),
         ("cpu_core_s", np.float64),  # given out to calls so far, to the end of the step where the CPU is FIFO
         ("reported_core_s", np.float64),  # of it, what the pod's samples know
+        (
+            "waited_s",
+            np.float64,
+        ),  # of calls that share the CPU, what they got less than one alone would; not booked yet
         ("running", np.int64),  # calls in a CPU step (shared CPU)
         ("soonest", np.int64),  # root of their heap
         ("throttled", np.bool_),

@@ -171,6 +171,7 @@ def _set_up_station(engine, service, group, index, row, serial):
     station.armed_s = math.inf
     station.cpu_core_s = 0.0
     station.reported_core_s = 0.0
+    station.waited_s = 0.0
     station.failures = 0
     station.ejections = 0
     station.ejected_until_s = 0.0

@@ -221,7 +221,7 @@ SERVICE_SUMS = np.dtype(
         ("failed", np.float64),  # attempts that were refused, timed out, or answered with an error
         ("cpu_core_s", np.float64),
         ("request_core_s", np.float64),
-        ("queue_s", np.float64),  # integral of the calls that wait in pods
+        ("queue_s", np.float64),  # integral of the calls that wait in pods: for a worker, or for the CPU
         ("latency_s", np.float64),  # summed up over the calls
     ],
     align=True,
