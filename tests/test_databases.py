@@ -76,7 +76,7 @@ def played(case: Case, loads: list[float]) -> list[Any]:
     state.pool, state.callers = case.pods * case.pool, MANY
     for load in loads:
         queries = load * case.per_s
-        serve_database(database, state, (1.0 - case.writes) * queries, case.writes * queries, 1.0)
+        serve_database(KNOWN, database, state, (1.0 - case.writes) * queries, case.writes * queries, 1.0)
         found.append(state.copy())
     return found
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 
 from sim_core.compiled import kernel
-from sim_core.dataplane.balanced_corrections import correction, reach, take_reach_terms, take_terms
+from sim_core.dataplane.balanced_corrections import correction, reach
 from sim_core.dataplane.curve import call_speed, calls_for, heaviness, speed_with, weigh
 from sim_core.dataplane.queueing import (
     gap_factor,
@@ -26,9 +26,14 @@ from sim_core.dataplane.queueing import (
 )
 from sim_core.dataplane.services.records import CFS_QUOTA, FIFO, POWER_OF_TWO, PROCESSOR_SHARING
 
-SEEN = 3  # numbers that stand in `scratch` before the terms of corrections: wait, variance, skewness without them
+# In `scratch` after a point: wait, variance and skewness without corrections, and the features these are made of.
+SEEN = (
+    "wait", "whole", "skewness", "waiting", "uneven", "held", "few", "together", "full", "servers", "nodes", "load",
+    "buffer", "lost",
+)  # fmt: skip
 _FAR = 8.0  # logarithm of a weight over that of the likeliest state; states beyond count no more
 _WIDE = 1.4  # of the standard deviation of the chain: distance of the states that are looked at
+_LONGEST_HELD = 12.0  # of held times that corrections were fitted to, over the time at the CPU
 _WIDE_AT_END = 0.8  # ... where it ends
 _FEW = 11.0  # calls, of which each number is looked at
 _CERTAIN = 14.0  # logarithm of a weight beyond which a geometric sum has no end
@@ -282,7 +287,7 @@ def calls_of_two_choices(state, busy):
 
 
 @kernel
-def room_in_reach(load, terms, pods, utilization, held, room, uneven):
+def room_in_reach(load, pods, utilization, held, room, uneven):
     """Calls that overloaded pods hold before some refuse while others have room [calls].
 
     A balancer does not see calls that their callers gave up. A pod that fell behind holds such calls: it looks emptier
@@ -290,7 +295,6 @@ def room_in_reach(load, terms, pods, utilization, held, room, uneven):
     can be answered in time, or their room: a smooth minimum of both.
 
     Args:
-        terms: scratch.
         uneven: logarithm of the variability of service times.
     """
     fits = max(0.0, load.timeout_s / load.cpu_s - held) * load.cores
@@ -299,10 +303,9 @@ def room_in_reach(load, terms, pods, utilization, held, room, uneven):
     shared = 0.0 if load.sharing == FIFO else load.workers / room  # part of the calls that do not wait in line
     over = min(0.6, max(0.0, utilization - 1.0))
     group = (1 if load.sharing != FIFO else 0) + (2 if load.balancing == POWER_OF_TWO else 0)
-    take_reach_terms(terms, uneven, 1.0 / math.sqrt(pods), over, shared, 1.0 / math.sqrt(room))
-    scale, power = reach(group, terms)
+    scale, power = reach(group, uneven, 1.0 / math.sqrt(pods), over, shared, 1.0 / math.sqrt(room))
     power = math.exp(power)
-    reached = (1.0 + (max(1e-6, fits / room) * math.exp(scale)) ** -power) ** (-1.0 / power)
+    reached = math.exp(-math.log1p(math.exp(-power * (math.log(max(1e-3, fits / room)) + scale))) / power)
     # Where hardly a call is answered in time, what a balancer sees says nothing any more.
     return room * (1.0 - min(1.0, 10.0 * utilization - 9.0) * (1.0 - max(0.45, reached)))
 
@@ -366,7 +369,7 @@ def balanced_point(load, state, point, utilization, held, room):
     if factor > 1.0:
         factor **= _HEAVY_TOGETHER
     uneven = math.log(0.5 * (1.0 + load.cpu_scv))
-    reached = room_in_reach(load, state.scratch, pods, utilization, held, room, uneven)
+    reached = room_in_reach(load, pods, utilization, held, room, uneven)
     take_chain(state, point, pods, busy, reached, factor)
     accepted = max(1e-12, busy * (1.0 - point.blocked))
     alone = 1.0 / call_speed(load)
@@ -432,32 +435,26 @@ def balanced_point(load, state, point, utilization, held, room):
         third = deep * third + (1.0 - deep) * 1.5 * stops * stops / (wait + 1e-12)
     whole = variance + own
     skewness = (third + own_third) / (whole * math.sqrt(whole) + 1e-300)
-    # What all this leaves over; what it is fitted by stays in `scratch`.
-    waiting = wait * load.cores
+    # What all this leaves over. What it is fitted by stays in `scratch`.
     seen = state.scratch
     seen[0], seen[1], seen[2] = wait, whole, skewness
-    terms = seen[SEEN:]
-    take_terms(
-        terms,
-        waiting / (1.0 + waiting),
-        max(-0.7, min(1.2, uneven)),
-        held / (held + alone),
-        1.0 / math.sqrt(pods),
-        share,
-        full,
-        1.0 - 1.0 / servers,
-        1.0 - 1.0 / load.nodes,
-        min(1.1, utilization),
-        buffer,
-        1.0 - reached / room,
-    )
-    on_wait, on_spread, on_skew = correction(load.sharing + 3 * (load.balancing == POWER_OF_TWO), terms)
-    wait *= math.exp(on_wait * fill)  # what full pods hold is no question of waiting
+    waiting = wait * load.cores / (1.0 + wait * load.cores)
+    uneven, few, load_now = max(-0.7, min(1.2, uneven)), 1.0 / math.sqrt(pods), min(1.1, utilization)
+    at_rest, lost = held / (held + alone), 1.0 - reached / room
+    more_servers, more_nodes = 1.0 - 1.0 / servers, 1.0 - 1.0 / load.nodes
+    seen[3], seen[4], seen[5], seen[6], seen[7], seen[8] = waiting, uneven, at_rest, few, share, full
+    seen[9], seen[10], seen[11], seen[12], seen[13] = more_servers, more_nodes, load_now, buffer, lost
+    on_wait, on_spread, on_skew = correction(
+        load.sharing + (3 if load.balancing == POWER_OF_TWO else 0),
+        waiting, uneven, at_rest, few, share, full, more_servers, more_nodes, load_now, buffer, lost,
+    )  # fmt: skip
+    known = min(1.0, _LONGEST_HELD * alone / (held + 1e-9))  # nothing was played beyond
+    wait *= math.exp(known * fill * on_wait)  # what full pods hold is no question of waiting
     point.wait_s = wait
     point.waits = -math.expm1(-1.2 * wait)
     point.open = accepted * (wait + alone)
-    whole *= math.exp(on_spread)
-    skewness += on_skew
+    whole *= math.exp(known * on_spread)
+    skewness += known * on_skew
     third = whole * math.sqrt(whole) * skewness
     point.wait_variance_s2 = max(0.0, whole - own)
     point.extra_variance_s2 = whole - own - point.wait_variance_s2
@@ -472,8 +469,10 @@ def line_scv(load, utilization):
     """
     if load.sharing == FIFO:
         return load.cpu_scv
-    in_line = min(1.0, utilization) ** (1.5 * max(0.0, load.workers - load.cores))
-    return 1.0 + (load.cpu_scv - 1.0) * in_line
+    power = 1.5 * max(0.0, load.workers - load.cores)
+    if power * (1.0 - utilization) > 10.0:
+        return 1.0
+    return 1.0 + (load.cpu_scv - 1.0) * min(1.0, utilization) ** power
 
 
 @kernel
@@ -508,9 +507,11 @@ def shared_cumulants(load, point, evenness):
     """
     scv, wait = load.cpu_scv, point.wait_s
     alone = 1.0 / call_speed(load)
-    queued = (wait / (1.0 + wait)) ** max(1.0, load.workers - load.cores)  # part of the wait before a worker is free
+    queued = 0.0  # part of the wait before a worker is free
+    if max(1.0, load.workers - load.cores) < 10.0 * (1.0 + wait):
+        queued = (wait / (1.0 + wait)) ** max(1.0, load.workers - load.cores)
     stretch = alone + wait * (1.0 - queued)
-    rest = 2.0 * max(0.0, stretch - alone) / (stretch + alone) * stretch * stretch * (0.5 * (1.0 + scv)) ** 0.5
+    rest = 2.0 * max(0.0, stretch - alone) / (stretch + alone) * stretch * stretch * math.sqrt(0.5 * (1.0 + scv))
     rest *= (1.0 - queued) * (1.0 - evenness)
     shared = scv * stretch * stretch + rest
     skewed = third_cumulant_factor(scv) * stretch**3 + 3.0 * rest * (rest / stretch + 0.6 * scv * stretch)

@@ -18,7 +18,9 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,8 +53,11 @@ _SERVICE = (
 _SEEN = (
     "wait_s", "sojourn_s", "sojourn_2", "sojourn_3", "refused", "timed_out", "latency_s", "p50", "p90", "p95", "p99", "calls",
 )  # fmt: skip
+_SEEN_BY_MODEL = tuple(f"model_{name}" for name in SEEN)
 _NORMAL = {"p50": 0.0, "p90": 1.2815515655, "p95": 1.6448536270, "p99": 2.3263478740}
-_STATIONS = {"any": 2120, "overload": 360, "near": 330}  # of each design
+STATIONS = {"any": 2120, "overload": 360, "near": 330, "extreme": 300}  # of each design
+CALLS = 500_000.0  # of a station; more near saturation
+_PODS = (2, 3, 4, 6, 8, 12, 15, 25, 32, 48, 64, 100, 150)
 _ROOMS = ((2, 4), (3, 0), (4, 3), (5, 8), (6, 0), (8, 4), (4, 30), (10, 10))
 
 
@@ -106,7 +111,7 @@ def _overload(q: Floats, near: bool) -> tuple[OneService, float]:
         utilization, held, fits = 1.0 + 0.52 * q[3] ** 1.4, 0.3 + 1.2 * q[5], 0.7 + 0.9 * q[6]
     workers, queue_limit = rooms[int(np.searchsorted(usual, q[7], side="right"))]
     service = OneService(
-        pods=(2, 3, 4, 6, 8, 12, 15, 25, 32, 48, 64, 100, 150)[int(q[2] * 13)],
+        pods=_PODS[int(q[2] * 13)],
         balancing=LEAST_OUTSTANDING if q[0] < 0.55 else POWER_OF_TWO,
         sharing=int(q[1] * 2.999),
         workers=workers,
@@ -118,20 +123,41 @@ def _overload(q: Floats, near: bool) -> tuple[OneService, float]:
     return service, utilization
 
 
+def _extreme(q: Floats) -> tuple[OneService, float]:
+    """A station whose service times vary little or much."""
+    service = OneService(
+        pods=_PODS[int(q[2] * 13)],
+        balancing=LEAST_OUTSTANDING if q[0] < 0.5 else POWER_OF_TWO,
+        sharing=0 if q[1] < 0.7 else 1 + int(q[1] >= 0.85),
+        cpu_scv=_between(0.2, 0.45, 2.0 * q[4]) if q[4] < 0.5 else _between(2.2, 4.8, 2.0 * q[4] - 1.0),
+        held_s=0.025 * (0.2 + 1.4 * q[5]),
+        timeout_s=60.0,
+    )
+    return service, 0.45 + 0.55 * q[3] ** 0.8
+
+
+_DESIGNS: dict[str, tuple[int, int, int, Callable[[Floats], tuple[OneService, float]]]] = {
+    "any": (12, 77, 1000, _any),  # dimensions, seed of the sequence and of the first station
+    "overload": (8, 5, 5000, partial(_overload, near=False)),
+    "near": (8, 9, 9000, partial(_overload, near=True)),
+    "extreme": (6, 13, 12000, _extreme),
+}
+
+
 def designed(design: str, count: int) -> Iterator[tuple[OneService, float, int]]:
-    """(service, utilization, seed) of the first `count` stations of a design: `any`, `overload`, or `near`."""
-    dimensions, sobol_seed, first_seed = {"any": (12, 77, 1000), "overload": (8, 5, 5000), "near": (8, 9, 9000)}[design]
+    """(service, utilization, seed) of the first `count` stations of a design."""
+    dimensions, sobol_seed, first_seed, station = _DESIGNS[design]
     points = qmc.Sobol(dimensions, seed=sobol_seed).random(1 << max(0, count - 1).bit_length())
     for index in range(count):
-        service, utilization = _any(points[index]) if design == "any" else _overload(points[index], design == "near")
+        service, utilization = station(points[index])
         yield service, utilization, first_seed + index
 
 
 def _play_one(service: OneService, utilization: float, seed: int) -> list[float]:
     """A row of the table: what the station is, and what was seen of it."""
-    calls = 1_200_000 if 0.88 < utilization < 1.03 else 500_000
+    calls = 2.4 * CALLS if 0.88 < utilization < 1.03 else CALLS
     if service.pods <= 8 and utilization > 0.8:
-        calls = int(1.5 * calls)
+        calls *= 1.5
     rate = utilization * service.capacity_per_s
     room_s = (service.workers + service.queue_limit) * service.cpu_s / service.cores
     first = 60 + int(
@@ -153,7 +179,7 @@ def _play_all(path: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         if done == 0:
             writer.writerow([*_SERVICE, *_SEEN])
-        stations = [station for design, count in _STATIONS.items() for station in designed(design, count)]
+        stations = [station for design, count in STATIONS.items() for station in designed(design, count)]
         for station in stations[done:]:
             writer.writerow(_play_one(*station))
             file.flush()
@@ -176,9 +202,16 @@ def _with_model(table: pd.DataFrame, patient: bool) -> pd.DataFrame:
         draw_curve(load[0], state[0], service.held_s / service.cpu_s)
         capacity = float(state["capacity"][0])
         take_point(load[0], state[0], point[0], row["utilization"] / capacity)
-        rows.append([*state["scratch"][0, : SEEN + balanced_corrections.TERMS], float(point["blocked"][0]), capacity])
-    names = ["wait", "whole", "skewness", *(f"t{m}" for m in range(balanced_corrections.TERMS)), "blocked", "capacity"]
-    return pd.concat([table.reset_index(drop=True), pd.DataFrame(rows, columns=names)], axis=1)
+        rows.append([*state["scratch"][0, : len(SEEN)], float(point["blocked"][0]), capacity])
+    return pd.concat(
+        [table.reset_index(drop=True), pd.DataFrame(rows, columns=[*_SEEN_BY_MODEL, "blocked", "capacity"])], axis=1
+    )
+
+
+def _columns(polynomial: Callable[..., Any], terms: int, features: list[Floats]) -> Floats:
+    """Shape (n, terms): what each coefficient of a polynomial is multiplied by."""
+    plain = getattr(polynomial, "py_func", polynomial)
+    return np.stack([np.broadcast_to(plain(unit, *features), features[0].shape) for unit in np.eye(terms)], axis=1)
 
 
 def _alone(table: pd.DataFrame) -> pd.Series:
@@ -261,7 +294,7 @@ def _aims(table: pd.DataFrame) -> list[tuple[Floats, Floats]]:
     memory_s /= np.maximum(0.004, np.abs(1.0 - table["utilization"])) ** 2
     room = table["workers"] + table["queue_limit"]
     memory_s = np.minimum(memory_s, room**2 * table["pods"] * table["cpu_s"] / table["cores"])
-    noise = 0.8 * np.sqrt(2.0 * memory_s / seconds) * table["t5"].clip(lower=0.02, upper=1.0)
+    noise = 0.8 * np.sqrt(2.0 * memory_s / seconds) * table["model_together"].clip(lower=0.02, upper=1.0)
     whole, skewness = np.array([_effective(row) for _, row in table.iterrows()]).T
     part = whole / table["sojourn_2"]
     weights = (
@@ -276,9 +309,9 @@ def _aims(table: pd.DataFrame) -> list[tuple[Floats, Floats]]:
         (table["sharing"] == 2) & (table["cores"] < 1.0), 0.02, 1.0
     )  # calls run faster than their pod's cores
     aims = (
-        np.log((wait + 0.003) / (table["wait"] + 0.003)),
-        np.log(whole / table["cpu_s"] ** 2 / table["whole"]),
-        skewness - table["skewness"],
+        np.log((wait + 0.003) / (table["model_wait"] + 0.003)),
+        np.log(whole / table["cpu_s"] ** 2 / table["model_whole"]),
+        skewness - table["model_skewness"],
     )
     return [(np.asarray(aim), np.asarray(weight * aside)) for aim, weight in zip(aims, weights, strict=True)]
 
@@ -290,13 +323,13 @@ def _told(off: Floats) -> str:
 def _fit_corrections(table: pd.DataFrame) -> Floats:
     """TABLE, shape (6, 3, TERMS)."""
     table = _with_model(table, patient=False)
-    terms = [f"t{m}" for m in range(balanced_corrections.TERMS)]
-    coefficients = np.zeros((6, 3, len(terms)))
+    coefficients = np.zeros((6, 3, balanced_corrections.TERMS))
     for group in range(6):
         part = table[(table["sharing"] + 3 * (table["balancing"] == POWER_OF_TWO)) == group]
         part = part[part["sojourn_2"] > part["held_scv"] * part["held_s"] ** 2]
-        columns = part[terms].to_numpy()
-        filling = columns * (1.0 - columns[:, 6:7])  # what full pods hold is no question of waiting
+        features = [part[name].to_numpy() for name in _SEEN_BY_MODEL[3:]]
+        columns = _columns(balanced_corrections.sum_of_terms, balanced_corrections.TERMS, features)
+        filling = columns * (1.0 - part[["model_full"]].to_numpy())  # what full pods hold is no question of waiting
         fold = np.random.default_rng(1).integers(0, 5, len(part))
         for k, (aim, weights) in enumerate(_aims(part)):
             of_this = filling if k == 0 else columns
@@ -314,15 +347,15 @@ def _fit_corrections(table: pd.DataFrame) -> Floats:
 
 def _reach_terms(table: pd.DataFrame) -> Floats:
     """Columns that `reach` sums, shape (n, REACH_TERMS)."""
-    rows = np.zeros((len(table), balanced_corrections.REACH_TERMS))
-    room = table["workers"] + table["queue_limit"]
-    given = np.stack([
-        np.log(0.5 * (1.0 + table["cpu_scv"])), 1.0 / np.sqrt(table["pods"]), np.minimum(table["utilization"] - 1.0, 0.6),
-        np.where(table["sharing"] == FIFO, 0.0, table["workers"] / room), 1.0 / np.sqrt(room),
-    ], axis=1)  # fmt: skip
-    for row, values in zip(rows, given, strict=True):
-        balanced_corrections.take_reach_terms(row, *values)
-    return rows
+    room = (table["workers"] + table["queue_limit"]).to_numpy()
+    features = [
+        np.log(0.5 * (1.0 + table["cpu_scv"].to_numpy())),
+        1.0 / np.sqrt(table["pods"].to_numpy()),
+        np.minimum(table["utilization"].to_numpy() - 1.0, 0.6),
+        np.where(table["sharing"] == FIFO, 0.0, table["workers"] / room),
+        1.0 / np.sqrt(room),
+    ]
+    return _columns(balanced_corrections.sum_of_reach, balanced_corrections.REACH_TERMS, features)
 
 
 def _fit_reach(table: pd.DataFrame) -> Floats:
@@ -330,7 +363,7 @@ def _fit_reach(table: pd.DataFrame) -> Floats:
     table = _with_model(table[(table["utilization"] > 1.005) & (table["timeout_s"] < 50.0)], patient=True)
     room = table["workers"] + table["queue_limit"]
     per_core = _alone(table) + table["held_s"] / table["cpu_s"]
-    patient = (table["wait"] + per_core) * (1.0 - table["blocked"])
+    patient = (table["model_wait"] + per_core) * (1.0 - table["blocked"])
     hold = ((_wait(table) + per_core) * (1.0 - table["refused"]) / patient).to_numpy()
     fits = ((table["timeout_s"] - table["held_s"]) / table["cpu_s"] * table["cores"] / room).to_numpy()
     lost = (table["timed_out"] / (1.0 - table["refused"])).to_numpy()
