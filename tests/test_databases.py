@@ -10,10 +10,12 @@ import pytest
 
 from sim_core.dataplane.database.fluid import serve_database
 from sim_core.dataplane.database.records import DATABASE, DATABASE_STATE
+from sim_core.dataplane.known import known_stations
 from tests.handmade import row
 from tests.request_worlds import RequestClass, RequestWorld, Service, call, read, run_all, write
 from tests.request_worlds import row as fields
 
+KNOWN = known_stations()["known_points"]
 READ_S, WRITE_S, MANY = 0.01, 0.02, 1e6
 SEEDS = 3
 

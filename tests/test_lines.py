@@ -14,7 +14,6 @@ from sim_core.compiled import kernel
 from sim_core.dataplane.grid import LAST, MOST, cell_of, edge_of
 from sim_core.dataplane.known import known_stations
 from sim_core.dataplane.line import LINE, is_as_before, rest, serve_line
-from sim_core.dataplane.station import LOAD
 from sim_core.theory import erlang_c, mg1_mean_wait_s, mmc_mean_wait_s, mmck_blocking
 from tests.handmade import row
 from tests.test_stations import exact_waits_s
@@ -25,9 +24,9 @@ LARGE = 1e5  # room
 
 
 @kernel
-def _serve_long(known_points, line, load, calls, groups, servers, room, service_s, scv, tick_s, ticks):
+def _serve_long(known_points, line, calls, groups, servers, room, service_s, scv, tick_s, ticks):
     for _ in range(ticks):
-        serve_line(known_points, line, load, calls, groups, servers, room, service_s, scv, tick_s)
+        serve_line(known_points, line, calls, groups, servers, room, service_s, scv, tick_s)
 
 
 def settled(
@@ -40,15 +39,15 @@ def settled(
 ) -> Any:
     line = row(LINE)
     calls = utilization * servers * groups / SERVICE_S
-    _serve_long(KNOWN, line, row(LOAD), calls, groups, servers, room, SERVICE_S, scv, 1.0, ticks)
+    _serve_long(KNOWN, line, calls, groups, servers, room, SERVICE_S, scv, 1.0, ticks)
     return line
 
 
 def played(loads: list[float], servers: float = 1.0, room: float = LARGE) -> list[dict[str, float]]:
     """What a line says tick by tick, under loads over what it can serve."""
-    line, load, found = row(LINE), row(LOAD), []
+    line, found = row(LINE), []
     for utilization in loads:
-        serve_line(KNOWN, line, load, utilization * servers / SERVICE_S, 1.0, servers, room, SERVICE_S, 1.0, 1.0)
+        serve_line(KNOWN, line, utilization * servers / SERVICE_S, 1.0, servers, room, SERVICE_S, 1.0, 1.0)
         found.append({name: float(line[name]) for name in ("open", "busy", "wait_s", "wait_variance_s2")})
     return found
 
@@ -146,10 +145,10 @@ def test_no_line_makes_calls_up_or_has_a_number_out_of_range(
     loads: list[float], servers: float, room: float, scv: float
 ):
     """What is there at the end is no more than what was there and came, less what so many servers do that work at all."""
-    line, load = row(LINE), row(LOAD)
+    line = row(LINE)
     for utilization in loads:
         before, calls = float(line.open), utilization * servers / SERVICE_S
-        serve_line(KNOWN, line, load, calls, 1.0, servers, room, SERVICE_S, scv, 1.0)
+        serve_line(KNOWN, line, calls, 1.0, servers, room, SERVICE_S, scv, 1.0)
         values = [float(line[name]) for name in ("open", "busy", "waits", "wait_s", "wait_variance_s2")]
         assert all(math.isfinite(v) and v >= 0.0 for v in values), values
         assert math.isfinite(line.wait_third_s3)
@@ -160,8 +159,8 @@ def test_no_line_makes_calls_up_or_has_a_number_out_of_range(
 
 
 def test_nobody_and_nothing():
-    line, load = row(LINE, open=1e-12, wait_s=9.0, last_wait_s=9.0, busy=1.0), row(LOAD)
-    serve_line(KNOWN, line, load, 0.0, 1.0, 1.0, 10.0, SERVICE_S, 1.0, 1.0)
+    line = row(LINE, open=1e-12, wait_s=9.0, last_wait_s=9.0, busy=1.0)
+    serve_line(KNOWN, line, 0.0, 1.0, 1.0, 10.0, SERVICE_S, 1.0, 1.0)
     assert (line.open, line.busy, line.wait_s, line.last_wait_s) == (0.0, 0.0, 0.0, 0.0)
     line = settled(0.5, ticks=50)
     rest(line)

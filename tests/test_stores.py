@@ -21,7 +21,6 @@ from sim_core.dataplane.queueing import third_cumulant_factor
 from sim_core.dataplane.services.flows import ENDPOINT_FLOW, STEP_FLOW
 from sim_core.dataplane.services.kinds import CACHED_READ, READ, WRITE
 from sim_core.dataplane.services.records import ENDPOINT, SERVICE, SERVICE_STATE, STEP
-from sim_core.dataplane.station import LOAD
 from sim_core.theory import mg1_mean_wait_s, mmc_mean_wait_s
 from tests.handmade import cumulants, python, row, rows, seen
 
@@ -157,7 +156,7 @@ def settled(
 def settled_line(queries: float, query_s: float, scv: float, cores: float, instances: float = 1.0) -> Any:
     line = row(LINE)
     for _ in range(300):
-        serve_line(KNOWN, line, row(LOAD), queries, instances, cores, 1e5 / instances, query_s, scv, 0.5)
+        serve_line(KNOWN, line, queries, instances, cores, 1e5 / instances, query_s, scv, 0.5)
     return line
 
 

@@ -14,12 +14,19 @@ import numpy as np
 from sim_core.compiled import kernel
 from sim_core.dataplane.grid import LAST, MOST, cell_of, edge_of
 from sim_core.dataplane.known import copy_point, mixed, recall, remember
-from sim_core.dataplane.services.kinds import FIFO, RANDOM
+from sim_core.dataplane.queueing import (
+    geometric_sum,
+    mixed_cumulants,
+    scv_factor,
+    third_cumulant_factor,
+    third_moment_factors,
+    truncated_geometric,
+)
 from sim_core.dataplane.station import POINT
-from sim_core.dataplane.stationary import independent_point
 
 _LINES = np.uint64(0x6C696E65)  # tags of lines begin with it
 _LEAST = 1e-100  # calls; fewer are none
+_LARGE = 1e100
 _SAME = 0.01  # change of an scv, over 1 + scv, from which on a line is another one
 _UNNOTICED = 4e-3  # change of the calls, over calls and idle share, that leaves a line as it was
 _AT_REST = 1e-5  # of the idle share: a utilization this near to that of a line at rest
@@ -49,13 +56,12 @@ LINE = np.dtype(
 
 
 @kernel
-def serve_line(known_points, line, load, calls, groups, servers, room, service_s, scv, tick_s):
+def serve_line(known_points, line, calls, groups, servers, room, service_s, scv, tick_s):
     """Serves a tick's calls. Those that find no room are lost: whoever asks sees to it that there is room.
 
     Args:
         known_points: a table of `known.known_stations`.
         line: LINE, as the last tick left it; zeros at the start.
-        load: LOAD, scratch.
         calls: expected number, spread over the groups at random.
         groups: equal ones [groups].
         servers: of a group; a fractional number are as many slower ones as the next whole number.
@@ -69,7 +75,7 @@ def serve_line(known_points, line, load, calls, groups, servers, room, service_s
     capacity = servers / service_s * tick_s  # of a group
     inflow = calls / groups if calls > _LEAST else 0.0
     before = min(line.open / groups, line.room)
-    part = _settle(known_points, line, load, inflow, capacity, before)
+    part = _settle(known_points, line, inflow, capacity, before)
     below, above = line.below, line.above
     line.utilization = below.utilization + part * (above.utilization - below.utilization)
     blocked = below.blocked + part * (above.blocked - below.blocked)
@@ -109,7 +115,75 @@ def _renew(line, servers, room, scv):
 
 
 @kernel
-def _take_edge(known_points, line, load, point, cell):
+def line_at_rest(point, utilization, capacity, scv, room):
+    """POINT of an M/G/c/K queue, times in units of the mean service time.
+
+    Exact for exponential times; else the line is as much longer or shorter as `scv_factor` says, with the same share of
+    free servers below it.
+
+    Args:
+        capacity: servers; a fractional number are as many slower ones as the next whole number.
+    """
+    servers = math.ceil(capacity)
+    speed = capacity / servers
+    busy = utilization * capacity
+    factor = max(0.02, scv_factor(scv, servers, utilization))
+    if utilization < 1.0:
+        entry = 1.0 / (1.0 - utilization + utilization * factor)
+        ratio = utilization * factor * entry
+    else:
+        entry = 1.0 / factor
+        ratio = (utilization - 1.0 + factor) * entry
+    log_ratio = math.log(max(1e-12, ratio))
+    places = max(1.0, room - servers)
+    # Weights of 0 .. servers - 1 calls, and of `servers` or more.
+    weight, idle, busy_sum = 1.0, 1.0, 0.0
+    for j in range(1, int(servers)):
+        weight *= busy / (j * speed)
+        idle += weight
+        busy_sum += weight * j * speed
+        if weight > _LARGE:  # many servers far beyond their capacity: only ratios count
+            weight, idle, busy_sum = 1.0, idle / weight, busy_sum / weight
+    weight *= utilization * entry
+    if log_ratio > 0.0:
+        down = math.exp(-log_ratio * (places - 1.0)) if log_ratio * places < 700.0 else 0.0
+        idle, busy_sum = idle * down, busy_sum * down
+        in_line = weight * geometric_sum(-log_ratio, places)
+    else:
+        in_line = weight * geometric_sum(log_ratio, places)
+    mean_busy = (busy_sum + capacity * in_line) / (idle + in_line)
+    odds = max(0.0, (busy - mean_busy) / capacity)
+    point.blocked = odds / (1.0 + odds)
+    point.waits = in_line / (idle + in_line)
+    mean_i, variance_i, third_i = truncated_geometric(log_ratio, places)
+    # Little's law over all states, the full one among them.
+    waiting = (1.0 - point.blocked) * point.waits * mean_i + point.blocked * places
+    accepted = max(1e-300, busy * (1.0 - point.blocked))
+    point.wait_s = waiting / accepted
+    # A call that finds i in line waits for i + 1 departures.
+    scv_departures = (scv + servers - 1.0) / servers
+    mean = (mean_i + 1.0) / capacity
+    variance = ((mean_i + 1.0) * scv_departures + variance_i) / capacity**2
+    third = (mean_i + 1.0) * third_cumulant_factor(scv) / servers**2 + 3.0 * variance_i * scv_departures + third_i
+    third /= capacity**3
+    scale = point.wait_s / max(1e-12, point.waits * mean)
+    variance, third = mixed_cumulants(point.waits, mean * scale, variance * scale**2, third * scale**3)
+    if servers == 1.0 and scv > 1.0 and utilization < 1.0:
+        # Takacs: a heavy tail of service times is one of waits.
+        m3, _ = third_moment_factors(scv)
+        settled = utilization * factor / (1.0 - utilization)
+        heavy = settled * settled + utilization * m3 / (3.0 * (1.0 - utilization))
+        light = settled * settled * (2.0 / max(utilization, 1e-9) - 1.0)
+        part = min(1.0, point.wait_s / max(1e-12, settled)) ** 2
+        added = 0.4 * max(0.0, heavy - light) * part
+        third += 3.0 * added * (point.wait_s + math.sqrt(variance + added))
+        variance += added
+    point.wait_variance_s2, point.wait_third_s3 = variance, third
+    point.open = accepted * (point.wait_s + 1.0 / speed)
+
+
+@kernel
+def _take_edge(known_points, line, point, cell):
     """Sets POINT to that where a cell of the grid begins."""
     tag = mixed(mixed(mixed(mixed(_LINES, line.servers), line.room), line.scv), float(cell))
     if recall(known_points, tag, point):
@@ -120,16 +194,14 @@ def _take_edge(known_points, line, load, point, cell):
         point.open = point.blocked = point.waits = point.wait_s = 0.0
         point.wait_variance_s2 = point.wait_third_s3 = 0.0
     else:
-        load.balancing, load.sharing, load.ready, load.nodes = RANDOM, FIFO, 1.0, 1
-        load.cpu_s, load.cpu_scv, load.cores, load.workers = 1.0, line.scv, line.servers, line.room
-        independent_point(load, point, utilization, 0.0, line.room)
+        line_at_rest(point, utilization, line.servers, line.scv, line.room)
         point.open = max(0.0, min(point.open, line.room))
     point.utilization = utilization
     remember(known_points, tag, point)
 
 
 @kernel
-def _go_to(known_points, line, load, cell):
+def _go_to(known_points, line, cell):
     """Has `below` and `above` enclose a cell."""
     if cell == line.cell:
         return
@@ -137,12 +209,12 @@ def _go_to(known_points, line, load, cell):
         copy_point(line.below, line.above)
     elif line.cell >= 0 and cell == line.cell - 1:
         copy_point(line.above, line.below)
-        _take_edge(known_points, line, load, line.below, cell)
+        _take_edge(known_points, line, line.below, cell)
         line.cell = cell
         return
     else:
-        _take_edge(known_points, line, load, line.below, cell)
-    _take_edge(known_points, line, load, line.above, cell + 1)
+        _take_edge(known_points, line, line.below, cell)
+    _take_edge(known_points, line, line.above, cell + 1)
     line.cell = cell
 
 
@@ -153,7 +225,7 @@ def _excess(point, inflow, capacity, before):
 
 
 @kernel
-def _settle(known_points, line, load, inflow, capacity, before):
+def _settle(known_points, line, inflow, capacity, before):
     """Finds the cell of the utilization u at which a line at rest holds what this one does after the tick, and the place
     in the cell: open(u) - before = (inflow - u capacity) (1 - blocked(u)), as for a station of a service.
 
@@ -163,7 +235,7 @@ def _settle(known_points, line, load, inflow, capacity, before):
     aim = min(LAST, cell_of(min(MOST, inflow / capacity)))
     cell = line.cell if line.cell >= 0 else aim
     while True:
-        _go_to(known_points, line, load, cell)
+        _go_to(known_points, line, cell)
         at_below = _excess(line.below, inflow, capacity, before)
         at_above = _excess(line.above, inflow, capacity, before)
         if at_below > 0.0 and cell > low:

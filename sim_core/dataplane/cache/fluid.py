@@ -59,7 +59,7 @@ def look_up(known_points, cache, state, lookups, callers, tick_s):
     line, server_s = state.line, cache.server_s
     if state.lookup_s == 0.0 or not (callers == state.seen_callers and is_as_before(line, lookups, state.seen_lookups)):
         state.seen_lookups, state.seen_callers = lookups, callers
-        serve_line(known_points, line, state.load, lookups, 1.0, 1.0, callers, server_s, cache.scv, tick_s)
+        serve_line(known_points, line, lookups, 1.0, 1.0, callers, server_s, cache.scv, tick_s)
         state.lookup_s = cache.lookup_s + line.wait_s
         state.lookup_variance_s2 = cache.scv * server_s**2 + line.wait_variance_s2
         state.lookup_third_s3 = third_cumulant_factor(cache.scv) * server_s**3 + line.wait_third_s3

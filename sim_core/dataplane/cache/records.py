@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from sim_core.dataplane.line import LINE
-from sim_core.dataplane.station import LOAD
 
 HIT_POINTS = 33  # of the table of hit ratios
 
@@ -28,7 +27,6 @@ CACHE_STATE = np.dtype(
         ("cached_keys", np.float64),
         ("hit_ratio", np.float64),  # of this tick
         ("line", LINE),  # of look-ups for the one thread
-        ("load", LOAD),  # scratch
         ("seen_lookups", np.float64),  # of the tick, and callers, for which the line was worked out last
         ("seen_callers", np.float64),
         ("lookup_s", np.float64),  # mean sojourn of a lookup in this tick

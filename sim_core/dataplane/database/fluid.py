@@ -116,7 +116,7 @@ def serve_database(known_points, database, state, reads, writes, tick_s):
     How long a connection is held beyond the service is no matter for the pools: while servers are busy, all that a query
     waits is the time that they need for those in front of it, wherever these stand. See `wait_for_both`.
     """
-    primary, replicas, load = state.primary, state.replicas, state.load
+    primary, replicas = state.primary, state.replicas
     if rests(state, reads, writes):
         state.busy_s += max(primary.busy, replicas.busy) * tick_s
         return
@@ -127,12 +127,12 @@ def serve_database(known_points, database, state, reads, writes, tick_s):
     reads, writes = share * reads, share * writes
     if database.read_replicas > 0.0:
         readers, n = replicas, database.read_replicas
-        serve_line(known_points, replicas, load, reads, n, cores, state.callers / n, database.read_s, scv, tick_s)
-        serve_line(known_points, primary, load, writes, 1.0, cores, state.callers, database.write_s, scv, tick_s)
+        serve_line(known_points, replicas, reads, n, cores, state.callers / n, database.read_s, scv, tick_s)
+        serve_line(known_points, primary, writes, 1.0, cores, state.callers, database.write_s, scv, tick_s)
     else:
         readers = primary
         mean_s, mean_scv = mixed_query(database, reads, writes)
-        serve_line(known_points, primary, load, reads + writes, 1.0, cores, state.callers, mean_s, mean_scv, tick_s)
+        serve_line(known_points, primary, reads + writes, 1.0, cores, state.callers, mean_s, mean_scv, tick_s)
     state.busy_s += max(primary.busy, replicas.busy) * tick_s
     slowness = math.ceil(cores) / cores
     read_s, write_s = slowness * database.read_s, slowness * database.write_s
@@ -191,7 +191,7 @@ def serve_pools(known_points, database, state, reads, writes, tick_s):
         rest(pools)  # chance alone never needs them all
     else:
         room = state.callers / pods
-        serve_line(known_points, pools, state.load, queries, pods, database.pool_size, room, held_s, scv, tick_s)
+        serve_line(known_points, pools, queries, pods, database.pool_size, room, held_s, scv, tick_s)
         state.pool_queue = max(0.0, pools.open - pools.busy * state.pool)
     state.kept = 1.0
     if state.think_s > 0.0 and pools.wait_s > _SHORT * held_s and queries > 0.0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from sim_core.dataplane.line import LINE
-from sim_core.dataplane.station import LOAD
 
 DATABASE = np.dtype(
     [
@@ -26,7 +25,6 @@ DATABASE_STATE = np.dtype(
         ("primary", LINE),  # queries that wait for a connection are among those of a line
         ("replicas", LINE),
         ("pools", LINE),  # of the pods, their connections as servers
-        ("load", LOAD),  # scratch
         ("seen_reads", np.float64),  # queries of the tick, and pods, for which all that was worked out last
         ("seen_writes", np.float64),
         ("seen_pool", np.float64),
