@@ -188,7 +188,7 @@ def test_a_fit_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     written = {"np": np}
     exec(text[text.index("REACH = np.array(") :], written)
     assert written["TABLE"].shape == balanced_corrections.TABLE.shape == (6, 3, balanced_corrections.TERMS)
-    assert written["REACH"].shape == balanced_corrections.REACH.shape == (4, 2, balanced_corrections.REACH_TERMS)
+    assert written["REACH"].shape == balanced_corrections.REACH.shape == (6, 2, balanced_corrections.REACH_TERMS)
     assert not np.array_equal(written["TABLE"], balanced_corrections.TABLE)
 
 

@@ -302,7 +302,7 @@ def room_in_reach(load, pods, utilization, held, room, uneven):
         return room
     shared = 0.0 if load.sharing == FIFO else load.workers / room  # part of the calls that do not wait in line
     over = min(0.6, max(0.0, utilization - 1.0))
-    group = (1 if load.sharing != FIFO else 0) + (2 if load.balancing == POWER_OF_TWO else 0)
+    group = load.sharing + (3 if load.balancing == POWER_OF_TWO else 0)
     scale, power = reach(group, uneven, 1.0 / math.sqrt(pods), over, shared, 1.0 / math.sqrt(room))
     power = math.exp(power)
     reached = math.exp(-math.log1p(math.exp(-power * (math.log(max(1e-3, fits / room)) + scale))) / power)

@@ -359,7 +359,7 @@ def _reach_terms(table: pd.DataFrame) -> Floats:
 
 
 def _fit_reach(table: pd.DataFrame) -> Floats:
-    """REACH, shape (4, 2, REACH_TERMS): residuals of 1 are 2 % of a pod's calls, or 1 point of calls that are given up."""
+    """REACH, shape (6, 2, REACH_TERMS): residuals of 1 are 2 % of a pod's calls, or 1 point of calls that are given up."""
     table = _with_model(table[(table["utilization"] > 1.005) & (table["timeout_s"] < 50.0)], patient=True)
     room = table["workers"] + table["queue_limit"]
     per_core = _alone(table) + table["held_s"] / table["cpu_s"]
@@ -371,13 +371,14 @@ def _fit_reach(table: pd.DataFrame) -> Floats:
     points = np.where(lost < 1e-5, 0.0, 100.0 * steep * table["sojourn_s"] / np.sqrt(table["sojourn_2"]))
     weights = np.sqrt((1.0 / 0.02) ** 2 + np.minimum(points, 400.0) ** 2)
     columns = _reach_terms(table)
-    coefficients = np.zeros((4, 2, columns.shape[1]))
-    for group in range(4):
-        mine = (table["sharing"] != FIFO) + 2 * (table["balancing"] == POWER_OF_TWO) == group
+    coefficients = np.zeros((6, 2, columns.shape[1]))
+    for group in range(6):
+        mine = table["sharing"] + 3 * (table["balancing"] == POWER_OF_TWO) == group
         use = (mine & (table["capacity"] > 0.97)).to_numpy() & (fits < 3.0)
 
         def off(x: Floats, use: np.ndarray = use) -> Floats:
-            scale, power = columns[use] @ x[: len(x) // 2], np.exp(np.clip(columns[use] @ x[len(x) // 2 :], 0.0, 3.0))
+            scale, power = (columns[use] @ half for half in np.split(x, 2))
+            scale, power = np.clip(scale, -1.0, 1.0), np.exp(np.clip(power, 0.0, 3.0))
             reached = -np.log1p((fits[use] * np.exp(scale)) ** -power) / power
             return np.asarray((reached - np.log(hold[use])) * weights[use])
 

@@ -350,6 +350,7 @@ def _as_met(state, capacity):
         copy_point(state.met, here)
     else:
         ticks = (state.above.open - state.below.open) / (state.above.utilization - state.below.utilization) / capacity
+        ticks = max(0.0, ticks)  # approximations need not grow everywhere
         _mix(state.met, here, last, 0.5 * ticks / (1.0 + ticks))
     copy_point(last, here)
 
