@@ -131,6 +131,19 @@ def test_calls_that_are_lost_together_get_less_of_the_budget(share: float, commo
     assert fluid.within_budget(share, 0.2, 1.0) == pytest.approx(0.2 * share)
 
 
+@pytest.mark.parametrize(
+    ("share", "common"), [(0.02, 0.5), (0.1, 0.05), (0.1, 0.5), (0.2, 0.2), (0.5, 0.05), (0.5, 0.8)]
+)
+def test_retries_vary_as_the_budget_lets_them(share: float, common: float):
+    """The standard deviation of min(X, 0.2), X as above: within 0.035; none where the budget is always used up."""
+    scale = 1.0 / common - 1.0
+    lost = stats.beta(share * scale, (1.0 - share) * scale)
+    mean = quad(lambda x: lost.sf(x), 0.0, 0.2, limit=200)[0]
+    square = quad(lambda x: 2.0 * x * lost.sf(x), 0.0, 0.2, limit=200)[0]
+    assert fluid.deviation_within(share, 0.2, common, mean) == pytest.approx(math.sqrt(square - mean**2), abs=0.035)
+    assert fluid.deviation_within(0.9, 0.2, 0.01, 0.2) == 0.0
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.1, 0.5, 0.9, 1.0, 2.0])
 def test_fates_are_as_correlated_as_normal_waits_cut_at_their_median(correlation: float):
     """P(both beyond) = 1/4 + asin(rho) / (2 pi); over 1/4, as the correlation of two coins."""

@@ -18,6 +18,8 @@ _LEAST = 1e-100  # calls; fewer are none
 # What calls are held moves on a grid: steps of CPU time and held time together [1], and of the variance over their square.
 _HELD_MOVES, _HELD_VARIES = 0.01, 0.05
 _SLACK = 2e-5  # calls that may be where they are not, over those that are there or could be served in the tick
+_WIDEST = 8.0  # variance of lines over that at rest
+_FOLLOW = 0.7  # correlation of retries with the lines they meet, a timeout after those that caused them
 _QUICK = 12.0  # variance of what comes and goes in a tick, over that at rest, from which on lines vary as at rest
 
 
@@ -56,8 +58,9 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     fluid flow approximation", INFOCOM (1996).
 
     How many pods are idle or full depends on how lines vary, too. At rest a line is spread like a (truncated) exponential
-    distribution; while it fills or drains, its variance v grows by what comes and goes, and empty and full lines pull it
-    together: v' = inflow + served - pulled, linear in r, the ratio of v to the variance at rest with as many calls. A
+    distribution; while it fills or drains, its variance v grows by what comes and goes (where lines are kept equal, also by
+    the retries of those that time out, which make long lines longer), and empty and full lines pull it together: v' =
+    inflow + served - pulled, linear in r, the ratio of v to the variance at rest with as many calls. A
     normal distribution, truncated at 0, of that mean and variance has exp(0.6 - 0.6 / r) as many lines near 0 as an
     exponential one (within 5 %); of a distribution that drifts against 0 some have arrived (see `_arrived`).
     Closing the equations of mean and variance by a family of distributions is Rothkopf and Oren's idea: "A closure
@@ -74,13 +77,17 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     part = (aim - below.utilization) / (above.utilization - below.utilization)
     open_calls = below.open + part * (above.open - below.open)
     slack = _SLACK * (capacity + open_calls)
-    if not state.moves and abs(open_calls - before) <= slack:
+    if not state.moves and abs(open_calls - before) <= slack and state.uneven == 0.0:
         state.utilization = state.aim = aim
         state.blocked = below.blocked + part * (above.blocked - below.blocked)
         return
     stir, pods = _stir(load), load.ready if _kept_equal(load) else 1.0
     places = max(1.0, load.workers + load.queue_limit - load.cores)
     settled = unit / load.cores
+    retries = 0.0  # what they add to the variance: twice their covariance with the length of lines
+    if state.uneven > 0.0 and pods > 1.0:
+        retries = 2.0 * _FOLLOW * state.uneven / pods * math.sqrt(state.variance)
+    state.uneven = 0.0
     drains, fills = max(0.0, 1.0 - inflow / capacity), max(0.0, 1.0 - capacity / max(inflow, _LEAST))
     low, high = 0.0, MOST
     at = min(high, max(low, state.utilization + aim - state.aim))  # as far behind as a tick ago
@@ -101,7 +108,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         drained, filled, pull, ratio, arrived = 0.0, 0.0, 1.0, 1.0, 0.0
         if pulled < _QUICK * at_rest:
             more = (inflow - at * capacity) * (1.0 - blocked) / pods
-            ratio = max(1e-3, (state.variance + pulled + more) / (at_rest + pulled))
+            ratio = min(_WIDEST, max(1e-3, (state.variance + pulled + more + retries) / (at_rest + pulled)))
             pull = math.exp(0.6 - 0.6 / ratio)
             if drains > 0.0:
                 drained = drains * _arrived(ratio * at_rest, line)
@@ -350,7 +357,7 @@ def _as_met(state, capacity):
         copy_point(state.met, here)
     else:
         ticks = (state.above.open - state.below.open) / (state.above.utilization - state.below.utilization) / capacity
-        ticks = max(0.0, ticks)  # approximations need not grow everywhere
+        ticks = max(0.0, ticks)  # points of rare stations may hold less at more load
         _mix(state.met, here, last, 0.5 * ticks / (1.0 + ticks))
     copy_point(last, here)
 

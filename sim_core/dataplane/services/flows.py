@@ -87,6 +87,10 @@ CALL_FLOW = np.dtype(
         ("new_calls", np.float64),  # first attempts that join the callee
         ("due", np.float64, (MAX_RETRIES,)),  # first, second, third retries among the calls offered
         ("clean_share", np.float64),
+        (
+            "uneven",
+            np.float64,
+        ),  # standard deviation of the retries that follow from it, by how long the callee's lines are
         ("extra_held_s", np.float64),  # what timeouts and retries add to the caller's time with a clean call
         ("cut", CUT),  # the callee's sojourn, and what the timeout leaves of it
     ],

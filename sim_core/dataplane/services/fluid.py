@@ -17,6 +17,7 @@ from sim_core.dataplane.stationary import stretch_of
 
 _SAME = 2e-3  # relative change of what a call costs
 _FAR2 = 300.0  # squared standard deviations: further out, nobody gives up
+_SQRT_2 = math.sqrt(2.0)
 LEAST = 1e-100  # of requests, calls, queries: fewer are none, for products with them would vanish, and ratios overflow
 
 
@@ -316,6 +317,7 @@ def finish_call(world, c, step_flow):
     flow.extra_held_s = timed_out * (call.timeout_s - step_flow.mean_s)
     offered = flow.new_calls + flow.due[0] + flow.due[1] + flow.due[2]
     flow.failed_share = 0.0
+    flow.uneven = 0.0
     if answered < 1.0 and offered > LEAST:
         common = 0.0
         if timed_out > 0.0:
@@ -323,6 +325,7 @@ def finish_call(world, c, step_flow):
         again = count_lost_calls(call, flow, world.service_windows[call.service], offered, answered, timed_out, common,
                                  world.state.tick, world.lane.tick_s)  # fmt: skip
         flow.extra_held_s += again * (call.backoff_s[0] + step_flow.mean_s)
+        world.service_flows[call.service].station.uneven += flow.uneven
     for attempt in range(len(flow.due)):
         flow.due[attempt] = 0.0
 
@@ -381,6 +384,14 @@ def within_budget(share, allowed, common):
 
 
 @kernel
+def deviation_within(share, allowed, common, given):
+    """Standard deviation of min(X, allowed), X as in `within_budget`; `given` is its mean."""
+    deviation = math.sqrt(common * share * (1.0 - share))
+    below = 0.5 * math.erfc((share - allowed) / (deviation * _SQRT_2))  # P(X < allowed), X taken for normal
+    return min(deviation * below, math.sqrt(given * max(0.0, min(1.0, allowed) - given)))
+
+
+@kernel
 def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, common):
     """Sends lost calls round again, as far as attempts and the retry budget allow.
 
@@ -399,7 +410,10 @@ def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, com
     allowed = call.retry_budget_ratio * flow.new_calls
     if wanted <= 0.0 or allowed <= 0.0:
         return lost
-    admitted = within_budget(share, share * allowed / wanted, common) / share
+    given = within_budget(share, share * allowed / wanted, common)
+    admitted = given / share
+    if common > 0.0:
+        flow.uneven = wanted / share * deviation_within(share, share * allowed / wanted, common, given)
     for attempt in range(call.max_retries):
         calls = admitted * share * (flow.new_calls if attempt == 0 else flow.due[attempt - 1])
         refused_ticks = max(1, int(call.backoff_s[attempt] / tick_s + 0.5))
