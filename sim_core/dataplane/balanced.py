@@ -323,6 +323,9 @@ def crowded_point(load, state, point, utilization, held, room):
         servers = load.workers
     factor = scv_factor(scv, servers, utilization)
     factor *= gap_factor(load, scv, utilization) / (0.5 * (1.0 + scv))
+    # Whoever finds no place to wait is lost, and a loss system does not care for the variability of service times (Erlang).
+    typical = load.cores * (1.0 + held)
+    factor = 1.0 + (factor - 1.0) * min(1.0, max(0.0, room - typical) / max(1.0, typical))
     # A single pod's wait goes with the variability; in overload, its room is what counts.
     full = min(1.0, utilization) ** 20
     alone_factor = 1.0 + (factor - 1.0) * (1.0 - full)
