@@ -16,7 +16,8 @@ from sim_core.dataplane.serving import serve_station
 from sim_core.dataplane.stationary import stretch_of
 
 _SAME = 2e-3  # relative change of what a call costs
-_FAR2 = 300.0  # squared standard deviations: further out, nobody gives up
+_FAR2 = 150.0  # squared standard deviations: further out, nobody gives up
+_FEW = 1e-4  # of calls that time out: that few do not make an overload
 _SQRT_2 = math.sqrt(2.0)
 LEAST = 1e-100  # of requests, calls, queries: fewer are none, for products with them would vanish, and ratios overflow
 
@@ -320,7 +321,7 @@ def finish_call(world, c, step_flow):
     flow.uneven = 0.0
     if answered < 1.0 and offered > LEAST:
         common = 0.0
-        if timed_out > 0.0:
+        if timed_out > _FEW:
             common = in_common(world.service_flows[call.service].station.common_variance_s2, below.variance_s2)
         again = count_lost_calls(call, flow, world.service_windows[call.service], offered, answered, timed_out, common,
                                  world.state.tick, world.lane.tick_s)  # fmt: skip
