@@ -4,7 +4,8 @@ whose workers bind.
 A pod with k open calls works at the speed X(k) of a closed network (see `curve`); the open calls of all pods are a
 birth-death chain in which the balancer keeps pods equal. That is the decomposition of Chandy, Herzog and Woo,
 "Parametric analysis of queuing networks", IBM J. Res. Dev. 19 (1975); exact for one pod. What a balancer leaves
-unequal (power of two; several nodes) is added from the limit of many pods.
+unequal (power of two; several nodes) is added from the limit of many pods. What that leaves over is fitted to an exact
+simulation: see `balanced_corrections`, and `fit_balanced`, which repeats it.
 
 Times inside this module are in units of the mean CPU time of a call, speeds in cores.
 """
@@ -33,8 +34,8 @@ SEEN = (
 )  # fmt: skip
 _FAR = 8.0  # logarithm of a weight over that of the likeliest state; states beyond count no more
 _WIDE = 1.4  # of the standard deviation of the chain: distance of the states that are looked at
-_LONGEST_HELD = 12.0  # of held times that corrections were fitted to, over the time at the CPU
 _WIDE_AT_END = 0.8  # ... where it ends
+_LONGEST_HELD = 12.0  # of held times that corrections were fitted to, over the time at the CPU
 _FEW = 11.0  # calls, of which each number is looked at
 _CERTAIN = 14.0  # logarithm of a weight beyond which a geometric sum has no end
 _MOST_NODES = 8
@@ -44,9 +45,10 @@ _HEAVY_TOGETHER = 0.9
 _ONCE = 0.55
 # ... how the disorder of several nodes exceeds the binomial one, ...
 _NODES_DISORDER = 1.08
-# ... how much of the fluctuation of all calls together two choices keep: a factor, times a power of utilization, ...
-_TWO_CHOICES, _TWO_CHOICES_POWER = 0.82, 2.0
-_SHARED_EVENNESS = 0.5  # of calls that share the CPUs of balanced pods
+# ... how much of the fluctuation of all calls together two choices keep, over the square of utilization, ...
+_TWO_CHOICES = 0.82
+# ... and how evenly calls that share CPUs are spread over balanced pods.
+_SHARED_EVENNESS = 0.5
 
 
 @kernel

@@ -2,8 +2,9 @@
 
 Prints, for every scenario, the mean wait, and how far the station is from the truth in mean latency [%], 95th percentile
 [%], share of calls within 0.3 s [percentage points], and share of attempts refused or given up [points]; and writes the
-table to a CSV file (`--out`). Scenarios of the set `fit` were used to choose the coefficients at the top of
-`stationary.py`, by hand; those of the set `judge` (other loads, pods, held times, scvs, rooms) were not looked at for that.
+table to a CSV file (`--out`). Scenarios of the set `fit` were used to choose coefficients by hand (those of balanced pods
+are fitted by `fit_balanced`, to stations of its own); those of the set `judge` (other loads, pods, held times, scvs, rooms)
+were not looked at for that.
 
 `tests/station_residuals.csv` is the table of 150,000 calls a scenario (`--calls 1.5e5`).
 

@@ -8,7 +8,7 @@ Two models, each exact where its assumptions hold:
   network of its CPU and the time calls are held elsewhere, which works at the speed X(k); the open calls of all pods
   are a birth-death chain in which the balancer keeps pods equal. That is the decomposition of Chandy, Herzog and Woo,
   "Parametric analysis of queuing networks", IBM J. Res. Dev. 19 (1975); exact for one pod. What a balancer leaves
-  unequal (power of two; several nodes) is added from the limit of many pods.
+  unequal (power of two; several nodes) is added from the limit of many pods. These are in `balanced`.
 
 Times inside this module are in units of the mean CPU time of a call, speeds in cores.
 """
