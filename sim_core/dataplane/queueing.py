@@ -4,14 +4,48 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from sim_core.compiled import kernel
-from sim_core.dataplane.services.records import ROUND_ROBIN
+from sim_core.dataplane.services.records import CFS_QUOTA, FIFO, ROUND_ROBIN
 
 _SQRT_HALF = math.sqrt(0.5)
 _NORMAL_AT_0 = 1.0 / math.sqrt(2.0 * math.pi)
 _LEAST_SKEWNESS = 0.01  # below it a shape is a normal one; shift and scale would cancel
 _MOST_SKEWNESS = 60.0
 _GAMMA_SKEWNESS, _LOGNORMAL_SKEWNESS = 2.2, 3.2
+# Shapes are split above this coefficient of variation and this skewness over it; from there on gradually.
+_SPLIT_CV, _SPLIT_CV_WIDTH, _SPLIT_SKEWNESS = 0.3, 0.2, -0.5
+_MOST_CV, _MOST_SKEWNESS_BY_CV = 2.5, 9.0  # beyond which a split goes by these
+_MOST_BETWEEN = 0.95  # of the variance, that is between the pieces
+# Fitted, see fit.py. Rows: logit of the slow share, log of the distance over the standard deviation, log of the ratio of
+# variances; columns: 1, x, y, x^2, x y, y^2 with x = log cv and y = log((skewness / cv + 1) / 3).
+SPLIT = np.array([
+    [0.218, -0.875, -0.677, 0.787, 0.538, 0.023],
+    [0.125, -0.074, -0.560, -0.609, 0.487, -0.423],
+    [2.460, 3.062, -1.806, 0.977, -0.571, -0.887],
+])  # fmt: skip
+
+
+@kernel
+def call_speed(load):
+    """Cores that one call alone keeps busy: FIFO servers are equal, shared CPUs give a call at most one core, and under a
+    quota it runs on a whole one until the quota is used up."""
+    if load.sharing == FIFO:
+        return load.cores / math.ceil(load.cores)
+    if load.sharing == CFS_QUOTA:
+        return 1.0
+    return min(1.0, load.cores)
+
+
+@kernel
+def speed_with(state, calls):
+    """Cores busy in a pod with so many open calls, between whole numbers linearly."""
+    at = calls / state.stride
+    if at >= state.saturated:
+        return state.speed[state.saturated]
+    level = int(at)
+    return state.speed[level] + (at - level) * (state.speed[level + 1] - state.speed[level])
 
 
 @kernel
@@ -79,128 +113,244 @@ def third_cumulant_factor(scv):
 
 @kernel
 def take_shape(shape, mean, variance, third):
-    """Sets the SHAPE of these cumulants, mirrored where the skewness is negative.
+    """Sets the SHAPE of these cumulants."""
+    take_split_shape(shape, mean, variance, third, SPLIT)
+
+
+@kernel
+def take_split_shape(shape, mean, variance, third, split):
+    """Sets the SHAPE of these cumulants, split by these coefficients.
+
+    Times that are made up of waits are now short, now long: where they vary much, two distributions of the same
+    skewness share in them, one with the mean `apart` below the other's. Their parts, distance, and variances go by the
+    coefficient of variation and the skewness alone; they were fitted to simulated sojourn times, see fit.py.
+    """
+    if variance <= 1e-12 * mean * mean:
+        shape.slow_share = 0.0
+        _take_piece(shape.fast, mean, 0.0, 0.0)
+        return
+    sd = math.sqrt(variance)
+    cv = sd / mean if mean > 0.0 else _MOST_CV
+    skewness = third / (variance * sd)
+    part = _ramp((cv - _SPLIT_CV) / _SPLIT_CV_WIDTH) * _ramp((skewness / cv - _SPLIT_SKEWNESS) / -_SPLIT_SKEWNESS)
+    if part <= 0.0:
+        shape.slow_share = 0.0
+        _take_piece(shape.fast, mean, sd, skewness)
+        return
+    x = math.log(min(_MOST_CV, cv))
+    y = math.log((min(_MOST_SKEWNESS_BY_CV, skewness / cv) + 1.0) / 3.0)  # 0 for gamma distributions
+    log_odds, log_apart, log_ratio = _form(split[0], x, y), _form(split[1], x, y), _form(split[2], x, y)
+    slow = 1.0 / (1.0 + math.exp(-min(4.0, max(-4.0, log_odds))))
+    fast = 1.0 - slow
+    apart = part * sd * math.exp(min(2.0, max(-4.0, log_apart)))
+    apart = min(apart, sd * math.sqrt(_MOST_BETWEEN / (slow * fast)))
+    ratio = math.exp(part * min(6.0, max(-2.0, log_ratio)))  # variance of the slow over that of the fast
+    variance_fast = (variance - slow * fast * apart * apart) / (fast + slow * ratio)
+    variance_slow = variance_fast * ratio
+    between = slow * fast * apart * (3.0 * (variance_slow - variance_fast) + (fast - slow) * apart * apart)
+    sd_fast, sd_slow = math.sqrt(variance_fast), math.sqrt(variance_slow)
+    skewness = (third - between) / (fast * variance_fast * sd_fast + slow * variance_slow * sd_slow)
+    skewness = min(_MOST_SKEWNESS, max(-2.0, skewness))
+    shape.slow_share = slow
+    _take_piece(shape.fast, mean - slow * apart, sd_fast, skewness)
+    _take_piece(shape.slow, mean + fast * apart, sd_slow, skewness)
+
+
+@kernel
+def _ramp(x):
+    """From 0 below 0 to 1 above 1, without a bend."""
+    x = min(1.0, max(0.0, x))
+    return x * x * (3.0 - 2.0 * x)
+
+
+@kernel
+def _form(of, x, y):
+    """A quadratic form."""
+    return of[0] + (of[1] + of[3] * x + of[4] * y) * x + (of[2] + of[5] * y) * y
+
+
+@kernel
+def _take_piece(piece, mean, sd, skewness):
+    """Sets a PIECE, mirrored where the skewness is negative.
 
     Up to skewness 2 a shifted gamma distribution (the exponential one and sums of exponentials among them), written as
     the cube of a normal variable; from skewness 3 on a shifted lognormal one; a mixture of both between. The lognormal's
     skewness is (w + 2) sqrt(w - 1) with w = exp(log_sd^2): a cubic equation with one real root.
     Source of the cube: Wilson and Hilferty, "The distribution of chi-square", PNAS 17 (1931).
     """
-    shape.mean = mean
-    shape.lognormal = 0.0
-    if variance <= 1e-12 * mean * mean:
-        shape.sd = 0.0
-        return
-    sd = math.sqrt(variance)
-    shape.sd = sd
-    skewness = third / (variance * sd)
-    shape.sign = 1.0 if skewness >= 0.0 else -1.0
+    piece.mean, piece.sd = mean, sd
+    piece.lognormal = 0.0
+    piece.sign = 1.0 if skewness >= 0.0 else -1.0
     skewness = min(_MOST_SKEWNESS, max(_LEAST_SKEWNESS, abs(skewness)))
     if skewness < _LOGNORMAL_SKEWNESS:
         scale = 0.5 * sd * skewness
         inverse = 0.25 * skewness * skewness  # 1 / form parameter
-        shape.cube_shift = mean - shape.sign * scale / inverse
-        shape.cube_scale = scale / inverse
-        shape.cube_sd = math.sqrt(inverse) / 3.0
-        shape.cube_mean = 1.0 - inverse / 9.0
+        piece.cube_shift = mean - piece.sign * scale / inverse
+        piece.cube_scale = scale / inverse
+        piece.cube_sd = 0.5 * skewness / 3.0
+        piece.cube_mean = 1.0 - inverse / 9.0
     if skewness > _GAMMA_SKEWNESS:
-        shape.lognormal = min(1.0, (skewness - _GAMMA_SKEWNESS) / (_LOGNORMAL_SKEWNESS - _GAMMA_SKEWNESS))
+        piece.lognormal = min(1.0, (skewness - _GAMMA_SKEWNESS) / (_LOGNORMAL_SKEWNESS - _GAMMA_SKEWNESS))
         half = 0.5 * skewness * skewness
         root = (1.0 + half + skewness * math.sqrt(1.0 + 0.5 * half)) ** (1.0 / 3.0)
         grown = root - 2.0 + 1.0 / root  # w - 1
         log_variance = math.log1p(grown)
-        log_mean = math.log(sd) - 0.5 * (math.log(grown) + log_variance)
-        shape.log_mean = log_mean
-        shape.log_sd = math.sqrt(log_variance)
-        shape.log_shift = mean - shape.sign * math.exp(log_mean + 0.5 * log_variance)
+        log_mean = math.log(sd) - 0.5 * (math.log(grown) + log_variance) if sd > 0.0 else -math.inf
+        piece.log_mean = log_mean
+        piece.log_sd = math.sqrt(log_variance)
+        piece.log_shift = mean - piece.sign * math.exp(log_mean + 0.5 * log_variance)
 
 
 @kernel
 def quantile_of_shape(shape, normal_quantile):
-    """The quantile that a standard normal variable has at `normal_quantile`; not below 0 [s]."""
-    if shape.sd == 0.0:
-        return shape.mean
-    place = shape.sign * normal_quantile
-    value = 0.0
-    if shape.lognormal < 1.0:
-        root = max(0.0, shape.cube_mean + shape.cube_sd * place)
-        value = (1.0 - shape.lognormal) * (shape.cube_shift + shape.sign * shape.cube_scale * root * root * root)
-    if shape.lognormal > 0.0:
-        value += shape.lognormal * (shape.log_shift + shape.sign * math.exp(shape.log_mean + shape.log_sd * place))
-    return max(0.0, value)
+    """The quantile that a standard normal variable has at `normal_quantile`; not below 0 [s].
+
+    That of two pieces lies between theirs: by the rule of false position, halved where it gets stuck (Illinois).
+    """
+    low = _quantile_of_piece(shape.fast, normal_quantile)
+    if shape.slow_share <= 0.0:
+        return max(0.0, low)
+    high = _quantile_of_piece(shape.slow, normal_quantile)
+    if low > high:
+        low, high = high, low
+    low, high = max(0.0, low), max(0.0, high)
+    aim = 0.5 * math.erfc(-normal_quantile * _SQRT_HALF)
+    off_low, off_high = share_within(shape, low) - aim, share_within(shape, high) - aim
+    if off_low >= 0.0:
+        return low
+    if off_high <= 0.0:
+        return high
+    side = 0
+    at = high
+    for _ in range(30):
+        if high - low <= 1e-4 * high or off_high - off_low < 1e-12:
+            break
+        at = low - off_low * (high - low) / (off_high - off_low)
+        off = share_within(shape, at) - aim
+        if abs(off) <= 1e-3 * min(aim, 1.0 - aim):
+            break
+        if off > 0.0:
+            high, off_high = at, off
+            if side > 0:
+                off_low *= 0.5
+            side = 1
+        else:
+            low, off_low = at, off
+            if side < 0:
+                off_high *= 0.5
+            side = -1
+    return at
 
 
 @kernel
-def _cube_place(shape, threshold):
+def _quantile_of_piece(piece, normal_quantile):
+    if piece.sd == 0.0:
+        return piece.mean
+    place = piece.sign * normal_quantile
+    value = 0.0
+    if piece.lognormal < 1.0:
+        root = max(0.0, piece.cube_mean + piece.cube_sd * place)
+        value = (1.0 - piece.lognormal) * (piece.cube_shift + piece.sign * piece.cube_scale * root * root * root)
+    if piece.lognormal > 0.0:
+        value += piece.lognormal * (piece.log_shift + piece.sign * math.exp(piece.log_mean + piece.log_sd * place))
+    return value
+
+
+@kernel
+def _cube_place(piece, threshold):
     """The normal variable's value at which the gamma distribution reaches the threshold."""
-    above = shape.sign * (threshold - shape.cube_shift)
+    above = piece.sign * (threshold - piece.cube_shift)
     if above <= 0.0:
-        return -shape.cube_mean / shape.cube_sd
-    return ((above / shape.cube_scale) ** (1.0 / 3.0) - shape.cube_mean) / shape.cube_sd
+        return -piece.cube_mean / piece.cube_sd
+    return ((above / piece.cube_scale) ** (1.0 / 3.0) - piece.cube_mean) / piece.cube_sd
 
 
 @kernel
 def share_within(shape, threshold):
     """P(X <= threshold)."""
-    if shape.sd == 0.0:
-        return 1.0 if shape.mean <= threshold else 0.0
+    within = _share_of_piece(shape.fast, threshold)
+    if shape.slow_share > 0.0:
+        within += shape.slow_share * (_share_of_piece(shape.slow, threshold) - within)
+    return within
+
+
+@kernel
+def _share_of_piece(piece, threshold):
+    if piece.sd == 0.0:
+        return 1.0 if piece.mean <= threshold else 0.0
     within = 0.0
-    if shape.lognormal < 1.0:
-        above = shape.sign * (threshold - shape.cube_shift)
-        share = 0.5 - 0.5 * shape.sign
+    if piece.lognormal < 1.0:
+        above = piece.sign * (threshold - piece.cube_shift)
+        share = 0.5 - 0.5 * piece.sign
         if above > 0.0:
-            share = 0.5 * math.erfc(-shape.sign * _cube_place(shape, threshold) * _SQRT_HALF)
-        within = (1.0 - shape.lognormal) * share
-    if shape.lognormal > 0.0:
-        above = shape.sign * (threshold - shape.log_shift)
-        share = 0.5 - 0.5 * shape.sign
+            share = 0.5 * math.erfc(-piece.sign * _cube_place(piece, threshold) * _SQRT_HALF)
+        within = (1.0 - piece.lognormal) * share
+    if piece.lognormal > 0.0:
+        above = piece.sign * (threshold - piece.log_shift)
+        share = 0.5 - 0.5 * piece.sign
         if above > 0.0:
-            share = 0.5 * math.erfc(-shape.sign * (math.log(above) - shape.log_mean) / shape.log_sd * _SQRT_HALF)
-        within += shape.lognormal * share
+            share = 0.5 * math.erfc(-piece.sign * (math.log(above) - piece.log_mean) / piece.log_sd * _SQRT_HALF)
+        within += piece.lognormal * share
     return within
 
 
 @kernel
 def cumulants_within(shape, threshold, within):
-    """Mean, variance and third cumulant of X where X <= threshold, which has the probability `within`.
+    """Mean, variance and third cumulant of X where X <= threshold, which has the probability `within`."""
+    if shape.slow_share <= 0.0:
+        return _piece_within(shape.fast, threshold, within)
+    share_slow = _share_of_piece(shape.slow, threshold)
+    share_fast = _share_of_piece(shape.fast, threshold)
+    slow = shape.slow_share * share_slow / max(1e-12, within)
+    mean, variance, third = _piece_within(shape.fast, threshold, share_fast)
+    mean_slow, variance_slow, third_slow = _piece_within(shape.slow, threshold, share_slow)
+    slow = min(1.0, slow)
+    apart = mean_slow - mean
+    between = slow * (1.0 - slow) * apart
+    third += slow * (third_slow - third)
+    third += between * (3.0 * (variance_slow - variance) + (1.0 - 2.0 * slow) * apart * apart)
+    variance += slow * (variance_slow - variance) + between * apart
+    return mean + slow * apart, variance, third
 
-    Of the component that has the larger part in the mixture.
-    """
-    sign = shape.sign
-    if shape.sd == 0.0 or within < 1e-6:
-        return min(shape.mean, threshold), 0.0, 0.0
-    if shape.lognormal < 0.5:
+
+@kernel
+def _piece_within(piece, threshold, within):
+    """The same for one piece: of the component that has the larger part in the mixture."""
+    sign = piece.sign
+    if piece.sd == 0.0 or within < 1e-6:
+        return min(piece.mean, threshold), 0.0, 0.0
+    if piece.lognormal < 0.5:
         # Powers of a cube of a normal variable: its moments on the side of `place` that is within.
-        place = _cube_place(shape, threshold)
+        place = _cube_place(piece, threshold)
         mass = 0.5 * math.erfc(-sign * place * _SQRT_HALF)
         if mass < 1e-6:
-            return min(shape.mean, threshold), 0.0, 0.0
+            return min(piece.mean, threshold), 0.0, 0.0
         edge = -sign * math.exp(-0.5 * place * place) * _NORMAL_AT_0 / mass
         before, moment = 0.0, 1.0
         first = second = third = 0.0
         for n in range(10):
             # moment = E Z^n; C(m, n) cube_mean^(m - n) cube_sd^n for the cube (m = 3), its square and its own cube
-            power = shape.cube_sd**n * moment
+            power = piece.cube_sd**n * moment
             if n <= 3:
-                first += _binomial(3, n) * shape.cube_mean ** (3 - n) * power
+                first += _binomial(3, n) * piece.cube_mean ** (3 - n) * power
             if n <= 6:
-                second += _binomial(6, n) * shape.cube_mean ** (6 - n) * power
-            third += _binomial(9, n) * shape.cube_mean ** (9 - n) * power
+                second += _binomial(6, n) * piece.cube_mean ** (6 - n) * power
+            third += _binomial(9, n) * piece.cube_mean ** (9 - n) * power
             before, moment = moment, n * before + edge
             edge *= place
-        scale, shift = shape.cube_scale, shape.cube_shift
+        scale, shift = piece.cube_scale, piece.cube_shift
     else:
-        above = sign * (threshold - shape.log_shift)
+        above = sign * (threshold - piece.log_shift)
         if above <= 0.0:
-            return min(shape.mean, threshold), 0.0, 0.0
-        sd = shape.log_sd
-        place = (math.log(above) - shape.log_mean) / sd
+            return min(piece.mean, threshold), 0.0, 0.0
+        sd = piece.log_sd
+        place = (math.log(above) - piece.log_mean) / sd
         mass = max(1e-9, 0.5 * math.erfc(-sign * place * _SQRT_HALF))
         half = 0.5 * sd * sd
         first = 0.5 * math.erfc(-sign * (place - sd) * _SQRT_HALF) * math.exp(half) / mass
         second = 0.5 * math.erfc(-sign * (place - 2.0 * sd) * _SQRT_HALF) * math.exp(4.0 * half) / mass
         third = 0.5 * math.erfc(-sign * (place - 3.0 * sd) * _SQRT_HALF) * math.exp(9.0 * half) / mass
-        scale, shift = math.exp(shape.log_mean), shape.log_shift
+        scale, shift = math.exp(piece.log_mean), piece.log_shift
     mean = min(threshold, max(0.0, shift + sign * scale * first))
     # A time between 0 and the threshold varies by no more than one that is either: a cut far out in a tail cancels.
     variance = min(max(0.0, second - first * first) * scale * scale, mean * (threshold - mean))

@@ -6,6 +6,7 @@ import math
 
 from sim_core.compiled import kernel
 from sim_core.dataplane.queueing import (
+    call_speed,
     cumulants_within,
     share_within,
     take_shape,
@@ -252,11 +253,7 @@ def _as_met(state, capacity):
 def _tell_times(load, state, answer, shape, unit):
     """Sets the times of ANSWER from those of the point that was met."""
     here = state.met
-    alone = unit
-    if load.sharing == 0:
-        alone = unit * math.ceil(load.cores) / load.cores
-    elif load.cores < 1.0:
-        alone = unit / load.cores
+    alone = unit / call_speed(load)
     mean = here.wait_s + alone + load.held_s
     variance = here.wait_variance_s2 + here.extra_variance_s2 + load.cpu_scv * alone * alone + load.held_variance_s2
     third = (

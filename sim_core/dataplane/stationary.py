@@ -18,13 +18,15 @@ from __future__ import annotations
 import math
 
 from sim_core.compiled import kernel
+from sim_core.dataplane.independent import independent_point
 from sim_core.dataplane.queueing import (
+    call_speed,
     gap_factor,
     geometric_sum,
     mixed_cumulants,
     scv_factor,
+    speed_with,
     third_cumulant_factor,
-    third_moment_factors,
     truncated_geometric,
 )
 from sim_core.dataplane.services.records import (
@@ -33,7 +35,6 @@ from sim_core.dataplane.services.records import (
     LEAST_OUTSTANDING,
     POWER_OF_TWO,
     PROCESSOR_SHARING,
-    ROUND_ROBIN,
 )
 from sim_core.dataplane.station import LEVELS
 
@@ -56,14 +57,6 @@ _HOLE, _HOLE_BY_LOG_PODS, _HOLE_BY_OVERLOAD, _HOLE_BY_SCV = 0.33, 0.31, 1.1, 0.2
 _HOLE_OF_TWO, _HOLE_OF_TWO_BY_LOG_PODS, _HOLE_OF_TWO_BY_OVERLOAD = 0.62, 0.075, 2.4
 _SHARED_EVENNESS = 0.5  # of calls that share the CPUs of balanced pods
 _HOLE_SPREAD = 1.8  # variance of a wait that such pods add, over the calls that there is room for beyond
-
-
-@kernel
-def call_speed(load):
-    """Cores that one call alone keeps busy: FIFO servers are equal, shared CPUs give a call at most one core."""
-    if load.sharing == FIFO:
-        return load.cores / math.ceil(load.cores)
-    return min(1.0, load.cores)
 
 
 @kernel
@@ -116,16 +109,6 @@ def draw_curve(load, state, held):
     state.capacity = busy / cores if k == workers and busy < cores * (1.0 - _SATURATED) else 1.0
     if state.capacity == 1.0:
         state.speed[level] = cores
-
-
-@kernel
-def speed_with(state, calls):
-    """Cores busy in a pod with so many open calls, between whole numbers linearly."""
-    at = calls / state.stride
-    if at >= state.saturated:
-        return state.speed[state.saturated]
-    level = int(at)
-    return state.speed[level] + (at - level) * (state.speed[level + 1] - state.speed[level])
 
 
 @kernel
@@ -470,82 +453,6 @@ def shared_cumulants(load, point, evenness):
 
 
 @kernel
-def independent_point(load, point, utilization, held, room):
-    """POINT of pods that get their calls without regard to what they have: M/G/c/K, or evener gaps."""
-    cores, speed = load.cores, call_speed(load)
-    servers = math.ceil(cores / speed - 1e-9)
-    busy = utilization * cores
-    scv = line_scv(load, utilization)
-    plain = scv_factor(scv, servers, utilization)
-    factor = max(0.02, plain * gap_factor(load, scv, utilization) / (0.5 * (1.0 + scv)))
-    if utilization < 1.0:
-        entry = 1.0 / (1.0 - utilization + utilization * factor)
-        ratio = utilization * factor * entry
-    else:
-        entry = 1.0 / factor
-        ratio = (utilization - 1.0 + factor) * entry
-    log_ratio = math.log(max(1e-12, ratio))
-    places = max(1.0, room - servers - min(utilization, 1.0) * cores * held)  # in line for the CPU
-    # Weights of 0 .. servers - 1 calls, and of `servers` or more; `last` is that of a full pod.
-    weight, idle, busy_sum = 1.0, 1.0, 0.0
-    for j in range(1, int(servers)):
-        weight *= busy / (j * speed)
-        idle += weight
-        busy_sum += weight * j * speed
-        if weight > _LARGE:  # many servers far beyond their capacity: only ratios count
-            weight, idle, busy_sum = 1.0, idle / weight, busy_sum / weight
-    weight *= utilization * entry
-    if log_ratio > 0.0:
-        down = math.exp(-log_ratio * (places - 1.0)) if log_ratio * places < 700.0 else 0.0
-        idle, busy_sum = idle * down, busy_sum * down
-        line = weight * geometric_sum(-log_ratio, places)
-    else:
-        line = weight * geometric_sum(log_ratio, places)
-    mean_busy = (busy_sum + cores * line) / (idle + line)
-    odds = max(0.0, (busy - mean_busy) / cores)
-    point.blocked = odds / (1.0 + odds)
-    point.waits = line / (idle + line)
-    mean_i, variance_i, third_i = truncated_geometric(log_ratio, places)
-    # Little's law over all states, the full pod among them.
-    waiting = (1.0 - point.blocked) * point.waits * mean_i + point.blocked * places
-    accepted = max(1e-300, busy * (1.0 - point.blocked))
-    point.wait_s = waiting / accepted
-    if load.balancing == ROUND_ROBIN and load.ready > 1.0 and utilization < 1.0:
-        # Even gaps let more calls find the CPU idle than at random: fitted to the mean wait of those that wait.
-        even = 0.5 * (1.0 / load.ready + scv) + 0.125 * (1.0 - 1.0 / load.ready) * (scv + scv * scv) * (
-            1.0 - utilization
-        )
-        point.waits = min(point.waits, utilization * factor / even)
-    # A call that finds i in line waits for i + 1 departures.
-    scv_departures = (scv + servers - 1.0) / servers
-    mean = (mean_i + 1.0) / cores
-    variance = ((mean_i + 1.0) * scv_departures + variance_i) / cores**2
-    third = (mean_i + 1.0) * third_cumulant_factor(scv) / servers**2 + 3.0 * variance_i * scv_departures + third_i
-    third /= cores**3
-    scale = point.wait_s / max(1e-12, point.waits * mean)
-    variance, third = mixed_cumulants(point.waits, mean * scale, variance * scale**2, third * scale**3)
-    if servers == 1.0 and scv > 1.0 and utilization < 1.0 and load.sharing == FIFO:
-        # Takacs: a heavy tail of service times is one of waits.
-        m3, _ = third_moment_factors(scv)
-        settled = utilization * factor / (1.0 - utilization)
-        heavy = settled * settled + utilization * m3 / (3.0 * (1.0 - utilization))
-        light = settled * settled * (2.0 / max(utilization, 1e-9) - 1.0)
-        part = min(1.0, point.wait_s / max(1e-12, settled * 1.0)) ** 2
-        added = 0.4 * max(0.0, heavy - light) * part
-        third += 3.0 * added * (point.wait_s + math.sqrt(variance + added))
-        variance += added
-    point.wait_variance_s2, point.wait_third_s3 = variance, third
-    point.extra_variance_s2 = point.extra_third_s3 = 0.0
-    alone = 1.0 / speed
-    point.open = accepted * (point.wait_s + alone)
-    if load.sharing == PROCESSOR_SHARING:
-        shared_cumulants(load, point, 0.0)
-    elif load.sharing == CFS_QUOTA:
-        take_quota(load, point, utilization, False)
-        point.open = accepted * (point.wait_s + alone)
-
-
-@kernel
 def take_point(load, state, point, utilization):
     """Sets POINT, times in seconds."""
     point.utilization = utilization
@@ -557,18 +464,18 @@ def take_point(load, state, point, utilization):
     unit = load.cpu_s * slowness
     room = load.workers + load.queue_limit
     chosen = load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO
-    if state.capacity < 1.0 or (chosen and load.ready > 1.5):
+    if (chosen and load.ready > 1.5) or (state.capacity < 1.0 and state.stride > 1.0):
         balanced_point(load, state, point, utilization, load.held_s / unit, room)
         _in_seconds(point, unit)
-    elif load.cold <= 0.0 or load.cold >= load.ready:
-        independent_point(load, point, utilization, load.held_s / unit, room)
+    elif load.cold <= 0.0 or load.cold >= load.ready or state.capacity < 1.0:
+        independent_point(load, state, point, utilization, load.held_s / unit, room)
         _in_seconds(point, unit)
     else:
         # Cold pods get as many calls as warm ones, and may drown in them.
         cold_s, cold = load.cpu_s * load.cold_factor, state.cold
-        independent_point(load, point, utilization / slowness, load.held_s / load.cpu_s, room)
+        independent_point(load, state, point, utilization / slowness, load.held_s / load.cpu_s, room)
         _in_seconds(point, load.cpu_s)
-        independent_point(load, cold, utilization / slowness * load.cold_factor, load.held_s / cold_s, room)
+        independent_point(load, state, cold, utilization / slowness * load.cold_factor, load.held_s / cold_s, room)
         _in_seconds(cold, cold_s)
         _mix_cold(load, point, cold, unit, cold_s)
     point.open = max(0.0, min(point.open, room))  # approximations may dip below nothing where workers are few
