@@ -131,12 +131,13 @@ def play_sample(service: OneService, utilization: float, seed: int, calls: float
 def allowed(kind: int, what: int) -> np.ndarray:
     """The terms of a correction: those that vanish where theory is exact.
 
-    Facts: 1 utilization, 2 overload, 3 variability, 4 fullness, 5 line for workers, 6 rotation, 7 held, 8 cores.
+    Facts: 1 utilization, 2 overload, 3 variability, 4 fullness, 5 line for workers, 6 rotation, 7 held (CFS quota:
+    what a period buffers), 8 cores (CFS quota: wait that is left), 9 the fourth power of 1, 10 the product of 3 and 4.
     """
     held = {(4, 7), (7, 7), (5, 7)}
     if kind >= 2 * CFS_QUOTA or (kind >= 2 and what == FORM):
         return np.ones(N_TERMS, np.bool_)
-    pairs = [(int(i), int(j)) for i, j in PAIRS]
+    pairs = [tuple(k for fact in pair for k in ((3, 4) if fact == 10 else (int(fact),))) for pair in PAIRS]
     in_turn = kind % 2 == 1
     if what == WAIT:  # M/M/c/K, Pollaczek and Khinchine, insensitivity
         ends = {4, 7} if kind < 2 else {4, 5, 7}

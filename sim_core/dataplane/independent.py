@@ -200,6 +200,8 @@ def independent_base(load, state, point, utilization, held, room):
     facts[6] = 1.0 - 1.0 / load.ready if load.balancing == ROUND_ROBIN and load.ready > 1.0 else 0.0
     facts[7] = accepted * held / (accepted * held + chain.places)
     facts[8] = 1.0 - 1.0 / servers
+    facts[9] = below**4
+    facts[10] = facts[3] * facts[4]
     # A call that finds i in line waits for i + 1 departures.
     scv_departures = (scv + servers - 1.0) / servers
     mean = (chain.mean_line + 1.0) / cores
@@ -233,7 +235,8 @@ def independent_base(load, state, point, utilization, held, room):
         facts[7], facts[8] = min(1.5, max(-1.5, math.log(buffered))), kept
     # A call of the CPU time x takes x times the stretch on the mean; what varies beyond is as in the exponential case of
     # Coffman, Muntz and Trotter, "Waiting time distributions for processor-sharing systems", J. ACM 17 (1970).
-    rest = 2.0 * (stretch - alone) / (stretch + alone) * stretch * stretch * math.sqrt(poisson)
+    # Where there is always a line, always as many calls share.
+    rest = 2.0 * (stretch - alone) / (stretch + alone) * stretch * stretch * math.sqrt(poisson) * (1.0 - lines)
     own, own_third = scv * alone * alone, third_cumulant_factor(scv) * alone**3
     skewed = third_cumulant_factor(scv) * stretch**3 + 3.0 * rest * (rest / stretch + 0.6 * scv * stretch)
     point.waits, point.wait_s = waits, in_line + stretch - alone

@@ -16,14 +16,15 @@ _MOST_SKEWNESS = 60.0
 _GAMMA_SKEWNESS, _LOGNORMAL_SKEWNESS = 2.2, 3.2
 # Shapes are split above this coefficient of variation and this skewness over it; from there on gradually.
 _SPLIT_CV, _SPLIT_CV_WIDTH, _SPLIT_SKEWNESS = 0.3, 0.2, -0.5
+_GAMMA_CV, _GAMMA_CV_WIDTH, _GAMMA_WIDTH = 1.15, 0.15, 0.12  # ... and less where they are nearly gamma distributions
 _MOST_CV, _MOST_SKEWNESS_BY_CV = 2.5, 9.0  # beyond which a split goes by these
 _MOST_BETWEEN = 0.95  # of the variance, that is between the pieces
 # Fitted, see fit.py. Rows: logit of the slow share, log of the distance over the standard deviation, log of the ratio of
 # variances; columns: 1, x, y, x^2, x y, y^2 with x = log cv and y = log((skewness / cv + 1) / 3).
 SPLIT = np.array([
-    [0.218, -0.875, -0.677, 0.787, 0.538, 0.023],
-    [0.125, -0.074, -0.560, -0.609, 0.487, -0.423],
-    [2.460, 3.062, -1.806, 0.977, -0.571, -0.887],
+    [0.206, -1.122, -0.281, -0.573, 0.887, 0.346],
+    [0.083, 0.280, -0.760, 0.347, -0.742, 0.079],
+    [2.521, 3.759, -2.692, 1.912, -3.008, 0.839],
 ])  # fmt: skip
 
 
@@ -133,12 +134,17 @@ def take_split_shape(shape, mean, variance, third, split):
     cv = sd / mean if mean > 0.0 else _MOST_CV
     skewness = third / (variance * sd)
     part = _ramp((cv - _SPLIT_CV) / _SPLIT_CV_WIDTH) * _ramp((skewness / cv - _SPLIT_SKEWNESS) / -_SPLIT_SKEWNESS)
+    y = 0.0
+    if part > 0.0:
+        y = math.log((min(_MOST_SKEWNESS_BY_CV, skewness / cv) + 1.0) / 3.0)  # 0 for gamma distributions, ...
+        part *= 1.0 - _ramp((_GAMMA_CV - cv) / _GAMMA_CV_WIDTH) * (
+            1.0 - _ramp(abs(y) / _GAMMA_WIDTH)
+        )  # ... which one piece is
     if part <= 0.0:
         shape.slow_share = 0.0
         _take_piece(shape.fast, mean, sd, skewness)
         return
     x = math.log(min(_MOST_CV, cv))
-    y = math.log((min(_MOST_SKEWNESS_BY_CV, skewness / cv) + 1.0) / 3.0)  # 0 for gamma distributions
     log_odds, log_apart, log_ratio = _form(split[0], x, y), _form(split[1], x, y), _form(split[2], x, y)
     slow = 1.0 / (1.0 + math.exp(-min(4.0, max(-4.0, log_odds))))
     fast = 1.0 - slow

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-N_FACTS = 9  # numbers by which stations of independent pods are corrected
+N_FACTS = 11  # numbers by which stations of independent pods are corrected
 LEVELS = 64  # points of the curve: how fast a pod works with so and so many calls
 
 LOAD = np.dtype(
