@@ -63,7 +63,7 @@ _SHARES = np.concatenate(
     ]
 )
 _WEIGHT_OF_MEAN = 0.4
-_RIDGE = 0.05
+_RIDGE = 0.06
 
 
 @dataclass(frozen=True)
