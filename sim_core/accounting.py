@@ -117,14 +117,25 @@ def _nan_if_zero(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0.0, values, np.nan)
 
 
-def latency_percentiles(histogram: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Percentiles [s], shape (n, n_probabilities), log-linear within a bucket of `histogram` (n, LATENCY_BUCKETS)."""
+def latency_percentiles(histogram: np.ndarray, probabilities: np.ndarray, sliced: bool = False) -> np.ndarray:
+    """Percentiles [s], shape (n, n_probabilities), of `histogram` (n, LATENCY_BUCKETS).
+
+    Args:
+        sliced: each bucket holds whole slices of a distribution, at their middles, as the fluid engine books them: between
+            these it is log-linear. Else a bucket holds single requests, and it is log-linear within a bucket.
+    """
     edges = np.linspace(np.log(LATENCY_MIN_S), np.log(LATENCY_MAX_S), LATENCY_BUCKETS + 1)
     result = np.full((len(histogram), len(probabilities)), np.nan)
     for row, counts in enumerate(histogram):
         total = counts.sum()
-        if total > 0.0:
-            cumulative = np.concatenate([[0.0], np.cumsum(counts)]) / total
+        if not total > 0.0:
+            continue
+        cumulative = np.concatenate([[0.0], np.cumsum(counts)]) / total
+        if sliced:
+            there = np.flatnonzero(counts > 0.0)
+            middles, places = 0.5 * (cumulative[1:] + cumulative[:-1]), 0.5 * (edges[1:] + edges[:-1])
+            result[row] = np.exp(np.interp(probabilities, middles[there], places[there]))
+        else:
             result[row] = np.exp(np.interp(probabilities, cumulative, edges))
     return result
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from sim_core.compiled import glue, kernel
-from sim_core.dataplane.services.records import FIFO
+from sim_core.dataplane.services.records import CFS_QUOTA, FIFO
 from sim_core.dataplane.station import LEVELS
 
 _HALF_PER_PI = 0.5 / math.pi
@@ -20,9 +20,12 @@ HEAVY_POWER = 64.0
 
 @kernel
 def call_speed(load):
-    """Cores that one call alone keeps busy: FIFO servers are equal, shared CPUs give a call at most one core."""
+    """Cores that one call alone keeps busy: FIFO servers are equal, shared CPUs give a call at most one core, and under a
+    quota it runs on a whole one until the quota is used up."""
     if load.sharing == FIFO:
         return load.cores / math.ceil(load.cores)
+    if load.sharing == CFS_QUOTA:
+        return 1.0
     return min(1.0, load.cores)
 
 

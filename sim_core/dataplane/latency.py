@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from sim_core.compiled import kernel
-from sim_core.dataplane.queueing import quantile_of_shape, share_within, take_shape
+from sim_core.dataplane.queueing import quantile_of_piece, quantile_of_shape, share_within, take_shape
 from sim_core.dataplane.services.flows import SLICES
 from sim_core.dataplane.services.kinds import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
 
@@ -135,17 +135,30 @@ def take_latency(booked, flow, threshold_s, own_threshold_s):
     booked.within_own = booked.within
     if own_threshold_s != threshold_s:
         booked.within_own = share_within(shape, own_threshold_s)
-    if shape.sd > 0.0 and shape.lognormal == 0.0:  # no branch within, so that slices are worked out side by side
+    booked.slow_share = shape.slow_share
+    _take_slices(booked.buckets, shape.fast)
+    if shape.slow_share > 0.0:
+        _take_slices(booked.slow_buckets, shape.slow)
+
+
+@kernel
+def _take_slices(buckets, piece):
+    """The buckets of the histogram in which the slices of a PIECE lie."""
+    if piece.sd > 0.0 and piece.lognormal == 0.0:  # no branch within, so that slices are worked out side by side
         for k in range(SLICES):
-            root = max(0.0, shape.cube_mean + shape.cube_sd * shape.sign * _SLICE_QUANTILES[k])
-            booked.buckets[k] = _bucket_of(shape.cube_shift + shape.sign * shape.cube_scale * root * root * root)
+            root = max(0.0, piece.cube_mean + piece.cube_sd * piece.sign * _SLICE_QUANTILES[k])
+            buckets[k] = _bucket_of(piece.cube_shift + piece.sign * piece.cube_scale * root * root * root)
     else:
         for k in range(SLICES):
-            booked.buckets[k] = _bucket_of(quantile_of_shape(shape, _SLICE_QUANTILES[k]))
+            buckets[k] = _bucket_of(quantile_of_piece(piece, _SLICE_QUANTILES[k]))
 
 
 @kernel
 def book_latency(histogram, booked, requests):
     """Adds requests to a row of `latency` (LATENCY_BUCKETS)."""
+    slow = booked.slow_share * requests
     for k in range(SLICES):
-        histogram[booked.buckets[k]] += requests * _SLICE_WEIGHTS[k]
+        histogram[booked.buckets[k]] += (requests - slow) * _SLICE_WEIGHTS[k]
+    if slow > 0.0:
+        for k in range(SLICES):
+            histogram[booked.slow_buckets[k]] += slow * _SLICE_WEIGHTS[k]

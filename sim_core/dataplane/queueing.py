@@ -16,6 +16,18 @@ _MOST_SKEWNESS = 60.0
 _GAMMA_SKEWNESS, _LOGNORMAL_SKEWNESS = 2.2, 3.2
 _CHOOSE_3, _CHOOSE_6, _CHOOSE_9 = (np.array([float(math.comb(m, n)) for n in range(m + 1)]) for m in (3, 6, 9))
 _SAME_CUT = 1e-4  # relative change of a mean from which on what a timeout leaves of it is worked out anew
+# Shapes are split above this coefficient of variation and this skewness over it; from there on gradually.
+_SPLIT_CV, _SPLIT_CV_WIDTH, _SPLIT_SKEWNESS = 0.3, 0.2, -0.5
+_GAMMA_CV, _GAMMA_CV_WIDTH, _GAMMA_WIDTH = 1.15, 0.15, 0.12  # ... and less where they are nearly gamma distributions
+_MOST_CV, _MOST_SKEWNESS_BY_CV = 2.5, 9.0  # beyond which a split goes by these
+_MOST_BETWEEN = 0.95  # of the variance, that is between the pieces
+# Fitted, see fit.py. Rows: logit of the slow share, log of the distance over the standard deviation, log of the ratio of
+# variances; columns: 1, x, y, x^2, x y, y^2 with x = log cv and y = log((skewness / cv + 1) / 3).
+SPLIT = np.array([
+    [0.206, -1.122, -0.281, -0.573, 0.887, 0.346],
+    [0.083, 0.280, -0.760, 0.347, -0.742, 0.079],
+    [2.521, 3.759, -2.692, 1.912, -3.008, 0.839],
+])  # fmt: skip
 
 
 @kernel
@@ -83,105 +95,227 @@ def third_cumulant_factor(scv):
 
 @kernel
 def take_shape(shape, mean, variance, third):
-    """Sets the SHAPE of these cumulants, mirrored where the skewness is negative.
+    """Sets the SHAPE of these cumulants."""
+    take_split_shape(shape, mean, variance, third, SPLIT)
+
+
+@kernel
+def take_split_shape(shape, mean, variance, third, split):
+    """Sets the SHAPE of these cumulants, split by these coefficients.
+
+    Times that are made up of waits are now short, now long: where they vary much, two distributions of the same
+    skewness share in them, one with the mean `apart` below the other's. Their parts, distance, and variances go by the
+    coefficient of variation and the skewness alone; they were fitted to simulated sojourn times, see fit.py.
+    """
+    if variance <= 1e-12 * mean * mean:
+        shape.slow_share = 0.0
+        _take_piece(shape.fast, mean, 0.0, 0.0)
+        return
+    sd = math.sqrt(variance)
+    cv = sd / mean if mean > 0.0 else _MOST_CV
+    skewness = third / (variance * sd)
+    part = _ramp((cv - _SPLIT_CV) / _SPLIT_CV_WIDTH) * _ramp((skewness / cv - _SPLIT_SKEWNESS) / -_SPLIT_SKEWNESS)
+    y = 0.0
+    if part > 0.0:
+        y = math.log((min(_MOST_SKEWNESS_BY_CV, skewness / cv) + 1.0) / 3.0)  # 0 for gamma distributions, ...
+        part *= 1.0 - _ramp((_GAMMA_CV - cv) / _GAMMA_CV_WIDTH) * (
+            1.0 - _ramp(abs(y) / _GAMMA_WIDTH)
+        )  # ... which one piece is
+    if part <= 0.0:
+        shape.slow_share = 0.0
+        _take_piece(shape.fast, mean, sd, skewness)
+        return
+    x = math.log(min(_MOST_CV, cv))
+    log_odds, log_apart, log_ratio = _form(split[0], x, y), _form(split[1], x, y), _form(split[2], x, y)
+    slow = 1.0 / (1.0 + math.exp(-min(4.0, max(-4.0, log_odds))))
+    fast = 1.0 - slow
+    apart = part * sd * math.exp(min(2.0, max(-4.0, log_apart)))
+    apart = min(apart, sd * math.sqrt(_MOST_BETWEEN / (slow * fast)))
+    ratio = math.exp(part * min(6.0, max(-2.0, log_ratio)))  # variance of the slow over that of the fast
+    variance_fast = (variance - slow * fast * apart * apart) / (fast + slow * ratio)
+    variance_slow = variance_fast * ratio
+    between = slow * fast * apart * (3.0 * (variance_slow - variance_fast) + (fast - slow) * apart * apart)
+    sd_fast, sd_slow = math.sqrt(variance_fast), math.sqrt(variance_slow)
+    skewness = (third - between) / (fast * variance_fast * sd_fast + slow * variance_slow * sd_slow)
+    skewness = min(_MOST_SKEWNESS, max(-2.0, skewness))
+    shape.slow_share = slow
+    _take_piece(shape.fast, mean - slow * apart, sd_fast, skewness)
+    _take_piece(shape.slow, mean + fast * apart, sd_slow, skewness)
+
+
+@kernel
+def _ramp(x):
+    """From 0 below 0 to 1 above 1, without a bend."""
+    x = min(1.0, max(0.0, x))
+    return x * x * (3.0 - 2.0 * x)
+
+
+@kernel
+def _form(of, x, y):
+    """A quadratic form."""
+    return of[0] + (of[1] + of[3] * x + of[4] * y) * x + (of[2] + of[5] * y) * y
+
+
+@kernel
+def _take_piece(piece, mean, sd, skewness):
+    """Sets a PIECE, mirrored where the skewness is negative.
 
     Up to skewness 2 a shifted gamma distribution (the exponential one and sums of exponentials among them), written as
     the cube of a normal variable; from skewness 3 on a shifted lognormal one; a mixture of both between. The lognormal's
     skewness is (w + 2) sqrt(w - 1) with w = exp(log_sd^2): a cubic equation with one real root.
     Source of the cube: Wilson and Hilferty, "The distribution of chi-square", PNAS 17 (1931).
     """
-    shape.mean = mean
-    shape.lognormal = 0.0
-    if variance <= 1e-12 * mean * mean:
-        shape.sd = 0.0
-        return
-    sd = math.sqrt(variance)
-    shape.sd = sd
-    skewness = third / (variance * sd)
-    shape.sign = 1.0 if skewness >= 0.0 else -1.0
+    piece.mean, piece.sd = mean, sd
+    piece.lognormal = 0.0
+    piece.sign = 1.0 if skewness >= 0.0 else -1.0
     skewness = min(_MOST_SKEWNESS, max(_LEAST_SKEWNESS, abs(skewness)))
     if skewness < _LOGNORMAL_SKEWNESS:
         scale = 0.5 * sd * skewness
         inverse = 0.25 * skewness * skewness  # 1 / form parameter
-        shape.cube_shift = mean - shape.sign * scale / inverse
-        shape.cube_scale = scale / inverse
-        shape.cube_sd = math.sqrt(inverse) / 3.0
-        shape.cube_mean = 1.0 - inverse / 9.0
+        piece.cube_shift = mean - piece.sign * scale / inverse
+        piece.cube_scale = scale / inverse
+        piece.cube_sd = 0.5 * skewness / 3.0
+        piece.cube_mean = 1.0 - inverse / 9.0
     if skewness > _GAMMA_SKEWNESS:
-        shape.lognormal = min(1.0, (skewness - _GAMMA_SKEWNESS) / (_LOGNORMAL_SKEWNESS - _GAMMA_SKEWNESS))
+        piece.lognormal = min(1.0, (skewness - _GAMMA_SKEWNESS) / (_LOGNORMAL_SKEWNESS - _GAMMA_SKEWNESS))
         half = 0.5 * skewness * skewness
         root = (1.0 + half + skewness * math.sqrt(1.0 + 0.5 * half)) ** (1.0 / 3.0)
         grown = root - 2.0 + 1.0 / root  # w - 1
         log_variance = math.log1p(grown)
-        log_mean = math.log(sd) - 0.5 * (math.log(grown) + log_variance)
-        shape.log_mean = log_mean
-        shape.log_sd = math.sqrt(log_variance)
-        shape.log_shift = mean - shape.sign * math.exp(log_mean + 0.5 * log_variance)
+        log_mean = math.log(sd) - 0.5 * (math.log(grown) + log_variance) if sd > 0.0 else -math.inf
+        piece.log_mean = log_mean
+        piece.log_sd = math.sqrt(log_variance)
+        piece.log_shift = mean - piece.sign * math.exp(log_mean + 0.5 * log_variance)
 
 
 @kernel
 def quantile_of_shape(shape, normal_quantile):
-    """The quantile that a standard normal variable has at `normal_quantile`; not below 0 [s]."""
-    if shape.sd == 0.0:
-        return shape.mean
-    place = shape.sign * normal_quantile
-    value = 0.0
-    if shape.lognormal < 1.0:
-        root = max(0.0, shape.cube_mean + shape.cube_sd * place)
-        value = (1.0 - shape.lognormal) * (shape.cube_shift + shape.sign * shape.cube_scale * root * root * root)
-    if shape.lognormal > 0.0:
-        value += shape.lognormal * (shape.log_shift + shape.sign * math.exp(shape.log_mean + shape.log_sd * place))
-    return max(0.0, value)
+    """The quantile that a standard normal variable has at `normal_quantile`; not below 0 [s].
+
+    That of two pieces lies between theirs: by the rule of false position, halved where it gets stuck (Illinois).
+    """
+    low = quantile_of_piece(shape.fast, normal_quantile)
+    if shape.slow_share <= 0.0:
+        return max(0.0, low)
+    high = quantile_of_piece(shape.slow, normal_quantile)
+    if low > high:
+        low, high = high, low
+    low, high = max(0.0, low), max(0.0, high)
+    aim = 0.5 * math.erfc(-normal_quantile * _SQRT_HALF)
+    off_low, off_high = share_within(shape, low) - aim, share_within(shape, high) - aim
+    if off_low >= 0.0:
+        return low
+    if off_high <= 0.0:
+        return high
+    side = 0
+    at = high
+    for _ in range(30):
+        if high - low <= 1e-4 * high or off_high - off_low < 1e-12:
+            break
+        at = low - off_low * (high - low) / (off_high - off_low)
+        off = share_within(shape, at) - aim
+        if abs(off) <= 1e-3 * min(aim, 1.0 - aim):
+            break
+        if off > 0.0:
+            high, off_high = at, off
+            if side > 0:
+                off_low *= 0.5
+            side = 1
+        else:
+            low, off_low = at, off
+            if side < 0:
+                off_high *= 0.5
+            side = -1
+    return at
 
 
 @kernel
-def _cube_place(shape, threshold):
+def quantile_of_piece(piece, normal_quantile):
+    """The same of a PIECE; it may lie below 0."""
+    if piece.sd == 0.0:
+        return piece.mean
+    place = piece.sign * normal_quantile
+    value = 0.0
+    if piece.lognormal < 1.0:
+        root = max(0.0, piece.cube_mean + piece.cube_sd * place)
+        value = (1.0 - piece.lognormal) * (piece.cube_shift + piece.sign * piece.cube_scale * root * root * root)
+    if piece.lognormal > 0.0:
+        value += piece.lognormal * (piece.log_shift + piece.sign * math.exp(piece.log_mean + piece.log_sd * place))
+    return value
+
+
+@kernel
+def _cube_place(piece, threshold):
     """The normal variable's value at which the gamma distribution reaches the threshold."""
-    above = shape.sign * (threshold - shape.cube_shift)
+    above = piece.sign * (threshold - piece.cube_shift)
     if above <= 0.0:
-        return -shape.cube_mean / shape.cube_sd
-    return (np.cbrt(above / shape.cube_scale) - shape.cube_mean) / shape.cube_sd
+        return -piece.cube_mean / piece.cube_sd
+    return (np.cbrt(above / piece.cube_scale) - piece.cube_mean) / piece.cube_sd
 
 
 @kernel
 def share_within(shape, threshold):
     """P(X <= threshold)."""
-    if shape.sd == 0.0:
-        return 1.0 if shape.mean <= threshold else 0.0
+    within = _share_of_piece(shape.fast, threshold)
+    if shape.slow_share > 0.0:
+        within += shape.slow_share * (_share_of_piece(shape.slow, threshold) - within)
+    return within
+
+
+@kernel
+def _share_of_piece(piece, threshold):
+    if piece.sd == 0.0:
+        return 1.0 if piece.mean <= threshold else 0.0
     within = 0.0
-    if shape.lognormal < 1.0:
-        above = shape.sign * (threshold - shape.cube_shift)
-        share = 0.5 - 0.5 * shape.sign
+    if piece.lognormal < 1.0:
+        above = piece.sign * (threshold - piece.cube_shift)
+        share = 0.5 - 0.5 * piece.sign
         if above > 0.0:
-            share = 0.5 * math.erfc(-shape.sign * _cube_place(shape, threshold) * _SQRT_HALF)
-        within = (1.0 - shape.lognormal) * share
-    if shape.lognormal > 0.0:
-        above = shape.sign * (threshold - shape.log_shift)
-        share = 0.5 - 0.5 * shape.sign
+            share = 0.5 * math.erfc(-piece.sign * _cube_place(piece, threshold) * _SQRT_HALF)
+        within = (1.0 - piece.lognormal) * share
+    if piece.lognormal > 0.0:
+        above = piece.sign * (threshold - piece.log_shift)
+        share = 0.5 - 0.5 * piece.sign
         if above > 0.0:
-            share = 0.5 * math.erfc(-shape.sign * (math.log(above) - shape.log_mean) / shape.log_sd * _SQRT_HALF)
-        within += shape.lognormal * share
+            share = 0.5 * math.erfc(-piece.sign * (math.log(above) - piece.log_mean) / piece.log_sd * _SQRT_HALF)
+        within += piece.lognormal * share
     return within
 
 
 @kernel
 def cumulants_within(shape, threshold, within):
-    """Mean, variance and third cumulant of X where X <= threshold, which has the probability `within`.
+    """Mean, variance and third cumulant of X where X <= threshold, which has the probability `within`."""
+    if shape.slow_share <= 0.0:
+        return _piece_within(shape.fast, threshold, within)
+    share_slow = _share_of_piece(shape.slow, threshold)
+    share_fast = _share_of_piece(shape.fast, threshold)
+    slow = shape.slow_share * share_slow / max(1e-12, within)
+    mean, variance, third = _piece_within(shape.fast, threshold, share_fast)
+    mean_slow, variance_slow, third_slow = _piece_within(shape.slow, threshold, share_slow)
+    slow = min(1.0, slow)
+    apart = mean_slow - mean
+    between = slow * (1.0 - slow) * apart
+    third += slow * (third_slow - third)
+    third += between * (3.0 * (variance_slow - variance) + (1.0 - 2.0 * slow) * apart * apart)
+    variance += slow * (variance_slow - variance) + between * apart
+    return mean + slow * apart, variance, third
 
-    Of the component that has the larger part in the mixture.
-    """
-    sign = shape.sign
-    if shape.sd == 0.0 or within < 1e-6:
-        return min(shape.mean, threshold), 0.0, 0.0
-    if shape.lognormal < 0.5:
+
+@kernel
+def _piece_within(piece, threshold, within):
+    """The same for one piece: of the component that has the larger part in the mixture."""
+    sign = piece.sign
+    if piece.sd == 0.0 or within < 1e-6:
+        return min(piece.mean, threshold), 0.0, 0.0
+    if piece.lognormal < 0.5:
         # Powers of a cube of a normal variable: its moments on the side of `place` that is within.
-        place = _cube_place(shape, threshold)
+        place = _cube_place(piece, threshold)
         mass = 0.5 * math.erfc(-sign * place * _SQRT_HALF)
         if mass < 1e-6:
-            return min(shape.mean, threshold), 0.0, 0.0
+            return min(piece.mean, threshold), 0.0, 0.0
         edge = -sign * math.exp(-0.5 * place * place) * _NORMAL_AT_0 / mass
         # moment = E Z^n; C(m, n) ratio^n of it for the cube (m = 3), its square and its own cube, over cube_mean^m
-        ratio = shape.cube_sd / shape.cube_mean
+        ratio = piece.cube_sd / piece.cube_mean
         before, moment, power = 0.0, 1.0, 1.0
         first = second = third = 0.0
         for n in range(10):
@@ -193,21 +327,21 @@ def cumulants_within(shape, threshold, within):
             before, moment = moment, n * before + edge
             edge *= place
             power *= ratio
-        cube = shape.cube_mean**3
+        cube = piece.cube_mean**3
         first, second, third = cube * first, cube * cube * second, cube * cube * cube * third
-        scale, shift = shape.cube_scale, shape.cube_shift
+        scale, shift = piece.cube_scale, piece.cube_shift
     else:
-        above = sign * (threshold - shape.log_shift)
+        above = sign * (threshold - piece.log_shift)
         if above <= 0.0:
-            return min(shape.mean, threshold), 0.0, 0.0
-        sd = shape.log_sd
-        place = (math.log(above) - shape.log_mean) / sd
+            return min(piece.mean, threshold), 0.0, 0.0
+        sd = piece.log_sd
+        place = (math.log(above) - piece.log_mean) / sd
         mass = max(1e-9, 0.5 * math.erfc(-sign * place * _SQRT_HALF))
         half = 0.5 * sd * sd
         first = 0.5 * math.erfc(-sign * (place - sd) * _SQRT_HALF) * math.exp(half) / mass
         second = 0.5 * math.erfc(-sign * (place - 2.0 * sd) * _SQRT_HALF) * math.exp(4.0 * half) / mass
         third = 0.5 * math.erfc(-sign * (place - 3.0 * sd) * _SQRT_HALF) * math.exp(9.0 * half) / mass
-        scale, shift = math.exp(shape.log_mean), shape.log_shift
+        scale, shift = math.exp(piece.log_mean), piece.log_shift
     mean = min(threshold, max(0.0, shift + sign * scale * first))
     # A time between 0 and the threshold varies by no more than one that is either: a cut far out in a tail cancels.
     variance = min(max(0.0, second - first * first) * scale * scale, mean * (threshold - mean))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from sim_core.compiled import kernel
-from sim_core.dataplane.curve import draw_curve
+from sim_core.dataplane.curve import call_speed, draw_curve
 from sim_core.dataplane.grid import MOST, cell_of, edge_of
 from sim_core.dataplane.known import copy_point, mixed, recall, remember, row_of
 from sim_core.dataplane.queueing import third_cumulant_factor
@@ -411,11 +411,7 @@ def _arrived(variance, distance):
 def _tell_times(load, state, answer, unit):
     """Sets the times of ANSWER from those of the point that was met."""
     here = state.met
-    alone = unit
-    if load.sharing == 0:
-        alone = unit * math.ceil(load.cores) / load.cores
-    elif load.cores < 1.0:
-        alone = unit / load.cores
+    alone = unit / call_speed(load)
     mean = here.wait_s + alone + load.held_s
     variance = here.wait_variance_s2 + here.extra_variance_s2 + load.cpu_scv * alone * alone + load.held_variance_s2
     third = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+N_FACTS = 11  # numbers by which stations of independent pods are corrected
 LEVELS = 64  # points of the curve: how fast a pod works with so and so many calls
 
 LOAD = np.dtype(
@@ -77,6 +78,24 @@ ANSWER = np.dtype(
     align=True,
 )
 
+# The calls of an independent pod in equilibrium; times in units of their mean CPU time.
+CHAIN = np.dtype(
+    [
+        ("blocked", np.float64),  # share of arrivals that is refused [1]
+        ("accepted", np.float64),  # work that comes and is not refused [cores]
+        ("waits", np.float64),  # share of admitted calls that find no free core [1]
+        ("lines", np.float64),  # ... that wait in line, for a FIFO CPU or for a worker [1]
+        ("beside", np.float64),  # calls without a core, on the mean, in front of whom nobody stands: they share [calls]
+        ("ahead", np.float64),  # calls in line, on the mean [calls]
+        ("mean_line", np.float64),  # calls that one in line finds there: cumulants
+        ("variance_line", np.float64),
+        ("third_line", np.float64),
+        ("gaps", np.float64),  # wait over that with Poisson arrivals [1]
+        ("places", np.float64),  # where calls can wait [calls]
+    ],
+    align=True,
+)
+
 # How fast a pod works, by how many calls it has.
 CURVE = np.dtype(
     [
@@ -93,6 +112,8 @@ CURVE = np.dtype(
         ("heavy_sum", np.float64, (LEVELS + 1,)),  # its integral
         ("heavy_log_sum", np.float64, (LEVELS + 1,)),  # ... that of its product with the logarithm
         ("scratch", np.float64, (LEVELS + 1,)),
+        ("chain", CHAIN),  # scratch
+        ("facts", np.float64, (N_FACTS,)),  # scratch
         ("cold", POINT),  # scratch
     ],
     align=True,
@@ -128,7 +149,7 @@ STATION_STATE = np.dtype(
 )
 
 # Three cumulants as a distribution, that of a function of Z, standard normal: shifted gamma, lognormal, or between.
-SHAPE = np.dtype(
+PIECE = np.dtype(
     [
         ("mean", np.float64),
         ("sd", np.float64),  # 0: the mean is all there is
@@ -141,6 +162,16 @@ SHAPE = np.dtype(
         ("log_shift", np.float64),  # lognormal: log_shift + sign * exp(log_mean + log_sd * Z)
         ("log_mean", np.float64),
         ("log_sd", np.float64),
+    ],
+    align=True,
+)
+
+# ... and as one of two of these by chance: those who met little, and those who met much.
+SHAPE = np.dtype(
+    [
+        ("slow_share", np.float64),  # probability of `slow` [1]; 0: there is but `fast`
+        ("fast", PIECE),
+        ("slow", PIECE),
     ],
     align=True,
 )

@@ -105,7 +105,9 @@ CLASS_FLOW = np.dtype(
         ("third_s3", np.float64),
         ("within", np.float64),  # share within the whole's threshold
         ("within_own", np.float64),  # within that of the class
-        ("buckets", np.int64, (SLICES,)),  # of the histogram, by slice of probability
+        ("slow_share", np.float64),  # of those who met much [1]
+        ("buckets", np.int32, (SLICES,)),  # of the histogram, by slice of probability, of the others
+        ("slow_buckets", np.int32, (SLICES,)),  # ... and of those who met much
     ],
     align=True,
 )
