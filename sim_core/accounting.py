@@ -42,7 +42,7 @@ def indicators(worlds: Worlds) -> pd.DataFrame:
     cost = costs(worlds)
     seconds = _nan_if_zero(account["seconds"])
     columns = {
-        **request_figures(sums),
+        **request_figures(sums, sliced=worlds.engines is None),
         "throughput_per_s": (sums["requests"] - np.minimum(sums["failed"], sums["requests"])) / seconds,
         "error_budget_left": error_budget_left(sums, worlds.params["slo_objective"]),
         **cost,
@@ -75,16 +75,17 @@ def class_sums(worlds: Worlds) -> dict[str, np.ndarray]:
     return {name: totals[name] + windows[name] for name in totals.dtype.names or ()}
 
 
-def request_figures(sums: Mapping[str, np.ndarray], good: str = "good") -> dict[str, np.ndarray]:
+def request_figures(sums: Mapping[str, np.ndarray], good: str = "good", sliced: bool = False) -> dict[str, np.ndarray]:
     """SLIs of requests: of lanes, or of classes.
 
     Args:
         sums: fields of CLASS_SUMS, and `latency`, shape (n, LATENCY_BUCKETS).
         good: the field that counts the good ones.
+        sliced: see `latency_percentiles`.
     """
     requests = _nan_if_zero(sums["requests"])
     failed = np.minimum(sums["failed"], sums["requests"])
-    percentiles = latency_percentiles(sums["latency"], np.array([0.50, 0.95, 0.99]))
+    percentiles = latency_percentiles(sums["latency"], np.array([0.50, 0.95, 0.99]), sliced)
     return {
         "slo_attainment": sums[good] / requests,
         "availability": 1.0 - failed / requests,
@@ -186,7 +187,7 @@ def class_indicators(worlds: Worlds) -> pd.DataFrame:
 
     lane = np.repeat(np.arange(len(worlds)), worlds.params["n_classes"])
     sums = class_sums(worlds) | {"latency": worlds.tables.latency["requests"]}
-    figures = request_figures(sums, "good_own") | {
+    figures = request_figures(sums, "good_own", worlds.engines is None) | {
         "requests": sums["requests"],
         "error_budget_left": error_budget_left(sums, worlds.tables.classes["slo_objective"], "good_own"),
     }

@@ -452,7 +452,9 @@ class TimelineRecorder:
                     "replicas_ready": replicas["n_ready"].sum(axis=1).astype(float),
                     "replicas_desired": replicas["desired_replicas"].sum(axis=1).astype(float),
                     "latency_mean_s": change["latency_s"] / change["latency_weight"],
-                    "latency_p95_s": latency_percentiles(change["latency"], np.array([0.95]))[:, 0],
+                    "latency_p95_s": latency_percentiles(change["latency"], np.array([0.95]), worlds.engines is None)[
+                        :, 0
+                    ],
                     "slo_attainment": change["good"] / change["requests"],
                     "error_ratio": change["failed"] / change["requests"],
                     "utilization": change["cpu_core_s"] / change["request_core_s"],
