@@ -17,7 +17,7 @@ from sim_core.dataplane.independent_table import COEFFICIENTS
 from sim_core.dataplane.one_service import OneService, play
 from sim_core.dataplane.queueing import share_within, take_shape
 from sim_core.dataplane.services.records import CFS_QUOTA, FIFO, PROCESSOR_SHARING, RANDOM, ROUND_ROBIN
-from sim_core.dataplane.station import POINT, SHAPE, STATION_STATE
+from sim_core.dataplane.station import CURVE, POINT, SHAPE
 from sim_core.theory import mmck_blocking
 
 CPU_S = 0.025
@@ -26,7 +26,7 @@ POD = OneService(pods=1, balancing=RANDOM, held_s=0.0, timeout_s=60.0, cpu_s=CPU
 
 def points_of(service: OneService, utilization: float) -> tuple[np.void, np.void]:
     """POINT without and with corrections."""
-    state = np.zeros(1, STATION_STATE)
+    state = np.zeros(1, CURVE)
     state["capacity"] = 1.0
     load, points = load_of(service), np.zeros(2, POINT)
     room = float(service.workers + service.queue_limit)
