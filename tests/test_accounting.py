@@ -134,12 +134,16 @@ def test_percentiles_of_two_buckets():
 
 
 def test_a_lane_has_the_percentiles_of_its_histogram():
-    """60 % of the requests in bucket 10, 37 % in bucket 100, 3 % in bucket 120."""
+    """Slices of 60, 37 and 3 %, with middles at 30, 78.5 and 98.5 %, in buckets 10, 100 and 120: log-linear between."""
     ratio = (LATENCY_MAX_S / LATENCY_MIN_S) ** (1.0 / LATENCY_BUCKETS)
     worlds = lane(**ONE_HOUR)
     worlds.tables.latency["requests"][0, [10, 100, 120]] = 60.0, 37.0, 3.0
     table = indicators(worlds).iloc[0]
-    places = {"latency_p50_s": 10 + 50 / 60, "latency_p95_s": 100 + 35 / 37, "latency_p99_s": 120 + 2 / 3}
+    places = {
+        "latency_p50_s": 10.5 + 90 * 20 / 48.5,
+        "latency_p95_s": 100.5 + 20 * 16.5 / 20,
+        "latency_p99_s": 120.5,
+    }
     for name, place in places.items():
         assert table[name] == pytest.approx(LATENCY_MIN_S * ratio**place, rel=1e-9)
 

@@ -129,10 +129,12 @@ HELD_TO = [
 
 @pytest.mark.parametrize(("service", "utilization"), HELD_TO)
 def test_independent_pods_agree_with_the_exact_simulation(service: OneService, utilization: float):
-    """Within the bounds that the engines are held to, 300,000 calls; under a quota within twice that for the share in time."""
+    """Within the bounds that the engines are held to, 300,000 calls; under a quota the mean within 6 %, and the share in
+    time within twice its bound."""
     seen = residual(service, utilization, play)
+    under_quota = {"mean_pct": 1.2, "slo_points": 2.0} if service.sharing == CFS_QUOTA else {}
     for name, bound in BOUNDS.items():
-        slack = 2.0 if service.sharing == CFS_QUOTA and name == "slo_points" else 1.0
+        slack = under_quota.get(name, 1.0)
         assert abs(getattr(seen, name)) <= slack * bound, seen
 
 
