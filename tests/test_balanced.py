@@ -21,12 +21,12 @@ from sim_core.dataplane.curve import calls_for, draw_curve, speed_with, weigh
 from sim_core.dataplane.fit import load_of, residual, scenarios
 from sim_core.dataplane.one_service import OneService, play
 from sim_core.dataplane.services.records import CFS_QUOTA, FIFO, LEAST_OUTSTANDING, POWER_OF_TWO, PROCESSOR_SHARING
-from sim_core.dataplane.station import POINT, STATION_STATE
+from sim_core.dataplane.station import CURVE, POINT
 
 
 def curve_of(held: float, cores: float = 1.0, workers: int = 16) -> np.void:
-    """STATION_STATE with the curve of a pod whose calls are held for so many CPU times."""
-    state = np.zeros(1, STATION_STATE)
+    """CURVE with the curve of a pod whose calls are held for so many CPU times."""
+    state = np.zeros(1, CURVE)
     draw_curve(load_of(OneService(cores=cores, workers=workers))[0], state[0], held)
     row: np.void = state[0]
     return row

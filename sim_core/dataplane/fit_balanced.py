@@ -272,8 +272,9 @@ def _effective(row: pd.Series) -> tuple[float, float]:
             ]
             return np.array([*told, x[0] / 0.1, x[1] / (0.6 + 0.3 * abs(skewness))])
         within = share_within(shape[0], row["timeout_s"])
-        take_shape(cut[0], *cumulants_within(shape[0], row["timeout_s"], within))
-        mean, p95 = float(cut["mean"][0]), quantile_of_shape(cut[0], _NORMAL["p95"])
+        kept = cumulants_within(shape[0], row["timeout_s"], within)
+        take_shape(cut[0], *kept)
+        mean, p95 = kept[0], quantile_of_shape(cut[0], _NORMAL["p95"])
         told = [(1.0 - within - lost) / 0.005, (mean / row["latency_s"] - 1.0) / 0.03, (p95 / row["p95"] - 1.0) / 0.05]
         return np.array([*told, x[0] / 0.15, x[1] / 0.6])
 
