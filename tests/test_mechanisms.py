@@ -51,9 +51,11 @@ def test_a_request_waits_for_each_of_its_calls(bare: Profile):
 
 @pytest.mark.parametrize(("calls", "availability"), [(0.25, 0.75 + 0.25 * 0.6), (1.0, 0.6), (2.0, 0.36)])
 def test_a_request_fails_with_the_calls_that_it_makes(production: Profile, calls: float, availability: float):
-    """Two of five connections are refused. Of requests with a quarter of a call on average, three quarters make none."""
+    """Two of five connections are refused, and every call makes one query. Of requests with a quarter of a call on average,
+    three quarters make none."""
     profile = production.with_overrides(
         {
+            f"{API}.queries": {"reads_per_call": 1.0, "writes_per_call": 0.0, "cacheable_share": 0.0},
             f"{API}.calls_per_request": calls,
             f"{API}.client.max_retries": 0,
             "database.max_connections": 27,
@@ -120,11 +122,11 @@ def test_the_queue_of_a_scrape_is_its_mean_over_the_interval(bare: Profile):
 
 def test_the_latency_of_a_service_in_a_scrape_is_that_of_its_calls(bare: Profile):
     """For one service, in each interval: a request's latency less the balancer's 2 ms, calm or overloaded. The calls of
-    the service hold those few in 100 million that the tail of an analytic distribution has beyond the timeout."""
+    the service hold those few in 10,000 that the tail of an analytic distribution has beyond the timeout."""
     profile = bare.with_overrides({f"{API}.container.queue_limit": 5000, f"{API}.client.timeout_seconds": 300.0})
     lane = Lane(profile, burst(40.0, 320.0, 60, 120, 600), 1, scaler=Scaler.static(4))
     seen, services = watch(Worlds([lane]), 400.0)
-    np.testing.assert_allclose(services["latency_mean_s"][:, 0], seen["latency_mean_s"] - 0.002, rtol=2e-6)
+    np.testing.assert_allclose(services["latency_mean_s"][:, 0], seen["latency_mean_s"] - 0.002, rtol=4e-3)
     assert seen["latency_mean_s"].max() > 5.0
     calm_s = seen["latency_mean_s"][2]  # before the burst
     assert seen["latency_mean_s"][-1] == pytest.approx(calm_s, rel=1e-3)
