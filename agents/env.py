@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -123,6 +124,11 @@ def step_lanes(tables, lanes, n_ticks, actions, scales, observations, rewards, s
             sums[index, k] += amount
             totals[k] += amount
         observe(world, observations[index])
+
+
+def spare_threads() -> int:
+    """CPUs of this process, no more than four: what lanes of a training may be shared among."""
+    return min(4, len(os.sched_getaffinity(0)))
 
 
 class Episodes:

@@ -102,12 +102,13 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
     import torch
 
     from agents.actions import N_ACTIONS
-    from agents.env import DevOpsVecEnv, EnvSpec
+    from agents.env import DevOpsVecEnv, EnvSpec, spare_threads
     from agents.learning.reference_env import FreeVecEnv
     from agents.learning.train import N_STEPS, make_ppo, start_from
 
     torch.set_num_threads(1)
-    ours = DevOpsVecEnv(EnvSpec(load_profile("production"), _demo_trace()), LANES)
+    threads = spare_threads()  # as a training has them
+    ours = DevOpsVecEnv(EnvSpec(load_profile("production"), _demo_trace()), LANES, threads=threads)
     free = FreeVecEnv(ours)
     frames = N_STEPS * LANES * (2 if quick else 5)
     learners = {"ours": make_ppo(ours, seed=0), "free": make_ppo(free, seed=0)}
@@ -121,7 +122,7 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
             learner.learn(frames)
             rates[name].append(frames / (time.perf_counter() - began))
     ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["free"], strict=True))
-    note = f"{LANES} lanes, n_steps {N_STEPS}, batch 1024, 4 epochs, one torch thread, rounds in turn"
+    note = f"{LANES} lanes, n_steps {N_STEPS}, batch 1024, 4 epochs, lanes on {threads} threads, torch on one, rounds in turn"
     return [
         figure("PPO with our env", statistics.median(rates["ours"]), "frames per second", "", note),
         figure("PPO with a free env", statistics.median(rates["free"]), "frames per second", "", note),

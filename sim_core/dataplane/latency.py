@@ -22,7 +22,8 @@ _SLICE_QUANTILES = np.array([
     -1.959963985, -1.281551566, -0.755415026, -0.318639364, 0.0, 0.318639364, 0.738846849, 1.200358858,
     1.644853627, 2.004654462, 2.326347874, 2.807033768,
 ])  # fmt: skip
-_MOVED = 1e-3  # relative change of a latency distribution from which on it is worked out anew
+_BRANCH_MOVED = 1e-3  # relative change of branches from which on the slowest is worked out anew
+_MOVED = 4e-3  # relative change of a latency distribution from which on it is worked out anew (buckets are 2 % wide)
 # Gauss-Legendre nodes and weights on [0, 1], for the slowest of branches
 # ln(1 + x) on [0, 1] within 4e-6: plenty for buckets of 2 %
 _LN = np.polynomial.Chebyshev.interpolate(np.log1p, 6, domain=[0.0, 1.0]).convert(kind=np.polynomial.Polynomial).coef
@@ -55,7 +56,7 @@ def slowest_branch(steps, flows, branches, row):
         moved += abs(flow.sum_mean_s + deviation - branches[steps[branch].target].seen)
         whole += flow.sum_mean_s + deviation
         branch = steps[branch].end
-    if moved <= _MOVED * whole:
+    if moved <= _BRANCH_MOVED * whole:
         return
     low, high, typical = 0.0, 0.0, 0.0
     branch = row + 1
@@ -124,7 +125,7 @@ def take_latency(booked, flow, threshold_s, own_threshold_s):
     mean, variance, third = flow.mean_s, flow.variance_s2, flow.third_s3
     if (
         abs(mean - booked.mean_s) <= _MOVED * booked.mean_s
-        and abs(variance - booked.variance_s2) <= _MOVED * booked.variance_s2
+        and abs(variance - booked.variance_s2) <= 2.0 * _MOVED * booked.variance_s2
         and abs(third - booked.third_s3) <= 4.0 * _MOVED * abs(booked.third_s3)
     ):
         return

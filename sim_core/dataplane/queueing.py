@@ -15,7 +15,7 @@ _LEAST_SKEWNESS = 0.01  # below it a shape is a normal one; shift and scale woul
 _MOST_SKEWNESS = 60.0
 _GAMMA_SKEWNESS, _LOGNORMAL_SKEWNESS = 2.2, 3.2
 _CHOOSE_3, _CHOOSE_6, _CHOOSE_9 = (np.array([float(math.comb(m, n)) for n in range(m + 1)]) for m in (3, 6, 9))
-_SAME_CUT = 1e-4  # relative change of a mean from which on what a timeout leaves of it is worked out anew
+_SAME_CUT = 1e-3  # relative change of a mean from which on what a timeout leaves of it is worked out anew
 # Shapes are split above this coefficient of variation and this skewness over it; from there on gradually.
 _SPLIT_CV, _SPLIT_CV_WIDTH, _SPLIT_SKEWNESS = 0.3, 0.2, -0.5
 _GAMMA_CV, _GAMMA_CV_WIDTH, _GAMMA_WIDTH = 1.15, 0.15, 0.12  # ... and less where they are nearly gamma distributions
@@ -360,8 +360,8 @@ def cut_at(cut, shape, mean, variance, third, timeout_s):
     """
     if (
         abs(mean - cut.mean_s) <= _SAME_CUT * mean
-        and abs(variance - cut.variance_s2) <= 2.0 * _SAME_CUT * variance
-        and abs(third - cut.third_s3) <= 3.0 * _SAME_CUT * abs(third)
+        and abs(variance - cut.variance_s2) <= 4.0 * _SAME_CUT * variance
+        and abs(third - cut.third_s3) <= 8.0 * _SAME_CUT * abs(third)
         and timeout_s == cut.timeout_s
     ):
         return
