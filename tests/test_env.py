@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from numba.core.errors import NumbaExperimentalFeatureWarning
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -58,6 +59,9 @@ def test_the_env_passes_both_checkers(name):
         warnings.simplefilter("error")
         for harmless in (".*not within the expected interval.*", ".*have `env.spec`.*", ".*no spec.*", ".*env_spec.*"):
             warnings.filterwarnings("ignore", message=harmless)
+        warnings.filterwarnings(
+            "ignore", category=NumbaExperimentalFeatureWarning
+        )  # of whoever compiles, not of the env
         gymnasium_check_env(env, skip_render_check=True)
         sb3_check_env(env, warn=True, skip_render_check=True)
 
