@@ -121,6 +121,7 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
             began = time.perf_counter()
             learner.learn(frames)
             rates[name].append(frames / (time.perf_counter() - began))
+    ours.close()
     ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["free"], strict=True))
     note = f"{LANES} lanes, n_steps {N_STEPS}, batch 1024, 4 epochs, lanes on {threads} threads, torch on one, rounds in turn"
     return [

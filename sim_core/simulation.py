@@ -245,8 +245,10 @@ class Worlds:
         self._everyone = np.arange(len(lanes))
         self._threads = max(1, min(threads, len(lanes)))
         # Each thread has a place of its own for the samples that it collects and the stations that it knows.
+        others = range(1, self._threads)
         self._parts = [
-            self.tables._replace(samples=np.zeros_like(samples), **known_stations()) for _ in range(self._threads)
+            self.tables,
+            *(self.tables._replace(samples=np.zeros_like(samples), **known_stations()) for _ in others),
         ]
         self._trace_share = trace_share
         self.engines = RequestEngines(len(lanes)) if engine == REQUESTS else None

@@ -138,7 +138,7 @@ def test_a_saturated_database_fills_and_recovers_as_in_the_request_engine(case: 
 
 @pytest.mark.parametrize("case", [Case(), Case(pool=2, load=0.9), Case(cores=1000, pool=1, load=0.9)], ids=str)
 def test_what_comes_is_answered_or_there(case: Case):
-    """Queries in are queries done and queries there, through load, overload and rest: to a thousandth."""
+    """Queries in are queries done and queries there, through load, overload and rest: within one per cent."""
     loads = [0.5] * 10 + [1.4] * 20 + [0.3] * 60 + [0.0] * 5
     states = played(case, loads)
     came = sum(loads) * case.per_s

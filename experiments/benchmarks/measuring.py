@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 Figures = list[dict[str, Any]]
@@ -29,6 +30,7 @@ env.step(env.action_space.sample().reshape(1))
 """
 
 
+@cache
 def fill_kernel_cache() -> None:
     """Compiles the engines in a process of its own, so that this one finds them on disk.
 

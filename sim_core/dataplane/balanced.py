@@ -104,28 +104,18 @@ def take_chain(state, point, pods, busy, room, factor):
         # The chain ends before all pods are saturated.
         step = 1.0 if center < _FEW or width < 1.3 else _WIDE * width
         total, first, second, cube = 1.0, 0.0, 0.0, 0.0
-        away = -step
-        while away >= -center:
-            weight = weigh(state, (center + away) / pods, pods, log_ratio, lighter) - top
-            if weight < -_FAR:
-                break
-            weight = math.exp(weight)
-            total += weight
-            first += weight * away
-            second += weight * away * away
-            cube += weight * away * away * away
-            away -= step
-        away = step
-        while center + away <= end:
-            weight = weigh(state, (center + away) / pods, pods, log_ratio, lighter) - top
-            if weight < -_FAR:
-                break
-            weight = math.exp(weight)
-            total += weight
-            first += weight * away
-            second += weight * away * away
-            cube += weight * away * away * away
-            away += step
+        for direction in (-1.0, 1.0):
+            away = direction * step
+            while 0.0 <= center + away <= end:
+                weight = weigh(state, (center + away) / pods, pods, log_ratio, lighter) - top
+                if weight < -_FAR:
+                    break
+                weight = math.exp(weight)
+                total += weight
+                first += weight * away
+                second += weight * away * away
+                cube += weight * away * away * away
+                away += direction * step
         mean = first / total
         second /= total
         variance = second - mean * mean
@@ -182,8 +172,7 @@ def take_chain(state, point, pods, busy, room, factor):
         first += mass * away
         second += mass * (variance_i + away * away)
         cube += mass * (third_i + 3.0 * away * variance_i + away**3)
-        correction = 1.0 + lighter  # of factor
-        correction = 1.0 / correction
+        correction = factor
         if abs(slope) > 1e-7:
             correction = math.expm1(-abs(log_ratio)) / math.expm1(-abs(slope))
         point.blocked = min(1.0, top / total * correction)
@@ -313,16 +302,36 @@ def room_in_reach(load, pods, utilization, held, room, uneven):
 
 
 @kernel
+def served_scv(load, state, utilization, held):
+    """SCV of what the servers of a pod serve, and their number: cores, or workers where these bind."""
+    scv = line_scv(load, utilization)
+    if state.capacity < 1.0 and load.sharing == FIFO:
+        # Workers bind: what is served is the whole time that a call holds its worker.
+        return (scv + load.held_variance_s2 / load.cpu_s**2) / (1.0 + held) ** 2, load.workers
+    return scv, float(math.ceil(load.cores))
+
+
+@kernel
+def excess_cumulants(point, at_rest, pods, per_call):
+    """Variance and third cumulant of what the open calls of a pod beyond those at rest make a call wait.
+
+    Args:
+        point: as `take_chain` leaves it.
+        at_rest: calls of a pod, on the mean, that are no part of a wait; as many in each pod as chance has it.
+        per_call: wait for a call in front.
+    """
+    variance = max(0.0, point.wait_variance_s2 - at_rest / pods) * per_call**2
+    bound = 2.0 * variance * math.sqrt(variance)
+    third = (point.wait_third_s3 - at_rest / (pods * pods)) * per_call**3
+    return variance, min(bound, max(-bound, third))
+
+
+@kernel
 def crowded_point(load, state, point, utilization, held, room):
     """POINT of a single pod whose workers bind, or of independent ones."""
     most = state.speed[int(state.saturated)]
     busy = utilization * most
-    scv = line_scv(load, utilization)
-    servers = math.ceil(load.cores)
-    if state.capacity < 1.0 and load.sharing == FIFO:
-        # Workers bind: what is served is the whole time that a call holds its worker.
-        scv = (scv + load.held_variance_s2 / load.cpu_s**2) / (1.0 + held) ** 2
-        servers = load.workers
+    scv, servers = served_scv(load, state, utilization, held)
     factor = scv_factor(scv, servers, utilization)
     factor *= gap_factor(load, scv, utilization) / (0.5 * (1.0 + scv))
     # Whoever finds no place to wait is lost, and a loss system does not care for the variability of service times (Erlang).
@@ -337,10 +346,7 @@ def crowded_point(load, state, point, utilization, held, room):
     wait = max(0.0, point.open / accepted - held - alone) * alone_factor
     # Calls that are held are no part of the wait, but of what varies; the call that is being served is one of them.
     per_call = 1.0 / most
-    variance_open = max(0.0, point.wait_variance_s2 - accepted * held) * per_call**2
-    bound = 2.0 * variance_open * math.sqrt(variance_open)
-    third_open = (point.wait_third_s3 - accepted * held) * per_call**3
-    third_open = min(bound, max(-bound, third_open))
+    variance_open, third_open = excess_cumulants(point, accepted * held, 1.0, per_call)
     cpu_scv = line_scv(load, utilization)
     scv_departures = (cpu_scv + servers - 1.0) / servers
     third_departures = third_cumulant_factor(cpu_scv) / servers**2
@@ -364,12 +370,7 @@ def balanced_point(load, state, point, utilization, held, room):
     most = state.speed[int(state.saturated)]
     busy = utilization * most
     pods = load.ready
-    scv = line_scv(load, utilization)
-    servers = math.ceil(load.cores)
-    if state.capacity < 1.0 and load.sharing == FIFO:
-        # Workers bind: what is served is the whole time that a call holds its worker.
-        scv = (scv + load.held_variance_s2 / load.cpu_s**2) / (1.0 + held) ** 2
-        servers = load.workers
+    scv, servers = served_scv(load, state, utilization, held)
     factor = max(0.05, scv_factor(scv, servers, utilization))
     if factor > 1.0:
         factor **= _HEAVY_TOGETHER
@@ -413,11 +414,7 @@ def balanced_point(load, state, point, utilization, held, room):
     # Calls that are held or have a core are no part of the wait, but of what varies. A pod's excess of calls is a wait
     # of so many departures.
     per_call = 1.0 / most
-    at_rest = held + alone
-    variance_open = max(0.0, point.wait_variance_s2 - accepted * at_rest / pods) * per_call**2
-    bound = 2.0 * variance_open * math.sqrt(variance_open)
-    third_open = (point.wait_third_s3 - accepted * at_rest / (pods * pods)) * per_call**3
-    third_open = min(bound, max(-bound, third_open))
+    variance_open, third_open = excess_cumulants(point, accepted * (held + alone), pods, per_call)
     own, own_third = load.cpu_scv * alone * alone, third_cumulant_factor(load.cpu_scv) * alone**3
     spread_j = 0.8 * local
     scv_departures = (scv + servers - 1.0) / servers

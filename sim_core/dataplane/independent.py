@@ -24,8 +24,12 @@ from sim_core.compiled import kernel
 from sim_core.dataplane.curve import call_speed, speed_with
 from sim_core.dataplane.independent_table import COEFFICIENTS
 from sim_core.dataplane.queueing import (
+    LARGE,
+    entry_weight,
+    free_servers,
     gap_factor,
     geometric_sum,
+    line_log_ratio,
     mixed_cumulants,
     scv_factor,
     third_cumulant_factor,
@@ -34,28 +38,11 @@ from sim_core.dataplane.queueing import (
 from sim_core.dataplane.services.records import CFS_QUOTA, FIFO, ROUND_ROBIN
 from sim_core.dataplane.station import N_FACTS
 
-_LARGE = 1e100
 _FADES = 20.0  # corrections, by utilization beyond 1
 # Terms of the corrections: products of two facts, of which the first is always 1.
 PAIRS = np.array([(i, j) for i in range(N_FACTS) for j in range(i, N_FACTS)], np.int64)
 N_TERMS = len(PAIRS)
 WAIT, DEVIATION, FORM = 0, 1, 2  # what is corrected
-
-
-@kernel
-def _entry(utilization, factor):
-    """Weight of the first state of a line over that for exponential times."""
-    if utilization < 1.0:
-        return 1.0 / (1.0 - utilization + utilization * factor)
-    return 1.0 / factor
-
-
-@kernel
-def _log_ratio(utilization, factor):
-    """Log of the ratio of neighboring states of a line whose mean is `factor` times that for exponential times."""
-    if utilization < 1.0:
-        return math.log(max(1e-12, utilization * factor / (1.0 - utilization + utilization * factor)))
-    return math.log((utilization - 1.0 + factor) / factor)
 
 
 @kernel
@@ -76,16 +63,16 @@ def take_chain_of_pod(load, state, chain, utilization, held, room):
         total += weight
         inside += weight * k
         at_work += weight * speed
-        if weight > _LARGE:
+        if weight > LARGE:
             total, inside, at_work, weight = total / weight, inside / weight, at_work / weight, 1.0
     line = room - workers
-    ratio = _log_ratio(utilization, factor)
+    ratio = line_log_ratio(utilization, factor)
     full, ahead = weight, 0.0
     chain.mean_line = chain.variance_line = chain.third_line = 0.0
     if line >= 1.0:
         # States 1 .. line beyond the workers; a call that finds the last of them is refused.
         chain.mean_line, chain.variance_line, chain.third_line = truncated_geometric(ratio, line)
-        first = weight * utilization * _entry(utilization, factor)
+        first = weight * utilization * entry_weight(utilization, factor)
         mass, full = first * geometric_sum(-abs(ratio), line), first
         down = math.exp(-min(700.0, abs(ratio) * (line - 1.0)))
         if ratio > 0.0:
@@ -128,23 +115,17 @@ def take_chain_of_cpu(load, chain, utilization, held, room):
     if load.sharing != FIFO:
         sharing = min(places - 1.0, max(0.0, load.workers - with_backends - servers))
     line = places - sharing
-    ratio = _log_ratio(utilization, factor)
+    ratio = line_log_ratio(utilization, factor)
     # Weights of 0 .. servers - 1 calls, of those that share, and of those in line; each over the largest.
-    weight, idle, idle_busy = 1.0, 1.0, 0.0
-    for j in range(1, int(servers)):
-        weight *= busy / (j * speed)
-        idle += weight
-        idle_busy += weight * j * speed
-        if weight > _LARGE:  # many servers far beyond their capacity: only ratios count
-            weight, idle, idle_busy = 1.0, idle / weight, idle_busy / weight
-    weight *= utilization * _entry(utilization, factor if sharing == 0.0 else gaps)
+    weight, idle, idle_busy = free_servers(busy, speed, servers)
+    weight *= utilization * entry_weight(utilization, factor if sharing == 0.0 else gaps)
     in_share, mean_share, down = 0.0, 0.0, 1.0
     in_line = geometric_sum(-abs(ratio), line)
     if ratio > 0.0:
         down = math.exp(-min(700.0, ratio * (line - 1.0)))
     if sharing > 0.0:
-        in_line *= _entry(utilization, factor) / _entry(utilization, gaps)
-        shared_ratio = _log_ratio(utilization, gaps)
+        in_line *= entry_weight(utilization, factor) / entry_weight(utilization, gaps)
+        shared_ratio = line_log_ratio(utilization, gaps)
         mean_share, _, _ = truncated_geometric(shared_ratio, sharing)
         if shared_ratio > 0.0:
             in_share = down * math.exp(-shared_ratio) * geometric_sum(-shared_ratio, sharing)

@@ -15,7 +15,10 @@ from sim_core.compiled import kernel
 from sim_core.dataplane.grid import LAST, MOST, cell_of, edge_of
 from sim_core.dataplane.known import copy_point, mixed, recall, remember
 from sim_core.dataplane.queueing import (
+    entry_weight,
+    free_servers,
     geometric_sum,
+    line_log_ratio,
     mixed_cumulants,
     scv_factor,
     third_cumulant_factor,
@@ -26,7 +29,6 @@ from sim_core.dataplane.station import POINT
 
 _LINES = np.uint64(0x6C696E65)  # tags of lines begin with it
 _LEAST = 1e-100  # calls; fewer are none
-_LARGE = 1e100
 _SAME = 0.01  # change of an scv, over 1 + scv, from which on a line is another one
 _UNNOTICED = 4e-3  # change of the calls, over calls and idle share, that leaves a line as it was
 _AT_REST = 1e-5  # of the idle share: a utilization this near to that of a line at rest
@@ -128,23 +130,11 @@ def line_at_rest(point, utilization, capacity, scv, room):
     speed = capacity / servers
     busy = utilization * capacity
     factor = max(0.02, scv_factor(scv, servers, utilization))
-    if utilization < 1.0:
-        entry = 1.0 / (1.0 - utilization + utilization * factor)
-        ratio = utilization * factor * entry
-    else:
-        entry = 1.0 / factor
-        ratio = (utilization - 1.0 + factor) * entry
-    log_ratio = math.log(max(1e-12, ratio))
+    log_ratio = line_log_ratio(utilization, factor)
     places = max(1.0, room - servers)
     # Weights of 0 .. servers - 1 calls, and of `servers` or more.
-    weight, idle, busy_sum = 1.0, 1.0, 0.0
-    for j in range(1, int(servers)):
-        weight *= busy / (j * speed)
-        idle += weight
-        busy_sum += weight * j * speed
-        if weight > _LARGE:  # many servers far beyond their capacity: only ratios count
-            weight, idle, busy_sum = 1.0, idle / weight, busy_sum / weight
-    weight *= utilization * entry
+    weight, idle, busy_sum = free_servers(busy, speed, servers)
+    weight *= utilization * entry_weight(utilization, factor)
     if log_ratio > 0.0:
         down = math.exp(-log_ratio * (places - 1.0)) if log_ratio * places < 700.0 else 0.0
         idle, busy_sum = idle * down, busy_sum * down

@@ -9,6 +9,7 @@ import numpy as np
 from sim_core.compiled import kernel
 from sim_core.dataplane.services.records import ROUND_ROBIN
 
+LARGE = 1e100  # a weight from which on weights are scaled down
 _SQRT_HALF = math.sqrt(0.5)
 _NORMAL_AT_0 = 1.0 / math.sqrt(2.0 * math.pi)
 _LEAST_SKEWNESS = 0.01  # below it a shape is a normal one; shift and scale would cancel
@@ -75,6 +76,40 @@ def geometric_sum(log_ratio, places):
     if log_ratio > -1e-9:
         return places
     return math.expm1(places * log_ratio) / math.expm1(log_ratio)
+
+
+@kernel
+def entry_weight(utilization, factor):
+    """Weight of the first state of a line over that for exponential times."""
+    if utilization < 1.0:
+        return 1.0 / (1.0 - utilization + utilization * factor)
+    return 1.0 / factor
+
+
+@kernel
+def line_log_ratio(utilization, factor):
+    """Log of the ratio of neighboring states of a line whose mean is `factor` times that for exponential times."""
+    if utilization < 1.0:
+        return math.log(max(1e-12, utilization * factor / (1.0 - utilization + utilization * factor)))
+    return math.log((utilization - 1.0 + factor) / factor)
+
+
+@kernel
+def free_servers(busy, speed, servers):
+    """Weights of the states of a queue with a free server: `idle` their sum, and `idle_busy` that of each times the work
+    that it gets done; and `last`, that of all servers but one busy, by which the others follow.
+
+    Args:
+        busy: work that comes, in whole servers; speed: of a server.
+    """
+    last, idle, idle_busy = 1.0, 1.0, 0.0
+    for j in range(1, int(servers)):
+        last *= busy / (j * speed)
+        idle += last
+        idle_busy += last * j * speed
+        if last > LARGE:  # many servers far beyond their capacity: only ratios count
+            last, idle, idle_busy = 1.0, idle / last, idle_busy / last
+    return last, idle, idle_busy
 
 
 @kernel

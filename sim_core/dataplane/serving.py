@@ -11,8 +11,8 @@ from sim_core.dataplane.curve import call_speed, draw_curve
 from sim_core.dataplane.grid import MOST, cell_of, edge_of
 from sim_core.dataplane.known import copy_point, mixed, recall, remember, row_of
 from sim_core.dataplane.queueing import third_cumulant_factor
-from sim_core.dataplane.services.records import FIFO, LEAST_OUTSTANDING, POWER_OF_TWO, ROUND_ROBIN
-from sim_core.dataplane.stationary import effective_slowness, take_point
+from sim_core.dataplane.services.records import FIFO, ROUND_ROBIN
+from sim_core.dataplane.stationary import effective_slowness, keeps_equal, take_point
 
 _LEAST = 1e-100  # calls; fewer are none
 # What calls are held moves on a grid: steps of CPU time and held time together [1], and of the variance over their square.
@@ -81,7 +81,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         state.utilization = state.aim = aim
         state.blocked = below.blocked + part * (above.blocked - below.blocked)
         return
-    stir, pods = _stir(load), load.ready if _kept_equal(load) else 1.0
+    stir, pods = _stir(load), load.ready if keeps_equal(load) else 1.0
     places = max(1.0, load.workers + load.queue_limit - load.cores)
     settled = unit / load.cores
     retries = 0.0  # what they add to the variance: twice their covariance with the length of lines
@@ -155,12 +155,7 @@ def _stir(load):
     """Variance that a call which comes and goes adds to the line of a pod; where lines are kept equal, of the mean pod."""
     gaps = 1.0 / load.ready if load.balancing == ROUND_ROBIN else 1.0
     scv = load.cpu_scv if load.sharing == FIFO else 1.0
-    return (gaps + scv) / (load.ready if _kept_equal(load) else 1.0)
-
-
-@kernel
-def _kept_equal(load):
-    return load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO
+    return (gaps + scv) / (load.ready if keeps_equal(load) else 1.0)
 
 
 @kernel
@@ -210,11 +205,17 @@ def _ask(load, asked, unit):
 
 
 @kernel
+def _held(asked):
+    """Time that a call holds its worker beyond its CPU time, over that CPU time [1]."""
+    return asked.held_s / (asked.cpu_s * effective_slowness(asked))
+
+
+@kernel
 def _tag_of_curve(asked):
     tag = mixed(np.uint64(1), asked.cores)
     tag = mixed(tag, asked.workers)
-    tag = mixed(tag, float(asked.sharing + 8 * (asked.balancing >= LEAST_OUTSTANDING)))
-    return mixed(tag, asked.held_s / (asked.cpu_s * effective_slowness(asked)))
+    tag = mixed(tag, float(asked.sharing + 8 * keeps_equal(asked)))
+    return mixed(tag, _held(asked))
 
 
 @kernel
@@ -234,8 +235,8 @@ def _tag_of(asked):
 @kernel
 def _needs_curve(asked):
     """Whether the open calls of a pod decide how fast it works: if a balancer looks at them, or workers may bind."""
-    typical = asked.cores * (asked.held_s / (asked.cpu_s * effective_slowness(asked)) + 1.0)
-    return asked.balancing >= LEAST_OUTSTANDING or typical + 8.0 * math.sqrt(typical) + 8.0 > asked.workers
+    typical = asked.cores * (_held(asked) + 1.0)
+    return keeps_equal(asked) or typical + 8.0 * math.sqrt(typical) + 8.0 > asked.workers
 
 
 @kernel
@@ -246,7 +247,7 @@ def _curve_of(known_curves, asked):
     if curve.tag != tag:
         curve.tag = tag
         if _needs_curve(asked):
-            draw_curve(asked, curve, asked.held_s / (asked.cpu_s * effective_slowness(asked)))
+            draw_curve(asked, curve, _held(asked))
         else:
             curve.capacity = 1.0
     return curve
@@ -370,7 +371,7 @@ def _fluctuate(load, state, unit):
     """
     here, met = state.here, state.met
     per_call = unit / (load.cores * state.capacity)
-    together = _kept_equal(load)
+    together = keeps_equal(load)
     state.common_variance_s2 = state.variance * per_call * per_call / (1.0 if together else load.ready)
     if not state.moves:
         return

@@ -2,8 +2,8 @@
 
 Two models, each exact where its assumptions hold:
 
-* *Independent pods* (random, round robin): every pod is an M/G/c/K queue of its own. Exact for exponential service times
-  and, by insensitivity, for processor sharing with any.
+* *Independent pods* (random, round robin): every pod is a chain of its own calls (`independent`). Exact for exponential
+  service times, but for what is fitted beyond.
 * *Balanced pods* (least outstanding, power of two; and any pod whose workers bind): a pod with k open calls is a closed
   network of its CPU and the time calls are held elsewhere, which works at the speed X(k); the open calls of all pods
   are a birth-death chain in which the balancer keeps pods equal. That is the decomposition of Chandy, Herzog and Woo,
@@ -19,13 +19,14 @@ from sim_core.compiled import kernel
 from sim_core.dataplane.balanced import balanced_point, crowded_point
 from sim_core.dataplane.curve import call_speed
 from sim_core.dataplane.independent import independent_point
-from sim_core.dataplane.queueing import (
-    third_cumulant_factor,
-)
-from sim_core.dataplane.services.records import (
-    LEAST_OUTSTANDING,
-    POWER_OF_TWO,
-)
+from sim_core.dataplane.queueing import third_cumulant_factor
+from sim_core.dataplane.services.records import LEAST_OUTSTANDING, POWER_OF_TWO
+
+
+@kernel
+def keeps_equal(load):
+    """Whether the balancer looks at open calls, and so keeps pods about equal."""
+    return load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO
 
 
 @kernel
@@ -39,8 +40,7 @@ def take_point(load, state, point, utilization):
     slowness = effective_slowness(load)
     unit = load.cpu_s * slowness
     room = load.workers + load.queue_limit
-    chosen = load.balancing == LEAST_OUTSTANDING or load.balancing == POWER_OF_TWO
-    if chosen and load.ready > 1.5:
+    if keeps_equal(load) and load.ready > 1.5:
         balanced_point(load, state, point, utilization, load.held_s / unit, room)
         _in_seconds(point, unit)
     elif state.capacity < 1.0 and state.stride > 1.0:

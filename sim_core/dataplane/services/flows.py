@@ -20,7 +20,6 @@ SERVICE_FLOW = np.dtype(
         ("load", LOAD),  # of this tick
         ("station", STATION_STATE),
         ("answer", ANSWER),  # of this tick
-        ("shape", SHAPE),  # scratch
         ("refused_share", np.float64),  # of the offered calls
         ("stretch", np.float64),  # time of a CPU step over that on a warm pod
     ],
