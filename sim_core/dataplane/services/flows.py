@@ -22,6 +22,12 @@ SERVICE_FLOW = np.dtype(
         ("answer", ANSWER),  # of this tick
         ("refused_share", np.float64),  # of the offered calls
         ("stretch", np.float64),  # time of a CPU step over that on a warm pod
+        ("guarded", np.bool_),  # whether anything in `guards` is on
+        ("drops_late", np.bool_),  # whether what finds no room is dropped by its deadline
+        ("attempts", np.float64),  # of edges that eject, since pods were guarded last
+        ("failures", np.float64),  # of these
+        ("ejected", np.float64),  # pods that are out, expected [pods]
+        ("ejections", np.float64),  # since the start [pods]
     ],
     align=True,
 )

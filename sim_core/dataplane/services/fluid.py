@@ -11,9 +11,11 @@ import math
 from sim_core.compiled import glue, kernel, phase
 from sim_core.dataplane.latency import slowest_branch
 from sim_core.dataplane.queueing import cut_at, third_cumulant_factor
+from sim_core.dataplane.services.guards import guard_pods, has_guard
 from sim_core.dataplane.services.kinds import BRANCH, CALL_STEP, CPU, NO_PARENT, PARALLEL, RETRY_SLOTS, WAIT
 from sim_core.dataplane.serving import serve_station
 from sim_core.dataplane.stationary import stretch_of
+from sim_core.tables import rows
 
 _SAME = 2e-3  # relative change of what a call costs
 _FAR2 = 150.0  # squared standard deviations: further out, nobody gives up
@@ -27,6 +29,7 @@ def begin(world):
     """Fills the zeroed flows of a lane: steps that always take the same."""
     for i in range(len(world.services)):
         begin_station(world.services[i], world.service_flows[i], world.lane.tick_s)
+        world.service_flows[i].guarded = has_guard(world.services[i], world.calls)
     for s in range(len(world.steps)):
         step = world.steps[s]
         if step.kind == WAIT:
@@ -141,6 +144,9 @@ def serve_service(world, i):
     service, flow = world.services[i], world.service_flows[i]
     load = flow.load
     mix_calls(service, load, world.endpoints, world.endpoint_flows)
+    if flow.guarded:
+        pods, now_s = rows(world.pods, service.pods_first, service.n_pods), world.state.tick * world.lane.tick_s
+        guard_pods(service, world.service_states[i], flow, pods, world.calls, world.call_flows, now_s)
     serve_pods(world.known_points, world.known_curves, service, world.service_states[i], flow, world.service_windows[i])
     pass_on(service, flow, world.endpoint_flows)
 
@@ -200,7 +206,8 @@ def mix_calls(service, load, endpoints, flows):
 def serve_pods(known_points, known_curves, service, state, flow, window):
     """One service for one tick: pods serve what they can, the rest waits or is refused."""
     load, answer = flow.load, flow.answer
-    load.ready, load.cold = state.n_ready, state.n_cold
+    if not flow.guarded:
+        load.ready, load.cold = state.n_ready, state.n_cold
     serve_station(known_points, known_curves, load, flow.station, answer)
     arrivals = load.arrivals
     flow.refused_share = answer.refused / arrivals if arrivals > LEAST else 0.0
@@ -319,14 +326,22 @@ def finish_call(world, c, step_flow):
     offered = flow.new_calls + flow.due[0] + flow.due[1] + flow.due[2]
     flow.failed_share = 0.0
     flow.uneven = 0.0
+    callee = world.service_flows[call.service]
+    if call.ejection_failures > 0:
+        callee.attempts += offered
+        callee.failures += offered * (1.0 - answered)
+    if callee.drops_late:  # what found no room was given up by its caller
+        late = callee.refused_share * (1.0 - timed_out)
+        flow.extra_held_s += late * call.timeout_s
+        timed_out += late
     if answered < 1.0 and offered > LEAST:
         common = 0.0
         if timed_out > _FEW:
-            common = in_common(world.service_flows[call.service].station.common_variance_s2, below.variance_s2)
+            common = in_common(callee.station.common_variance_s2, below.variance_s2)
         again = count_lost_calls(call, flow, world.service_windows[call.service], offered, answered, timed_out, common,
                                  world.state.tick, world.lane.tick_s)  # fmt: skip
         flow.extra_held_s += again * (call.backoff_s[0] + step_flow.mean_s)
-        world.service_flows[call.service].station.uneven += flow.uneven
+        callee.station.uneven += flow.uneven
     for attempt in range(len(flow.due)):
         flow.due[attempt] = 0.0
 
