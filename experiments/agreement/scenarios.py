@@ -193,6 +193,27 @@ def _rooms_and_clients() -> Iterator[Scenario]:
     yield _static(_LO, _PS, 0.8, 20, 1.0, "three balancer nodes", {"ingress.balancer_nodes": 3})
 
 
+def _guarded() -> Iterator[Scenario]:
+    """What stands between callers and pods: breakers, ejection, deadlines that are passed on, sessions, slow start."""
+
+    def edge(**guard: Any) -> dict[str, Any]:
+        return {"ingress.calls": [{"service": "api", **guard}]}
+
+    breaker = edge(circuit_breaker={"max_requests": 200})
+    ejection = edge(outlier_ejection={"consecutive_failures": 5, "max_ejection_share": 0.3})
+    long_lines = {f"{_CONTAINER}.workers": 4, f"{_CONTAINER}.queue_limit": 200, f"{_CLIENT}.timeout_seconds": 1.0}
+    yield _static(_LO, _PS, 1.2, 20, 1.0, "circuit breaker", breaker)
+    yield _static(_R, _PS, 1.2, 20, 1.0, "circuit breaker", breaker)
+    yield _static(_LO, _PS, 1.2, 20, 1.0, "outlier ejection", ejection)
+    yield _static(_LO, _PS, 1.2, 20, 1.0, "passed deadline", long_lines | edge(pass_deadline=True))
+    yield _static(_R, _PS, 1.2, 20, 1.0, "passed deadline", long_lines | edge(pass_deadline=True))
+    for share, load in ((0.3, 0.8), (0.7, 0.7)):
+        yield _static(_LO, _PS, load, 20, 1.0, f"sticky {share:g}", {"ingress.sticky_share": share})
+    wave = (0.2, 0.7, 0.3, 0.7, 0.2)
+    world = {"ingress.slow_start_seconds": 60.0}
+    yield Scenario("slow start: hpa, waves: least_outstanding", 20, 3600.0, wave, True, world, hpa=True)
+
+
 def _changing() -> Iterator[Scenario]:
     """Loads that rise and fall, overload that ends, with fixed fleets and with the HPA in the loop."""
     ramp, step = (0.3, 1.1, 0.3), (0.6, 0.6, 0.6, 1.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6)
@@ -230,5 +251,5 @@ def _of_graphs() -> Iterator[Scenario]:
 def scenarios() -> list[Scenario]:
     """All of them, in the order of the table; those to be judged first."""
     judged = [_static(*row) for row in _JUDGED]
-    judged += [*_rooms_and_clients(), *_changing(), *_of_traces(), *_of_graphs()]
+    judged += [*_rooms_and_clients(), *_guarded(), *_changing(), *_of_traces(), *_of_graphs()]
     return judged + [_static(*row, "fit", fitting=True) for row in _FITTED]

@@ -65,3 +65,17 @@ def remember(known_points, tag, point):
     copy_point(other.point, known.point)
     known.tag = tag
     copy_point(known.point, point)
+
+
+@kernel
+def mix_points(into, one, other, part):
+    """Sets a POINT to what lies between two, `part` of the way to the other."""
+    into.utilization = one.utilization + part * (other.utilization - one.utilization)
+    into.open = one.open + part * (other.open - one.open)
+    into.blocked = one.blocked + part * (other.blocked - one.blocked)
+    into.waits = one.waits + part * (other.waits - one.waits)
+    into.wait_s = one.wait_s + part * (other.wait_s - one.wait_s)
+    into.wait_variance_s2 = one.wait_variance_s2 + part * (other.wait_variance_s2 - one.wait_variance_s2)
+    into.wait_third_s3 = one.wait_third_s3 + part * (other.wait_third_s3 - one.wait_third_s3)
+    into.extra_variance_s2 = one.extra_variance_s2 + part * (other.extra_variance_s2 - one.extra_variance_s2)
+    into.extra_third_s3 = one.extra_third_s3 + part * (other.extra_third_s3 - one.extra_third_s3)

@@ -9,7 +9,7 @@ import numpy as np
 from sim_core.compiled import kernel
 from sim_core.dataplane.curve import call_speed, draw_curve
 from sim_core.dataplane.grid import MOST, cell_of, edge_of
-from sim_core.dataplane.known import copy_point, mixed, recall, remember, row_of
+from sim_core.dataplane.known import copy_point, mix_points, mixed, recall, remember, row_of
 from sim_core.dataplane.queueing import third_cumulant_factor
 from sim_core.dataplane.services.records import FIFO, ROUND_ROBIN
 from sim_core.dataplane.stationary import effective_slowness, keeps_equal, take_point
@@ -151,6 +151,35 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
 
 
 @kernel
+def _hold_back(known_points, known_curves, load, state, inflow, capacity, before):
+    """Refuses what would bring more calls into the pods than may be open together.
+
+    Pods chosen at random that hold a fixed number of calls between them are as under the load at which they would hold
+    them on the mean (a closed network of many stations); what more comes is refused.
+    """
+    below, above = state.below, state.above
+    most = max(1e-3, load.most_open - load.held_s / load.tick_s * capacity * min(1.0, state.utilization))
+    part = (state.utilization - below.utilization) / (above.utilization - below.utilization)
+    if inflow <= 0.0 or below.open + part * (above.open - below.open) <= most:
+        return
+    low, high = 0, cell_of(state.utilization)
+    while low < high:  # the first cell that ends with as many
+        middle = (low + high) // 2
+        _go_to(known_points, known_curves, state, 0.5 * (edge_of(middle) + edge_of(middle + 1)))
+        if above.open < most:
+            low = middle + 1
+        else:
+            high = middle
+    _go_to(known_points, known_curves, state, 0.5 * (edge_of(low) + edge_of(low + 1)))
+    part = min(1.0, max(0.0, (most - below.open) / max(1e-9, above.open - below.open)))
+    state.utilization = below.utilization + part * (above.utilization - below.utilization)
+    blocked = below.blocked + part * (above.blocked - below.blocked)
+    admitted = most - before + capacity * state.utilization * (1.0 - blocked)
+    state.blocked = 1.0 - min(1.0, max(0.0, admitted / inflow))
+    state.ratio, state.moves = 1.0, False
+
+
+@kernel
 def _stir(load):
     """Variance that a call which comes and goes adds to the line of a pod; where lines are kept equal, of the mean pod."""
     gaps = 1.0 / load.ready if load.balancing == ROUND_ROBIN else 1.0
@@ -197,6 +226,7 @@ def _ask(load, asked, unit):
     asked.cores, asked.workers, asked.queue_limit = load.cores, load.workers, load.queue_limit
     asked.cpu_s, asked.cpu_scv = load.cpu_s, load.cpu_scv
     asked.balancing, asked.nodes, asked.sharing = load.balancing, load.nodes, load.sharing
+    asked.sticky_share = load.sticky_share
     asked.quota_period_s, asked.timeout_s, asked.tick_s = load.quota_period_s, load.timeout_s, load.tick_s
     total = unit * math.exp(_HELD_MOVES * round(math.log1p(load.held_s / unit) / _HELD_MOVES))
     asked.held_s = total - unit
@@ -229,6 +259,8 @@ def _tag_of(asked):
     tag = mixed(tag, asked.held_variance_s2)
     tag = mixed(tag, float(asked.balancing + 8 * asked.nodes))
     tag = mixed(tag, asked.quota_period_s)
+    if asked.sticky_share > 0.0:
+        tag = mixed(tag, asked.sticky_share)
     return mixed(tag, asked.timeout_s)
 
 
@@ -288,6 +320,8 @@ def serve_station(known_points, known_curves, load, state, answer):
     if inflow == 0.0 and before < 1e-9:
         state.open = state.utilization = 0.0
     _settle(known_points, known_curves, load, state, inflow, capacity, before, unit)
+    if load.most_open > 0.0:
+        _hold_back(known_points, known_curves, load, state, inflow, capacity, before)
     _interpolate(state)
     here = state.here
     here.blocked = state.blocked
@@ -330,20 +364,7 @@ def _refuse_all(load, state, answer, offered):
 def _interpolate(state):
     """Sets `here` to the point at `utilization`."""
     here, below, above = state.here, state.below, state.above
-    _mix(here, below, above, (state.utilization - below.utilization) / (above.utilization - below.utilization))
-
-
-@kernel
-def _mix(into, one, other, part):
-    into.utilization = one.utilization + part * (other.utilization - one.utilization)
-    into.open = one.open + part * (other.open - one.open)
-    into.blocked = one.blocked + part * (other.blocked - one.blocked)
-    into.waits = one.waits + part * (other.waits - one.waits)
-    into.wait_s = one.wait_s + part * (other.wait_s - one.wait_s)
-    into.wait_variance_s2 = one.wait_variance_s2 + part * (other.wait_variance_s2 - one.wait_variance_s2)
-    into.wait_third_s3 = one.wait_third_s3 + part * (other.wait_third_s3 - one.wait_third_s3)
-    into.extra_variance_s2 = one.extra_variance_s2 + part * (other.extra_variance_s2 - one.extra_variance_s2)
-    into.extra_third_s3 = one.extra_third_s3 + part * (other.extra_third_s3 - one.extra_third_s3)
+    mix_points(here, below, above, (state.utilization - below.utilization) / (above.utilization - below.utilization))
 
 
 @kernel
@@ -359,7 +380,7 @@ def _as_met(state, capacity):
     else:
         ticks = (state.above.open - state.below.open) / (state.above.utilization - state.below.utilization) / capacity
         ticks = max(0.0, ticks)  # points of rare stations may hold less at more load
-        _mix(state.met, here, last, 0.5 * ticks / (1.0 + ticks))
+        mix_points(state.met, here, last, 0.5 * ticks / (1.0 + ticks))
     copy_point(last, here)
 
 

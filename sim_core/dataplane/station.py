@@ -31,6 +31,8 @@ LOAD = np.dtype(
         ("nodes", np.int64),  # balancer nodes; each knows the calls that it sent itself
         ("sharing", np.int64),  # FIFO, PROCESSOR_SHARING, CFS_QUOTA
         ("quota_period_s", np.float64),  # CFS_QUOTA
+        ("sticky_share", np.float64),  # of calls that go to the pod of their session, whatever its load [1]
+        ("most_open", np.float64),  # calls that may be open together, over the pods [calls]; 0: without such a limit
         ("timeout_s", np.float64),  # after which callers give up; inf: never
         ("tick_s", np.float64),
     ],
@@ -115,6 +117,7 @@ CURVE = np.dtype(
         ("chain", CHAIN),  # scratch
         ("facts", np.float64, (N_FACTS,)),  # scratch
         ("cold", POINT),  # scratch
+        ("pure", POINT),  # scratch
     ],
     align=True,
 )

@@ -19,8 +19,9 @@ from sim_core.compiled import kernel
 from sim_core.dataplane.balanced import balanced_point, crowded_point
 from sim_core.dataplane.curve import call_speed
 from sim_core.dataplane.independent import independent_point
+from sim_core.dataplane.known import copy_point, mix_points
 from sim_core.dataplane.queueing import third_cumulant_factor
-from sim_core.dataplane.services.records import LEAST_OUTSTANDING, POWER_OF_TWO
+from sim_core.dataplane.services.records import LEAST_OUTSTANDING, POWER_OF_TWO, RANDOM
 
 
 @kernel
@@ -37,6 +38,41 @@ def take_point(load, state, point, utilization):
         point.open = point.blocked = point.waits = point.wait_s = 0.0
         point.wait_variance_s2 = point.wait_third_s3 = point.extra_variance_s2 = point.extra_third_s3 = 0.0
         return
+    balancing, share = load.balancing, chance_counts(load, utilization)
+    for at_random in range(2):
+        weight = share if at_random == 1 else 1.0 - share
+        if weight > 0.0:
+            if at_random == 1:
+                load.balancing = RANDOM
+            _take_pure_point(load, state, state.pure, utilization)
+            if weight >= 1.0 or at_random == 0:
+                copy_point(point, state.pure)
+            else:
+                mix_points(point, point, state.pure, weight)
+    load.balancing = balancing
+
+
+@kernel
+def chance_counts(load, utilization):
+    """How far sticky calls, which go to pods at random, take a station from what its balancer makes of the others [1].
+
+    A balancer that looks at open calls evens out with its share what chance does with the rest: pods are as unequal as
+    under the sticky calls alone. Fitted to least outstanding at loads of 0.5 to 0.8, within 0.06.
+    """
+    share = load.sticky_share
+    if share <= 0.0 or load.balancing == RANDOM:
+        return 0.0
+    if not keeps_equal(load) or share >= 1.0:
+        return share
+    if utilization >= 1.0:
+        return 0.0
+    both = share * utilization
+    return share ** (1.1 + 0.5 * both) * (1.0 - utilization) / (1.0 - both)
+
+
+@kernel
+def _take_pure_point(load, state, point, utilization):
+    """The same where all calls go where the balancer sends them."""
     slowness = effective_slowness(load)
     unit = load.cpu_s * slowness
     room = load.workers + load.queue_limit

@@ -59,6 +59,7 @@ def begin_station(service, flow, tick_s):
     # Until the first calls say which they are; a service that no request enters has none.
     load.cpu_s, load.cpu_scv = service.cpu_s if service.cpu_s > 0.0 else tick_s, 1.0
     load.balancing, load.nodes = service.balancing, service.balancer_nodes
+    load.sticky_share = service.sticky_share
     load.sharing, load.quota_period_s = service.sharing, service.quota_period_s
     load.timeout_s, load.tick_s = service.timeout_s, tick_s
     flow.station.cell = -1

@@ -14,7 +14,7 @@ import math
 
 from sim_core.compiled import kernel
 from sim_core.controlplane.pods import READY_TRUE
-from sim_core.dataplane.stationary import effective_slowness
+from sim_core.dataplane.stationary import effective_slowness, keeps_equal
 
 LEAST_WEIGHT = 0.1  # of a fresh pod; Envoy's default min_weight_percent
 _STEP = 0.25  # pods, calls: what stations are told moves in such steps, so that few differ
@@ -37,7 +37,7 @@ def guard_pods(service, state, flow, pods, calls, call_flows, now_s):
     _eject(service, state, flow, calls, load.tick_s)
     load.ready = max(1.0, load.ready) if state.n_ready > 0 else 0.0
     load.cold = min(load.cold, load.ready)
-    load.workers, load.queue_limit = service.workers, service.queue_limit
+    load.workers, load.queue_limit, load.timeout_s = service.workers, service.queue_limit, service.timeout_s
     flow.drops_late = False
     if state.n_ready > 0 and load.expected > 0.0:
         _limit_room(service, flow, calls, call_flows)
@@ -50,7 +50,9 @@ def _start_slowly(service, state, load, pods, now_s):
     for index in range(state.n_pods):
         pod = pods[index]
         if pod.ready == READY_TRUE and not pod.deleting:
-            weight = LEAST_WEIGHT + (1.0 - LEAST_WEIGHT) * max(0.0, now_s - pod.ready_transition_s) / service.slow_start_s
+            weight = (
+                LEAST_WEIGHT + (1.0 - LEAST_WEIGHT) * max(0.0, now_s - pod.ready_transition_s) / service.slow_start_s
+            )
             weight = min(1.0, weight)
             ready += weight
             if pod.cold:
@@ -105,13 +107,16 @@ def _limit_room(service, flow, calls, call_flows):
     line = load.queue_limit
     if 0.0 < patience_s < math.inf and served_per_s * patience_s < line:
         line = _STEP * math.ceil(served_per_s * patience_s / _STEP)
-        flow.drops_late = True
+        flow.drops_late, load.timeout_s = True, math.inf  # nobody in the line has given up
     # Calls that have timed out are not open any more: a breaker counts no more than come within a timeout.
     room = most_open / load.ready
-    if room < load.workers + line and room < served_per_s * service.timeout_s:
+    load.most_open = 0.0
+    if room < served_per_s * service.timeout_s and not keeps_equal(load):
+        load.most_open = room
+    elif room < load.workers + line and room < served_per_s * service.timeout_s:
         load.workers = min(load.workers, max(1.0, room))
         line = max(0.0, room - load.workers)
-        flow.drops_late = False
+        flow.drops_late, load.timeout_s = False, service.timeout_s
     load.queue_limit = line
 
 
