@@ -362,10 +362,10 @@ def test_the_sojourn_of_a_call_is_its_steps_and_its_wait():
     own, flow = row(SERVICE_FLOW), row(ENDPOINT_FLOW)
     own.answer.wait_s, own.answer.wait_variance_s2 = 0.3, 0.04
     own.station.met.extra_variance_s2, own.station.met.wait_third_s3, own.station.met.extra_third_s3 = 0.5, 0.6, 0.7
-    fluid.wait_for_pod(flow, own, 1.0, 2.0, 3.0)
+    fluid.wait_for_pod(row(ENDPOINT), flow, own, 1.0, 2.0, 3.0)
     assert seen(flow) == pytest.approx((1.3, 2.54, 4.3))
     own.station.met.extra_variance_s2 = -2.5
-    fluid.wait_for_pod(flow, own, 1.0, 2.0, 3.0)
+    fluid.wait_for_pod(row(ENDPOINT), flow, own, 1.0, 2.0, 3.0)
     assert flow.variance_s2 == 0.0
 
 

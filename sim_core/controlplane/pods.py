@@ -223,6 +223,7 @@ def advance_pod(service, state, pod, window_start_s, now_s):
         pod.cpu_mark_core_s = state.ready_cpu_core_s
     if pod.cold and now_s >= pod.warm_s:
         pod.cold = False
+        state.n_warmed += 1
     pod.next_event_s = next_event_s(pod)
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from sim_core.compiled import kernel
+from sim_core.dataplane.cold import serve_fleet
 from sim_core.dataplane.known import known_stations
 from sim_core.dataplane.one_service import Floats, OneService, Played, play
 from sim_core.dataplane.queueing import cut_at, quantile_of_shape, share_within, take_shape, third_cumulant_factor
@@ -41,8 +42,7 @@ from sim_core.dataplane.services.records import (
     ROUND_ROBIN,
     SHARINGS,
 )
-from sim_core.dataplane.serving import serve_station
-from sim_core.dataplane.station import ANSWER, CUT, LOAD, SHAPE, STATION_STATE
+from sim_core.dataplane.station import ANSWER, APART, COLD_STATE, CUT, LOAD, PIECE, SHAPE, STATION_STATE
 
 __all__ = ["Residual", "Truth", "load_of", "main", "residual", "scenarios", "serve_ticks", "settled"]
 
@@ -66,7 +66,8 @@ def load_of(service: OneService) -> np.ndarray:
         "quota_period_s", "timeout_s", "tick_s",
     ):  # fmt: skip
         load[name] = getattr(service, name)
-    load["ready"], load["cold"] = service.pods, service.cold_pods
+    load["ready"] = load["pods"] = service.pods
+    load["cold"] = service.cold_pods
     load["held_variance_s2"] = service.held_scv * service.held_s**2
     load["held_third_s3"] = third_cumulant_factor(service.held_scv) * service.held_s**3
     return load
@@ -75,20 +76,22 @@ def load_of(service: OneService) -> np.ndarray:
 def serve_ticks(service: OneService, rates_per_s: Floats) -> np.ndarray:
     """TIMED answers of a station that starts empty, one a tick; as many calls arrive as are expected."""
     load, state, answers = load_of(service), np.zeros(1, STATION_STATE), np.zeros(len(rates_per_s), ANSWER)
-    state["cell"], known = -1, known_stations()
+    cold, known = np.zeros(1, COLD_STATE), known_stations()
+    state["cell"] = cold["station"]["cell"] = -1
     for tick, rate in enumerate(rates_per_s):
         load["arrivals"] = load["expected"] = rate * service.tick_s
-        serve_station(**known, load=load[0], state=state[0], answer=answers[tick])
+        serve_fleet(**known, load=load[0], station=state[0], cold=cold[0], n_warmed=0, answer=answers[tick])
     return _with_timeout(answers, service.timeout_s)
 
 
 def settled(service: OneService, utilization: float, ticks: int = 1500) -> np.void:
     """TIMED answer after so many ticks of constant load (over what the CPUs could serve)."""
     load, state, answer = load_of(service), np.zeros(1, STATION_STATE), np.zeros(1, ANSWER)
-    state["cell"] = -1
+    cold = np.zeros(1, COLD_STATE)
+    state["cell"] = cold["station"]["cell"] = -1
     load["arrivals"] = load["expected"] = utilization * service.capacity_per_s * service.tick_s
     known = known_stations()
-    _serve_long(known["known_points"], known["known_curves"], load[0], state[0], answer[0], ticks)
+    _serve_long(known["known_points"], known["known_curves"], load[0], state[0], cold[0], answer[0], ticks)
     seen: np.void = _with_timeout(answer, service.timeout_s)[0]
     return seen
 
@@ -96,12 +99,13 @@ def settled(service: OneService, utilization: float, ticks: int = 1500) -> np.vo
 def _with_timeout(answers: np.ndarray, timeout_s: float) -> np.ndarray:
     """TIMED records: ANSWERs with what callers make of them who wait for so long."""
     timed, shape = np.zeros(len(answers), TIMED), np.zeros(1, SHAPE)
+    piece, apart = np.zeros(1, PIECE), np.zeros(1, APART)
     for name in ANSWER.names or ():
         timed[name] = answers[name]
     for answer in timed:
         cut = np.zeros(1, CUT)
         sojourn = answer["sojourn_s"], answer["sojourn_variance_s2"], answer["sojourn_third_s3"]
-        cut_at(cut[0], shape[0], *sojourn, timeout_s)
+        cut_at(cut[0], shape[0], piece[0], apart[0], *sojourn, timeout_s)
         answer["timeout_share"] = 1.0 - cut["within"][0]
         for name, kept in zip(_ANSWERED, ("kept_s", "kept_variance_s2", "kept_third_s3"), strict=True):
             answer[name] = cut[kept][0]
@@ -109,9 +113,9 @@ def _with_timeout(answers: np.ndarray, timeout_s: float) -> np.ndarray:
 
 
 @kernel
-def _serve_long(known_points, known_curves, load, state, answer, ticks):
+def _serve_long(known_points, known_curves, load, state, cold, answer, ticks):
     for _ in range(ticks):
-        serve_station(known_points, known_curves, load, state, answer)
+        serve_fleet(known_points, known_curves, load, state, cold, 0, answer)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,15 @@ import math
 import numpy as np
 
 from sim_core.compiled import kernel
-from sim_core.dataplane.queueing import quantile_of_piece, quantile_of_shape, share_within, take_shape
+from sim_core.dataplane.queueing import (
+    quantile_of_piece,
+    quantile_of_shape,
+    share_of_piece,
+    share_within,
+    take_apart,
+    take_shape,
+    without,
+)
 from sim_core.dataplane.services.flows import SLICES
 from sim_core.dataplane.services.kinds import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
 
@@ -122,15 +130,19 @@ def take_latency(booked, flow, threshold_s, own_threshold_s):
         booked: CLASS_FLOW.
         flow: ENDPOINT_FLOW where requests of the class enter; its `shape` is set.
     """
-    mean, variance, third = flow.mean_s, flow.variance_s2, flow.third_s3
+    mean, variance, third, apart = flow.mean_s, flow.variance_s2, flow.third_s3, flow.apart
     if (
         abs(mean - booked.mean_s) <= _MOVED * booked.mean_s
         and abs(variance - booked.variance_s2) <= 2.0 * _MOVED * booked.variance_s2
         and abs(third - booked.third_s3) <= 4.0 * _MOVED * abs(booked.third_s3)
+        and abs(apart.share - booked.apart_share) <= _MOVED * booked.apart_share
     ):
         return
     booked.mean_s, booked.variance_s2, booked.third_s3 = mean, variance, third
+    booked.apart_share = apart.share
     shape = flow.shape
+    if apart.share > 0.0:
+        mean, variance, third = without(apart, mean, variance, third)
     take_shape(shape, mean, variance, third)
     booked.within = share_within(shape, threshold_s)
     booked.within_own = booked.within
@@ -140,6 +152,11 @@ def take_latency(booked, flow, threshold_s, own_threshold_s):
     _take_slices(booked.buckets, shape.fast)
     if shape.slow_share > 0.0:
         _take_slices(booked.slow_buckets, shape.slow)
+    if apart.share > 0.0:
+        take_apart(flow.apart_piece, apart)
+        _take_slices(booked.apart_buckets, flow.apart_piece)
+        booked.within += apart.share * (share_of_piece(flow.apart_piece, threshold_s) - booked.within)
+        booked.within_own += apart.share * (share_of_piece(flow.apart_piece, own_threshold_s) - booked.within_own)
 
 
 @kernel
@@ -157,6 +174,11 @@ def _take_slices(buckets, piece):
 @kernel
 def book_latency(histogram, booked, requests):
     """Adds requests to a row of `latency` (LATENCY_BUCKETS)."""
+    if booked.apart_share > 0.0:
+        apart = booked.apart_share * requests
+        for k in range(SLICES):
+            histogram[booked.apart_buckets[k]] += apart * _SLICE_WEIGHTS[k]
+        requests -= apart
     slow = booked.slow_share * requests
     for k in range(SLICES):
         histogram[booked.buckets[k]] += (requests - slow) * _SLICE_WEIGHTS[k]

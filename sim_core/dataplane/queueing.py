@@ -144,7 +144,7 @@ def take_split_shape(shape, mean, variance, third, split):
     """
     if variance <= 1e-12 * mean * mean:
         shape.slow_share = 0.0
-        _take_piece(shape.fast, mean, 0.0, 0.0)
+        take_piece(shape.fast, mean, 0.0, 0.0)
         return
     sd = math.sqrt(variance)
     cv = sd / mean if mean > 0.0 else _MOST_CV
@@ -158,7 +158,7 @@ def take_split_shape(shape, mean, variance, third, split):
         )  # ... which one piece is
     if part <= 0.0:
         shape.slow_share = 0.0
-        _take_piece(shape.fast, mean, sd, skewness)
+        take_piece(shape.fast, mean, sd, skewness)
         return
     x = math.log(min(_MOST_CV, cv))
     log_odds, log_apart, log_ratio = _form(split[0], x, y), _form(split[1], x, y), _form(split[2], x, y)
@@ -174,8 +174,8 @@ def take_split_shape(shape, mean, variance, third, split):
     skewness = (third - between) / (fast * variance_fast * sd_fast + slow * variance_slow * sd_slow)
     skewness = min(_MOST_SKEWNESS, max(-2.0, skewness))
     shape.slow_share = slow
-    _take_piece(shape.fast, mean - slow * apart, sd_fast, skewness)
-    _take_piece(shape.slow, mean + fast * apart, sd_slow, skewness)
+    take_piece(shape.fast, mean - slow * apart, sd_fast, skewness)
+    take_piece(shape.slow, mean + fast * apart, sd_slow, skewness)
 
 
 @kernel
@@ -192,7 +192,7 @@ def _form(of, x, y):
 
 
 @kernel
-def _take_piece(piece, mean, sd, skewness):
+def take_piece(piece, mean, sd, skewness):
     """Sets a PIECE, mirrored where the skewness is negative.
 
     Up to skewness 2 a shifted gamma distribution (the exponential one and sums of exponentials among them), written as
@@ -291,14 +291,14 @@ def _cube_place(piece, threshold):
 @kernel
 def share_within(shape, threshold):
     """P(X <= threshold)."""
-    within = _share_of_piece(shape.fast, threshold)
+    within = share_of_piece(shape.fast, threshold)
     if shape.slow_share > 0.0:
-        within += shape.slow_share * (_share_of_piece(shape.slow, threshold) - within)
+        within += shape.slow_share * (share_of_piece(shape.slow, threshold) - within)
     return within
 
 
 @kernel
-def _share_of_piece(piece, threshold):
+def share_of_piece(piece, threshold):
     if piece.sd == 0.0:
         return 1.0 if piece.mean <= threshold else 0.0
     within = 0.0
@@ -322,18 +322,44 @@ def cumulants_within(shape, threshold, within):
     """Mean, variance and third cumulant of X where X <= threshold, which has the probability `within`."""
     if shape.slow_share <= 0.0:
         return _piece_within(shape.fast, threshold, within)
-    share_slow = _share_of_piece(shape.slow, threshold)
-    share_fast = _share_of_piece(shape.fast, threshold)
+    share_slow = share_of_piece(shape.slow, threshold)
+    share_fast = share_of_piece(shape.fast, threshold)
     slow = shape.slow_share * share_slow / max(1e-12, within)
     mean, variance, third = _piece_within(shape.fast, threshold, share_fast)
     mean_slow, variance_slow, third_slow = _piece_within(shape.slow, threshold, share_slow)
-    slow = min(1.0, slow)
-    apart = mean_slow - mean
-    between = slow * (1.0 - slow) * apart
-    third += slow * (third_slow - third)
-    third += between * (3.0 * (variance_slow - variance) + (1.0 - 2.0 * slow) * apart * apart)
-    variance += slow * (variance_slow - variance) + between * apart
-    return mean + slow * apart, variance, third
+    return mixture(min(1.0, slow), mean, variance, third, mean_slow, variance_slow, third_slow)
+
+
+@kernel
+def mixture(part, mean, variance, third, mean_of_part, variance_of_part, third_of_part):
+    """Cumulants of what with probability `part` is one thing, else another."""
+    apart = mean_of_part - mean
+    between = part * (1.0 - part) * apart
+    third += part * (third_of_part - third)
+    third += between * (3.0 * (variance_of_part - variance) + (1.0 - 2.0 * part) * apart * apart)
+    variance += part * (variance_of_part - variance) + between * apart
+    return mean + part * apart, variance, third
+
+
+@kernel
+def without(apart, mean, variance, third):
+    """Cumulants of the calls that are not told APART, from those of all."""
+    share, rest = apart.share, 1.0 - apart.share
+    if share <= 0.0 or rest <= 1e-6:
+        return mean, variance, third
+    away = (apart.mean_s - mean) / rest  # of those told apart from the others
+    between = share * rest * away
+    variance_of_rest = max(0.0, (variance - share * apart.variance_s2 - between * away) / rest)
+    skewed = 3.0 * (apart.variance_s2 - variance_of_rest) + (rest - share) * away * away
+    return mean - share * away, variance_of_rest, (third - share * apart.third_s3 - between * skewed) / rest
+
+
+@kernel
+def take_apart(piece, apart):
+    """Sets the PIECE of the calls that are told APART."""
+    variance = max(0.0, apart.variance_s2)
+    sd = math.sqrt(variance)
+    take_piece(piece, apart.mean_s, sd, apart.third_s3 / (variance * sd) if sd > 1e-6 * apart.mean_s else 0.0)
 
 
 @kernel
@@ -385,28 +411,57 @@ def _piece_within(piece, threshold, within):
 
 
 @kernel
-def cut_at(cut, shape, mean, variance, third, timeout_s):
+def cut_at(cut, shape, piece, apart, mean, variance, third, timeout_s):
     """Sets CUT: what part of calls is answered within a timeout, and how long these take; kept until a cumulant moves.
 
     Args:
         cut: as it was set last, or zeros.
-        shape: SHAPE, scratch.
+        shape, piece: SHAPE and PIECE, scratch.
+        apart: APART, calls that have a distribution of their own.
         mean, variance, third: of all calls.
     """
     if (
         abs(mean - cut.mean_s) <= _SAME_CUT * mean
         and abs(variance - cut.variance_s2) <= 4.0 * _SAME_CUT * variance
         and abs(third - cut.third_s3) <= 8.0 * _SAME_CUT * abs(third)
+        and abs(apart.share - cut.apart_share) <= _SAME_CUT * apart.share
         and timeout_s == cut.timeout_s
     ):
         return
     cut.mean_s, cut.variance_s2, cut.third_s3, cut.timeout_s = mean, variance, third, timeout_s
+    cut.apart_share = cut.apart.share = apart.share
+    if apart.share > 0.0:
+        _cut_both(cut, shape, piece, apart)
+        return
     take_shape(shape, mean, variance, third)
     cut.within = share_within(shape, timeout_s)
     cut.kept_s, cut.kept_variance_s2, cut.kept_third_s3 = mean, variance, third
     if cut.within < 1.0 - 1e-12:
         kept, cut.kept_variance_s2, cut.kept_third_s3 = cumulants_within(shape, timeout_s, cut.within)
         cut.kept_s = max(0.0, kept)  # shapes may reach a little below zero, where few are in time
+
+
+@kernel
+def _cut_both(cut, shape, piece, apart):
+    """Sets CUT where some calls are told APART."""
+    timeout_s, kept = cut.timeout_s, cut.apart
+    mean, variance, third = without(apart, cut.mean_s, cut.variance_s2, cut.third_s3)
+    take_shape(shape, mean, variance, third)
+    within = share_within(shape, timeout_s)
+    if within < 1.0 - 1e-12:
+        mean, variance, third = cumulants_within(shape, timeout_s, within)
+        mean = max(0.0, mean)
+    take_apart(piece, apart)
+    within_apart = share_of_piece(piece, timeout_s)
+    kept.mean_s, kept.variance_s2, kept.third_s3 = apart.mean_s, apart.variance_s2, apart.third_s3
+    if within_apart < 1.0 - 1e-12:
+        kept_s, kept.variance_s2, kept.third_s3 = _piece_within(piece, timeout_s, within_apart)
+        kept.mean_s = max(0.0, kept_s)
+    cut.within = (1.0 - apart.share) * within + apart.share * within_apart
+    kept.share = min(1.0, apart.share * within_apart / max(1e-12, cut.within))
+    cut.kept_s, cut.kept_variance_s2, cut.kept_third_s3 = mixture(
+        kept.share, mean, variance, third, kept.mean_s, kept.variance_s2, kept.third_s3
+    )
 
 
 @kernel

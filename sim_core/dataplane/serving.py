@@ -209,6 +209,7 @@ def _is_as_asked(load, asked, unit):
     return (
         load.ready == asked.ready
         and load.cold == asked.cold
+        and load.cold_factor == asked.cold_factor
         and load.cpu_s == asked.cpu_s
         and load.cpu_scv == asked.cpu_scv
         and load.cores == asked.cores
@@ -308,15 +309,15 @@ def serve_station(known_points, known_curves, load, state, answer):
     """
     offered = load.arrivals if load.arrivals >= _LEAST else 0.0
     expected = load.expected if load.expected >= _LEAST else 0.0
-    if load.ready < 0.5:
+    if load.pods < 0.5:
         _refuse_all(load, state, answer, offered)
         return
     unit = load.cpu_s * effective_slowness(load)
     _renew(known_curves, load, state, unit)
     capacity = load.cores * state.capacity / unit * load.tick_s  # of a pod
-    inflow = expected / load.ready
+    inflow = expected / load.pods
     room = load.workers + load.queue_limit
-    before = min(state.open / load.ready, room)
+    before = min(state.open / load.pods, room)
     if inflow == 0.0 and before < 1e-9:
         state.open = state.utilization = 0.0
     _settle(known_points, known_curves, load, state, inflow, capacity, before, unit)
@@ -332,12 +333,12 @@ def serve_station(known_points, known_curves, load, state, answer):
     admitted = offered * (1.0 - here.blocked)
     expected_admitted = expected - refused
     # The expected calls may run ahead of the draws: these catch up with them.
-    work = state.unserved + (before - after) * load.ready + admitted
-    served = min(capacity * load.ready, max(0.0, work))
+    work = state.unserved + (before - after) * load.pods + admitted
+    served = min(capacity * load.pods, max(0.0, work))
     state.unserved = work - served
-    state.open = after * load.ready
+    state.open = after * load.pods
     answer.served = served
-    answer.passed_on = max(0.0, min(capacity * load.ready, (before - after) * load.ready + expected_admitted))
+    answer.passed_on = max(0.0, min(capacity * load.pods, (before - after) * load.pods + expected_admitted))
     answer.refused = offered - admitted
     answer.admitted = admitted
     answer.cpu_core_s = served * unit

@@ -16,7 +16,8 @@ LOAD = np.dtype(
     [
         ("arrivals", np.float64),  # calls drawn for this tick, retries included
         ("expected", np.float64),  # their expected number: what queues and waiting times go by
-        ("ready", np.float64),  # pods that take calls [pods]
+        ("ready", np.float64),  # pods that take calls: those that the balancer deals to [pods]
+        ("pods", np.float64),  # of these, the ones of this station: all, unless cold ones are told apart [pods]
         ("cold", np.float64),  # of these, slow ones [pods]
         ("cold_factor", np.float64),  # CPU time on a cold pod over that on a warm one [1]
         ("cores", np.float64),  # CPU limit of a pod [cores]
@@ -116,7 +117,6 @@ CURVE = np.dtype(
         ("scratch", np.float64, (LEVELS + 1,)),
         ("chain", CHAIN),  # scratch
         ("facts", np.float64, (N_FACTS,)),  # scratch
-        ("cold", POINT),  # scratch
         ("pure", POINT),  # scratch
     ],
     align=True,
@@ -147,6 +147,31 @@ STATION_STATE = np.dtype(
         ("here", POINT),  # interpolated at `utilization`: at the end of the tick
         ("last", POINT),  # at the end of the last tick
         ("met", POINT),  # what the arrivals of the tick met on the mean
+    ],
+    align=True,
+)
+
+# Cold pods, and those that turned warm and have not drained since.
+COLD_STATE = np.dtype(
+    [
+        ("station", STATION_STATE),  # theirs alone, while `pods` is above 0; its `met` while `share` is
+        ("pods", np.float64),  # that are a station of their own [pods]
+        ("cold", np.float64),  # that were cold a tick ago [pods]
+        ("n_warmed", np.int64),  # of the service's pods, a tick ago
+        ("drains_s", np.float64),  # until those that turned warm last have drained
+        ("share", np.float64),  # of the admitted calls, which are told apart [1]
+        ("stretch", np.float64),  # time of a CPU step over that on a warm pod [1]
+    ],
+    align=True,
+)
+
+# Calls that are told apart from the others since they take much longer: those that cold pods answer.
+APART = np.dtype(
+    [
+        ("share", np.float64),  # of the calls [1]; 0: none are, and the rest means nothing
+        ("mean_s", np.float64),
+        ("variance_s2", np.float64),
+        ("third_s3", np.float64),
     ],
     align=True,
 )
@@ -185,11 +210,13 @@ CUT = np.dtype(
         ("mean_s", np.float64),  # of all
         ("variance_s2", np.float64),
         ("third_s3", np.float64),
+        ("apart_share", np.float64),  # of these, the calls that are told apart [1]
         ("timeout_s", np.float64),
         ("within", np.float64),  # share of those within the timeout [1]
         ("kept_s", np.float64),  # of these
         ("kept_variance_s2", np.float64),
         ("kept_third_s3", np.float64),
+        ("apart", APART),  # ... that are told apart
     ],
     align=True,
 )

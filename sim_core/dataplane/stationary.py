@@ -20,7 +20,6 @@ from sim_core.dataplane.balanced import balanced_point, crowded_point
 from sim_core.dataplane.curve import call_speed
 from sim_core.dataplane.independent import independent_point
 from sim_core.dataplane.known import copy_point, mix_points
-from sim_core.dataplane.queueing import third_cumulant_factor
 from sim_core.dataplane.services.records import LEAST_OUTSTANDING, POWER_OF_TWO, RANDOM
 
 
@@ -39,6 +38,7 @@ def take_point(load, state, point, utilization):
         point.wait_variance_s2 = point.wait_third_s3 = point.extra_variance_s2 = point.extra_third_s3 = 0.0
         return
     balancing, share = load.balancing, chance_counts(load, utilization)
+    state.pure.utilization = utilization
     for at_random in range(2):
         weight = share if at_random == 1 else 1.0 - share
         if weight > 0.0:
@@ -73,8 +73,7 @@ def chance_counts(load, utilization):
 @kernel
 def _take_pure_point(load, state, point, utilization):
     """The same where all calls go where the balancer sends them."""
-    slowness = effective_slowness(load)
-    unit = load.cpu_s * slowness
+    unit = load.cpu_s * effective_slowness(load)
     room = load.workers + load.queue_limit
     if keeps_equal(load) and load.ready > 1.5:
         balanced_point(load, state, point, utilization, load.held_s / unit, room)
@@ -82,17 +81,9 @@ def _take_pure_point(load, state, point, utilization):
     elif state.capacity < 1.0 and state.stride > 1.0:
         crowded_point(load, state, point, utilization, load.held_s / unit, room)
         _in_seconds(point, unit)
-    elif load.cold <= 0.0 or load.cold >= load.ready or state.capacity < 1.0:
+    else:
         independent_point(load, state, point, utilization, load.held_s / unit, room)
         _in_seconds(point, unit)
-    else:
-        # Cold pods get as many calls as warm ones, and may drown in them.
-        cold_s, cold = load.cpu_s * load.cold_factor, state.cold
-        independent_point(load, state, point, utilization / slowness, load.held_s / load.cpu_s, room)
-        _in_seconds(point, load.cpu_s)
-        independent_point(load, state, cold, utilization / slowness * load.cold_factor, load.held_s / cold_s, room)
-        _in_seconds(cold, cold_s)
-        _mix_cold(load, point, cold, unit, cold_s)
     point.open = max(0.0, min(point.open, room))  # approximations may dip below nothing where workers are few
     point.wait_s, point.wait_variance_s2 = max(0.0, point.wait_s), max(0.0, point.wait_variance_s2)
 
@@ -107,43 +98,8 @@ def _in_seconds(point, unit):
 
 
 @kernel
-def _mix_cold(load, point, cold, unit, cold_s):
-    """Makes of the points of a warm and a cold pod that of the mean pod, whose calls need `unit` of CPU time."""
-    share = load.cold / load.ready
-    accepted = (1.0 - share) * (1.0 - point.blocked) + share * (1.0 - cold.blocked)
-    part = share * (1.0 - cold.blocked) / accepted  # of the admitted calls
-    warm_s = load.cpu_s
-    alone = 1.0 / call_speed(load)
-    # Sojourns without the held time: cumulants of each, mixed; CPU times of the mean pod are taken off again below.
-    one, other = point.wait_s + warm_s * alone, cold.wait_s + cold_s * alone
-    mean = one + part * (other - one)
-    scv, third_factor = load.cpu_scv * alone * alone, third_cumulant_factor(load.cpu_scv) * alone**3
-    one_2 = point.wait_variance_s2 + point.extra_variance_s2 + scv * warm_s**2
-    other_2 = cold.wait_variance_s2 + cold.extra_variance_s2 + scv * cold_s**2
-    one_3 = point.wait_third_s3 + point.extra_third_s3 + third_factor * warm_s**3
-    other_3 = cold.wait_third_s3 + cold.extra_third_s3 + third_factor * cold_s**3
-    to_one, to_other = one - mean, other - mean
-    variance = (1.0 - part) * (one_2 + to_one**2) + part * (other_2 + to_other**2)
-    third = (1.0 - part) * (one_3 + 3.0 * to_one * one_2 + to_one**3)
-    third += part * (other_3 + 3.0 * to_other * other_2 + to_other**3)
-    to_one, to_other = point.wait_s, cold.wait_s
-    point.wait_s = max(0.0, mean - unit * alone)
-    spread = part * (1.0 - part) * (to_other - to_one) ** 2
-    point.wait_variance_s2 = (1.0 - part) * point.wait_variance_s2 + part * cold.wait_variance_s2 + spread
-    point.wait_third_s3 = 0.0
-    point.extra_variance_s2 = variance - point.wait_variance_s2 - scv * unit**2
-    point.extra_third_s3 = third - third_factor * unit**3
-    point.waits += part * (cold.waits - point.waits)
-    point.open += share * (cold.open - point.open)
-    point.blocked = 1.0 - accepted
-
-
-@kernel
 def effective_slowness(load):
-    """CPU time of a call over that on a warm pod, on the mean [1].
-
-    Balancers that look at open calls give each pod what it can take; others give cold pods as much as warm ones.
-    """
+    """CPU time of a call over that on a warm pod, on the mean [1]: each pod is given what it can take."""
     if load.cold <= 0.0:
         return 1.0
     return load.ready / (load.ready - load.cold * (1.0 - 1.0 / load.cold_factor))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim_core.dataplane.services.kinds import MAX_RETRIES, RETRY_SLOTS
-from sim_core.dataplane.station import ANSWER, CUT, LOAD, SHAPE, STATION_STATE
+from sim_core.dataplane.station import ANSWER, APART, COLD_STATE, CUT, LOAD, PIECE, SHAPE, STATION_STATE
 
 SLICES = 12  # of probability, as which a latency distribution is written down
 
@@ -19,9 +19,10 @@ SERVICE_FLOW = np.dtype(
     [
         ("load", LOAD),  # of this tick
         ("station", STATION_STATE),
+        ("cold", COLD_STATE),
         ("answer", ANSWER),  # of this tick
         ("refused_share", np.float64),  # of the offered calls
-        ("stretch", np.float64),  # time of a CPU step over that on a warm pod
+        ("stretch", np.float64),  # time of a CPU step over that on a warm pod, but for pods told apart
         ("guarded", np.bool_),  # whether anything in `guards` is on
         ("drops_late", np.bool_),  # whether what finds no room is dropped by its deadline
         ("attempts", np.float64),  # of edges that eject, since pods were guarded last
@@ -52,7 +53,9 @@ ENDPOINT_FLOW = np.dtype(
         ("mean_s", np.float64),  # sojourn of a clean call
         ("variance_s2", np.float64),
         ("third_s3", np.float64),
-        ("shape", SHAPE),  # of the sojourn, where somebody asks for it
+        ("apart", APART),  # of these, the ones that are told apart
+        ("shape", SHAPE),  # of the sojourn of the others, where somebody asks for it
+        ("apart_piece", PIECE),  # ... and of those told apart
     ],
     align=True,
 )
@@ -113,6 +116,8 @@ CLASS_FLOW = np.dtype(
         ("slow_share", np.float64),  # of those who met much [1]
         ("buckets", np.int32, (SLICES,)),  # of the histogram, by slice of probability, of the others
         ("slow_buckets", np.int32, (SLICES,)),  # ... and of those who met much
+        ("apart_share", np.float64),  # of those told apart, of all [1]
+        ("apart_buckets", np.int32, (SLICES,)),
     ],
     align=True,
 )

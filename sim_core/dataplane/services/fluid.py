@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 
 from sim_core.compiled import glue, kernel, phase
+from sim_core.dataplane.cold import serve_fleet
+from sim_core.dataplane.curve import call_speed
 from sim_core.dataplane.latency import slowest_branch
-from sim_core.dataplane.queueing import cut_at, third_cumulant_factor
+from sim_core.dataplane.queueing import cut_at, mixture, third_cumulant_factor
 from sim_core.dataplane.services.guards import guard_pods, has_guard
 from sim_core.dataplane.services.kinds import BRANCH, CALL_STEP, CPU, NO_PARENT, PARALLEL, RETRY_SLOTS, WAIT
-from sim_core.dataplane.serving import serve_station
 from sim_core.dataplane.stationary import stretch_of
 from sim_core.tables import rows
 
@@ -62,7 +63,7 @@ def begin_station(service, flow, tick_s):
     load.sticky_share = service.sticky_share
     load.sharing, load.quota_period_s = service.sharing, service.quota_period_s
     load.timeout_s, load.tick_s = service.timeout_s, tick_s
-    flow.station.cell = -1
+    flow.station.cell = flow.cold.station.cell = -1
     flow.stretch = 1.0
 
 
@@ -156,7 +157,7 @@ def serve_service(world, i):
 def pass_on(service, flow, flows):
     """Shares the calls that were served among the endpoints, each by its part of those in the pods: the ones that were
     there and the ones that came. Whatever was offered goes on at last, also when no more calls come, or others."""
-    station, answer, taken = flow.station, flow.answer, 1.0 - flow.refused_share
+    station, cold, answer, taken = flow.station, flow.cold.station, flow.answer, 1.0 - flow.refused_share
     inside, expected = 0.0, 0.0
     for e in range(service.endpoints_first, service.endpoints_first + service.n_endpoints):
         own = flows[e]
@@ -164,13 +165,14 @@ def pass_on(service, flow, flows):
         own.inside_expected += taken * own.expected
         inside += own.inside
         expected += own.inside_expected
-    left = max(0.0, station.open + station.unserved)
+    left_expected = station.open + cold.open
+    left = max(0.0, left_expected + station.unserved + cold.unserved)
     for e in range(service.endpoints_first, service.endpoints_first + service.n_endpoints):
         own = flows[e]
         share = own.inside / inside if inside > LEAST else 0.0
         own.passed_on, own.inside = answer.served * share, left * share
         share = own.inside_expected / expected if expected > LEAST else 0.0
-        own.passed_on_expected, own.inside_expected = answer.passed_on * share, station.open * share
+        own.passed_on_expected, own.inside_expected = answer.passed_on * share, left_expected * share
 
 
 @kernel
@@ -209,12 +211,12 @@ def serve_pods(known_points, known_curves, service, state, flow, window):
     load, answer = flow.load, flow.answer
     if not flow.guarded:
         load.ready, load.cold = state.n_ready, state.n_cold
-    serve_station(known_points, known_curves, load, flow.station, answer)
+    serve_fleet(known_points, known_curves, load, flow.station, flow.cold, state.n_warmed, answer)
     arrivals = load.arrivals
     flow.refused_share = answer.refused / arrivals if arrivals > LEAST else 0.0
     if state.n_ready == 0:
         flow.refused_share = 1.0
-    flow.stretch = stretch_of(load)
+    flow.stretch = stretch_of(load) if flow.cold.share == 0.0 else 1.0 / call_speed(load)
     window.request_core_s += state.n_ready * service.request_cores * load.tick_s
     window.calls += arrivals
     window.cpu_core_s += answer.cpu_core_s
@@ -228,7 +230,7 @@ def compose(world, e):
     """Adds up what a call of endpoint `e` takes: its own wait and all its steps, those inside first."""
     endpoint, flow = world.endpoints[e], world.endpoint_flows[e]
     mean, variance, third, extra = 0.0, 0.0, 0.0, 0.0
-    answered, clean = 1.0, 1.0
+    answered, clean, apart_step, apart_spread_s2 = 1.0, 1.0, -1, 0.0
     stretch = world.service_flows[endpoint.service].stretch if endpoint.service >= 0 else 1.0
     for back in range(endpoint.n_steps):
         s = endpoint.steps_first + endpoint.n_steps - 1 - back
@@ -246,6 +248,10 @@ def compose(world, e):
             if call_flow.clean_share < 1.0:
                 clean *= all_answered(call_flow.clean_share, step)
             extra += step.executions * call_flow.extra_held_s
+            if call_flow.cut.apart.share > 0.0 and step.parent == NO_PARENT and step.executions == 1.0:
+                spread_s2 = spread_of(call_flow.cut.apart, step_flow.mean_s)
+                if spread_s2 > apart_spread_s2 and step.executions_variance == 0.0:
+                    apart_step, apart_spread_s2 = s, spread_s2
         elif kind == BRANCH:
             continue  # the PARALLEL around it asks for it
         elif kind == PARALLEL:
@@ -277,14 +283,33 @@ def compose(world, e):
     if endpoint.service >= 0:
         own = world.service_flows[endpoint.service]
         hold(endpoint, flow, own, mean, variance, third, extra)
-        wait_for_pod(flow, own, mean, variance, third)
+        wait_for_pod(endpoint, flow, own, mean, variance, third)
         taken = (1.0 - own.refused_share) * (1.0 - flow.error_share)
         answered *= taken
         clean *= taken
         world.service_windows[endpoint.service].latency_s += flow.flow * flow.mean_s
     else:
         flow.mean_s, flow.variance_s2, flow.third_s3 = mean, variance, third
+        flow.apart.share = 0.0
+    if apart_step >= 0 and apart_spread_s2 > spread_of(flow.apart, flow.mean_s):
+        tell_apart(flow, world.call_flows[world.steps[apart_step].target].cut.apart, world.step_flows[apart_step])
     flow.answered_share, flow.clean_share = answered, clean
+
+
+@kernel
+def spread_of(apart, mean_s):
+    """What calls that are told APART add to the variance of all, whose mean is `mean_s`, by being elsewhere [s^2]."""
+    return apart.share * (apart.mean_s - mean_s) ** 2
+
+
+@kernel
+def tell_apart(flow, apart, step_flow):
+    """Tells those calls apart that met, in this step, calls that are; others that were so count among the rest."""
+    own = flow.apart
+    own.share = apart.share
+    own.mean_s = flow.mean_s + apart.mean_s - step_flow.mean_s
+    own.variance_s2 = max(0.0, flow.variance_s2 + apart.variance_s2 - step_flow.variance_s2)
+    own.third_s3 = flow.third_s3 + apart.third_s3 - step_flow.third_s3
 
 
 @kernel
@@ -303,12 +328,36 @@ def hold(endpoint, flow, own, mean, variance, third, extra):
 
 
 @kernel
-def wait_for_pod(flow, own, mean, variance, third):
+def wait_for_pod(endpoint, flow, own, mean, variance, third):
     """The sojourn of a call: its steps, and what its pod lets it wait for a worker and for the CPU."""
+    if own.cold.share > 0.0:
+        _wait_for_either(endpoint, flow, own, mean, variance, third)
+        return
     here = own.station.met
+    flow.apart.share = 0.0
     flow.mean_s = mean + own.answer.wait_s
     flow.variance_s2 = max(0.0, variance + own.answer.wait_variance_s2 + here.extra_variance_s2)
     flow.third_s3 = third + here.wait_third_s3 + here.extra_third_s3
+
+
+@kernel
+def _wait_for_either(endpoint, flow, own, mean, variance, third):
+    """The same where cold pods are told apart; `mean`, `variance`, and `third` are those of steps in a warm pod."""
+    warm, cold, apart = own.station.met, own.cold.station.met, flow.apart
+    stretch, cold_stretch, cpu_s = own.stretch, own.cold.stretch, endpoint.cpu_s
+    skewness = third_cumulant_factor(endpoint.cpu_variance_s2 / cpu_s**2) if cpu_s > 0.0 else 0.0
+    more_s2 = endpoint.cpu_variance_s2 * (cold_stretch**2 - stretch**2)
+    more_s3 = skewness * cpu_s**3 * (cold_stretch**3 - stretch**3)
+    apart.share = own.cold.share
+    apart.mean_s = mean + cold.wait_s + cpu_s * (cold_stretch - stretch)
+    apart.variance_s2 = max(0.0, variance + cold.wait_variance_s2 + cold.extra_variance_s2 + more_s2)
+    apart.third_s3 = third + cold.wait_third_s3 + cold.extra_third_s3 + more_s3
+    mean += warm.wait_s
+    variance = max(0.0, variance + warm.wait_variance_s2 + warm.extra_variance_s2)
+    third += warm.wait_third_s3 + warm.extra_third_s3
+    flow.mean_s, flow.variance_s2, flow.third_s3 = mixture(
+        apart.share, mean, variance, third, apart.mean_s, apart.variance_s2, apart.third_s3
+    )
 
 
 @phase
@@ -319,8 +368,10 @@ def finish_call(world, c, step_flow):
     step_flow.mean_s, step_flow.variance_s2, step_flow.third_s3 = below.mean_s, below.variance_s2, below.third_s3
     timed_out = 0.0
     slack_s = call.timeout_s - below.mean_s
-    if slack_s < 0.0 or slack_s * slack_s < _FAR2 * below.variance_s2:
+    if slack_s < 0.0 or slack_s * slack_s < _FAR2 * below.variance_s2 or below.apart.share > 0.0:
         timed_out = give_up(call.timeout_s, below, flow.cut, step_flow)
+    else:
+        flow.cut.apart_share = flow.cut.apart.share = 0.0
     flow.clean_share = below.clean_share * (1.0 - timed_out)
     answered = below.answered_share * (1.0 - timed_out)
     flow.extra_held_s = timed_out * (call.timeout_s - step_flow.mean_s)
@@ -350,7 +401,7 @@ def finish_call(world, c, step_flow):
 @kernel
 def give_up(timeout_s, below, cut, step_flow):
     """The share of calls that are not answered in time [1]; `step_flow` becomes the time of the others."""
-    cut_at(cut, below.shape, below.mean_s, below.variance_s2, below.third_s3, timeout_s)
+    cut_at(cut, below.shape, below.apart_piece, below.apart, below.mean_s, below.variance_s2, below.third_s3, timeout_s)
     if cut.within < 1.0:
         step_flow.mean_s, step_flow.variance_s2 = cut.kept_s, cut.kept_variance_s2
         step_flow.third_s3 = cut.kept_third_s3

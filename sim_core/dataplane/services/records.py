@@ -205,6 +205,7 @@ SERVICE_STATE = np.dtype(
         ("n_running", np.int64),  # containers run: hold connections
         ("n_ready", np.int64),
         ("n_cold", np.int64),
+        ("n_warmed", np.int64),  # pods that turned warm since the start
         ("serial", np.int64),
         ("next_event_s", np.float64),  # earliest change of any pod
         ("ready_cpu_core_s", np.float64),  # integral of CPU per ready pod (fluid engine)
