@@ -291,14 +291,15 @@ def _cube_place(piece, threshold):
 @kernel
 def share_within(shape, threshold):
     """P(X <= threshold)."""
-    within = _share_of_piece(shape.fast, threshold)
+    within = share_of_piece(shape.fast, threshold)
     if shape.slow_share > 0.0:
-        within += shape.slow_share * (_share_of_piece(shape.slow, threshold) - within)
+        within += shape.slow_share * (share_of_piece(shape.slow, threshold) - within)
     return within
 
 
 @kernel
-def _share_of_piece(piece, threshold):
+def share_of_piece(piece, threshold):
+    """P(X <= threshold) of a PIECE."""
     if piece.sd == 0.0:
         return 1.0 if piece.mean <= threshold else 0.0
     within = 0.0
@@ -322,8 +323,8 @@ def cumulants_within(shape, threshold, within):
     """Mean, variance and third cumulant of X where X <= threshold, which has the probability `within`."""
     if shape.slow_share <= 0.0:
         return _piece_within(shape.fast, threshold, within)
-    share_slow = _share_of_piece(shape.slow, threshold)
-    share_fast = _share_of_piece(shape.fast, threshold)
+    share_slow = share_of_piece(shape.slow, threshold)
+    share_fast = share_of_piece(shape.fast, threshold)
     slow = shape.slow_share * share_slow / max(1e-12, within)
     mean, variance, third = _piece_within(shape.fast, threshold, share_fast)
     mean_slow, variance_slow, third_slow = _piece_within(shape.slow, threshold, share_slow)
