@@ -598,6 +598,25 @@ def test_timeouts_of_its_calls_hold_a_worker_longer_than_a_clean_call(composing:
     assert composing.endpoint_flows.held_s[0] == pytest.approx(beside_s + 0.6)
 
 
+def test_an_endpoint_tells_what_giving_up_took_from_its_times(composing: SimpleNamespace):
+    """A callee of 0.4 s, exponential, called twice, each time for up to 0.8 s at most: both are in time with (1 - e^-2)^2, and
+    if all had waited, the times would be the callee's whole ones."""
+    below = composing.endpoint_flows[1]
+    below.mean_s, below.variance_s2, below.third_s3 = 0.4, 0.16, 2.0 * 0.4**3
+    composing.calls.timeout_s = 60.0
+    python(fluid.compose)(composing, 0)
+    flow = composing.endpoint_flows[0]
+    whole = seen(flow)
+    assert (flow.given_up, flow.lost_mean_s) == (0.0, 0.0)
+    composing.calls.timeout_s = 0.8
+    python(fluid.compose)(composing, 0)
+    assert flow.given_up == pytest.approx(1.0 - (1.0 - math.exp(-2.0)) ** 2, abs=0.01)
+    kept_s = 0.4 * (1.0 - 3.0 * math.exp(-2.0)) / (1.0 - math.exp(-2.0))
+    assert flow.lost_mean_s == pytest.approx(2.0 * (0.4 - kept_s), rel=0.02)
+    lost = flow.lost_mean_s, flow.lost_variance_s2, flow.lost_third_s3
+    assert np.add(seen(flow), lost) == pytest.approx(whole)
+
+
 def test_the_load_balancer_has_no_pods_to_wait_for(composing: SimpleNamespace):
     composing.endpoints.service[0] = -1
     composing.service_flows.answer.wait_s = 5.0

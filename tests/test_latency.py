@@ -14,9 +14,11 @@ from sim_core.accounting import latency_percentiles
 from sim_core.dataplane import latency
 from sim_core.dataplane.fluid import account_requests
 from sim_core.dataplane.latency import book_latency, slowest_branch, take_latency
+from sim_core.dataplane.queueing import quantile_of_shape, share_within, take_shape
 from sim_core.dataplane.services.flows import BRANCH_FLOW, CLASS_FLOW, ENDPOINT_FLOW, SLICES, STEP_FLOW
 from sim_core.dataplane.services.kinds import LATENCY_BUCKETS, LATENCY_MAX_S, LATENCY_MIN_S
 from sim_core.dataplane.services.records import CLASS_SUMS, REQUEST_CLASS, STEP
+from sim_core.dataplane.station import SHAPE
 from sim_core.world import LANE
 from tests.handmade import cumulants, row, rows
 
@@ -154,12 +156,15 @@ def test_branches_that_move_against_each_other_have_moved():
 
 
 def test_a_distribution_is_written_down_at_the_middles_of_its_slices():
-    """Of probability; the 95th and the 99th percentile among them."""
-    middles = 0.5 * (latency._EDGES[1:] + latency._EDGES[:-1])
+    """Of probability; the 50th, 90th, 95th and 99th percentile among them."""
+    middles = latency._SLICE_MIDDLES
+    np.testing.assert_allclose(latency._POINT_SHARES, norm.cdf(latency._POINTS), atol=1e-8)
+    np.testing.assert_allclose(middles, 0.5 * (latency._EDGES[1:] + latency._EDGES[:-1]))
     np.testing.assert_allclose(latency._SLICE_QUANTILES, norm.ppf(middles), atol=1e-8)
     np.testing.assert_allclose(latency._SLICE_WEIGHTS, np.diff(latency._EDGES))
     assert (latency._EDGES[0], latency._EDGES[-1]) == (0.0, 1.0)
-    assert 0.95 in middles and np.isclose(middles, 0.99).any()
+    for share in (0.5, 0.9, 0.95, 0.99):
+        assert np.isclose(middles, share).any()
     assert len(middles) == SLICES
 
 
@@ -182,6 +187,29 @@ def test_a_histogram_has_the_percentiles_of_its_latencies():
         assert seen == pytest.approx(-0.1 * math.log(1.0 - share), rel=0.03)
         bucket = int(np.searchsorted(np.cumsum(histogram), 100.0 * share))
         assert edges[bucket] <= seen <= edges[bucket + 1]
+
+
+@pytest.mark.parametrize("form", [(1.3, 3.7), (0.85, 2.2), (2.0, 10.0), (0.5, 1.2)])
+@pytest.mark.parametrize("given_up", [0.0, 0.05, 0.6])
+def test_percentiles_of_two_pieces_are_those_of_their_mixture(form: tuple[float, float], given_up: float):
+    """Of a tenth of a second, coefficient of variation and skewness; of those who did not give up. Within 5 %."""
+    cv, skewness = form
+    flow = row(ENDPOINT_FLOW, mean_s=0.1, variance_s2=(0.1 * cv) ** 2, third_s3=skewness * (0.1 * cv) ** 3)
+    shape = row(SHAPE)
+    take_shape(shape, flow.mean_s, flow.variance_s2, flow.third_s3)
+    assert shape.slow_share > 0.0
+    # What giving up took is told beside what it left.
+    flow.given_up, flow.mean_s, flow.lost_mean_s = given_up, 0.07, 0.03
+    booked, histogram = row(CLASS_FLOW), np.zeros(LATENCY_BUCKETS)
+    take_latency(booked, flow, 0.08, 30.0)
+    book_latency(histogram, booked, 100.0)
+    assert histogram.sum() == pytest.approx(100.0)
+    assert booked.within == pytest.approx(min(1.0, share_within(shape, 0.08) / (1.0 - given_up)))
+    assert booked.within_own == pytest.approx(1.0)
+    shares = np.array([0.5, 0.9, 0.95, 0.99])
+    seen = latency_percentiles(histogram[None], shares, True)[0]
+    true = [quantile_of_shape(shape, norm.ppf(share * (1.0 - given_up))) for share in shares]
+    assert seen == pytest.approx(true, rel=0.05)
 
 
 def test_latencies_beyond_the_histogram_count_in_its_first_and_last_bucket():

@@ -22,16 +22,30 @@ from sim_core.dataplane.services.kinds import LATENCY_BUCKETS, LATENCY_MAX_S, LA
 _LOG_MIN = math.log(LATENCY_MIN_S)
 _BUCKETS_PER_LOG = LATENCY_BUCKETS / math.log(LATENCY_MAX_S / LATENCY_MIN_S)
 # A latency distribution is written down as these points: normal quantiles at the middles of slices of probability,
-# thinner where the tail counts. The 95th and the 99th percentile are middles of their slices.
-_EDGES = np.array([0.0, 0.05, 0.15, 0.3, 0.45, 0.55, 0.7, 0.84, 0.93, 0.97, 0.985, 0.995, 1.0])
-_SLICE_WEIGHTS = np.diff(_EDGES)
-# scipy.stats.norm.ppf((_EDGES[1:] + _EDGES[:-1]) / 2), written out so that importing the kernels stays light
+# thinner where the tail counts. The 50th, 90th, 95th and 99th percentile are middles of theirs.
+_EDGES = np.array([
+    0.0, 0.03, 0.09, 0.17, 0.25, 0.33, 0.41, 0.47, 0.53, 0.59,
+    0.67, 0.75, 0.82, 0.88, 0.92, 0.94, 0.96, 0.975, 0.985, 0.995,
+    1.0,
+])  # fmt: skip
+_SLICE_WEIGHTS, _SLICE_MIDDLES = np.diff(_EDGES), 0.5 * (_EDGES[1:] + _EDGES[:-1])
+_SLICE_TAILS = -np.log1p(-_SLICE_MIDDLES)
+# scipy.stats.norm.ppf(_SLICE_MIDDLES), written out so that importing the kernels stays light
 _SLICE_QUANTILES = np.array([
-    -1.959963985, -1.281551566, -0.755415026, -0.318639364, 0.0, 0.318639364, 0.738846849, 1.200358858,
-    1.644853627, 2.004654462, 2.326347874, 2.807033768,
+    -2.170090378, -1.554773595, -1.126391129, -0.806421247, -0.553384720, -0.331853346, -0.150969215,
+    0.0, 0.150969215, 0.331853346, 0.553384720, 0.789191653, 1.036433389, 1.281551566,
+    1.475791028, 1.644853627, 1.845258117, 2.053748911, 2.326347874, 2.807033768,
+])  # fmt: skip
+# Normal quantiles at which the pieces of a distribution are looked at, and their shares (scipy.stats.norm.cdf)
+_POINTS = np.array([-2.2, -1.4, -0.8, -0.3, 0.2, 0.7, 1.2, 1.7, 2.3, 3.0])
+_POINT_SHARES = np.array([
+    0.013903448, 0.080756659, 0.211855399, 0.382088578, 0.579259709, 0.758036348, 0.884930330,
+    0.955434537, 0.989275890, 0.998650102,
 ])  # fmt: skip
 _BRANCH_MOVED = 1e-3  # relative change of branches from which on the slowest is worked out anew
-_MOVED = 4e-3  # relative change of a latency distribution from which on it is worked out anew (buckets are 2 % wide)
+_FEW = 1e-3  # of requests: where no more are in time, it does not matter how they are spread
+_MOVED = 4e-3  # relative change of a latency distribution from which on it is worked out anew
+_WRITTEN = 1e-2  # ... and written down anew: half the width of a bucket
 # Gauss-Legendre nodes and weights on [0, 1], for the slowest of branches
 # ln(1 + x) on [0, 1] within 4e-6: plenty for buckets of 2 %
 _LN = np.polynomial.Chebyshev.interpolate(np.log1p, 6, domain=[0.0, 1.0]).convert(kind=np.polynomial.Polynomial).coef
@@ -126,17 +140,22 @@ def _bucket_of(time_s):
 def take_latency(booked, flow, threshold_s, own_threshold_s):
     """Works the latency distribution of a class out anew where it has moved since it was booked last.
 
+    It is that of all requests, if nobody gave up, cut off where so many remain as did not: up to the shortest timeout that
+    is exact, whatever the shape. (A shape of the cumulants that a cut leaves has forgotten how the cut one began.) Where
+    calls are told apart, which ones gave up is known of each part, and their cumulants are cut already.
+
     Args:
         booked: CLASS_FLOW.
         flow: ENDPOINT_FLOW where requests of the class enter; its `shape` is set.
     """
-    mean, variance, third, apart = flow.mean_s, flow.variance_s2, flow.third_s3, flow.apart
-    if (
-        abs(mean - booked.mean_s) <= _MOVED * booked.mean_s
-        and abs(variance - booked.variance_s2) <= 2.0 * _MOVED * booked.variance_s2
-        and abs(third - booked.third_s3) <= 4.0 * _MOVED * abs(booked.third_s3)
-        and abs(apart.share - booked.apart_share) <= _MOVED * booked.apart_share
-    ):
+    in_time, apart = 1.0 - flow.given_up, flow.apart
+    mean, variance, third = flow.mean_s, flow.variance_s2, flow.third_s3
+    if in_time > _FEW and apart.share <= 0.0:
+        mean, variance, third = mean + flow.lost_mean_s, variance + flow.lost_variance_s2, third + flow.lost_third_s3
+    if in_time <= _FEW or in_time >= 1.0 - _FEW or apart.share > 0.0:
+        in_time = 1.0
+    others = abs(apart.share - booked.apart_share) > _MOVED * booked.apart_share
+    if not others and not _has_moved(mean, variance, third, booked.mean_s, booked.variance_s2, booked.third_s3, _MOVED):
         return
     booked.mean_s, booked.variance_s2, booked.third_s3 = mean, variance, third
     booked.apart_share = apart.share
@@ -144,19 +163,36 @@ def take_latency(booked, flow, threshold_s, own_threshold_s):
     if apart.share > 0.0:
         mean, variance, third = without(apart, mean, variance, third)
     take_shape(shape, mean, variance, third)
-    booked.within = share_within(shape, threshold_s)
+    booked.within = min(1.0, share_within(shape, threshold_s) / in_time)
     booked.within_own = booked.within
     if own_threshold_s != threshold_s:
-        booked.within_own = share_within(shape, own_threshold_s)
-    booked.slow_share = shape.slow_share
-    _take_slices(booked.buckets, shape.fast)
-    if shape.slow_share > 0.0:
-        _take_slices(booked.slow_buckets, shape.slow)
+        booked.within_own = min(1.0, share_within(shape, own_threshold_s) / in_time)
     if apart.share > 0.0:
         take_apart(flow.apart_piece, apart)
-        _take_slices(booked.apart_buckets, flow.apart_piece)
         booked.within += apart.share * (share_of_piece(flow.apart_piece, threshold_s) - booked.within)
         booked.within_own += apart.share * (share_of_piece(flow.apart_piece, own_threshold_s) - booked.within_own)
+    if others or _has_moved(
+        booked.mean_s, booked.variance_s2, booked.third_s3,
+        booked.written_mean_s, booked.written_variance_s2, booked.written_third_s3, _WRITTEN,
+    ):  # fmt: skip
+        booked.written_mean_s, booked.written_variance_s2 = booked.mean_s, booked.variance_s2
+        booked.written_third_s3 = booked.third_s3
+        if shape.slow_share <= 0.0 and in_time == 1.0:
+            _take_slices(booked.buckets, shape.fast)
+        else:
+            _take_slices_between(booked.buckets, shape, in_time)
+        if apart.share > 0.0:
+            _take_slices(booked.apart_buckets, flow.apart_piece)
+
+
+@kernel
+def _has_moved(mean, variance, third, mean_before, variance_before, third_before, by):
+    """Whether three cumulants have moved by this relative change of times."""
+    return (
+        abs(mean - mean_before) > by * mean_before
+        or abs(variance - variance_before) > 2.0 * by * variance_before
+        or abs(third - third_before) > 4.0 * by * abs(third_before)
+    )
 
 
 @kernel
@@ -172,6 +208,51 @@ def _take_slices(buckets, piece):
 
 
 @kernel
+def _take_slices_between(buckets, shape, in_time):
+    """The same of the quickest `in_time` of a SHAPE [1].
+
+    They are read between quantiles of both pieces, where the SHAPE is known; between two of these it counts as an exponential
+    distribution.
+    """
+    n_points, slow_share = len(_POINTS), shape.slow_share
+    i, j, k = 0, 0 if slow_share > 0.0 else n_points, 0
+    fast = quantile_of_piece(shape.fast, _POINTS[0])
+    slow = quantile_of_piece(shape.slow, _POINTS[0]) if j == 0 else math.inf
+    last, last_s = 0.0, min(fast, slow)  # the point before, as the negative logarithm of what lies beyond
+    aim = _tail_of_slice(0, in_time)
+    while i < n_points or j < n_points:
+        time_s = min(fast, slow)
+        if fast <= slow:
+            within = _POINT_SHARES[i]
+            if slow_share > 0.0:
+                within += slow_share * (share_of_piece(shape.slow, time_s) - within)
+            i += 1
+            fast = quantile_of_piece(shape.fast, _POINTS[i]) if i < n_points else math.inf
+        else:
+            within = share_of_piece(shape.fast, time_s)
+            within += slow_share * (_POINT_SHARES[j] - within)
+            j += 1
+            slow = quantile_of_piece(shape.slow, _POINTS[j]) if j < n_points else math.inf
+        here = -math.log(max(1e-9, 1.0 - within))
+        while aim <= here:
+            part = (aim - last) / (here - last) if here > last else 1.0
+            buckets[k] = _bucket_of(last_s + part * (time_s - last_s))
+            k += 1
+            if k == SLICES:
+                return
+            aim = _tail_of_slice(k, in_time)
+        last, last_s = here, time_s
+    for rest in range(k, SLICES):
+        buckets[rest] = _bucket_of(last_s)
+
+
+@kernel
+def _tail_of_slice(k, in_time):
+    """The negative logarithm of what lies beyond the middle of a slice of the quickest `in_time`."""
+    return _SLICE_TAILS[k] if in_time == 1.0 else -math.log1p(-in_time * _SLICE_MIDDLES[k])
+
+
+@kernel
 def book_latency(histogram, booked, requests):
     """Adds requests to a row of `latency` (LATENCY_BUCKETS)."""
     if booked.apart_share > 0.0:
@@ -179,9 +260,5 @@ def book_latency(histogram, booked, requests):
         for k in range(SLICES):
             histogram[booked.apart_buckets[k]] += apart * _SLICE_WEIGHTS[k]
         requests -= apart
-    slow = booked.slow_share * requests
     for k in range(SLICES):
-        histogram[booked.buckets[k]] += (requests - slow) * _SLICE_WEIGHTS[k]
-    if slow > 0.0:
-        for k in range(SLICES):
-            histogram[booked.slow_buckets[k]] += slow * _SLICE_WEIGHTS[k]
+        histogram[booked.buckets[k]] += requests * _SLICE_WEIGHTS[k]

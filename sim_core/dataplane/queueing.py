@@ -299,6 +299,7 @@ def share_within(shape, threshold):
 
 @kernel
 def share_of_piece(piece, threshold):
+    """P(X <= threshold) of a PIECE."""
     if piece.sd == 0.0:
         return 1.0 if piece.mean <= threshold else 0.0
     within = 0.0

@@ -13,7 +13,7 @@ import numpy as np
 from sim_core.dataplane.services.kinds import MAX_RETRIES, RETRY_SLOTS
 from sim_core.dataplane.station import ANSWER, APART, COLD_STATE, CUT, LOAD, PIECE, SHAPE, STATION_STATE
 
-SLICES = 12  # of probability, as which a latency distribution is written down
+SLICES = 20  # of probability, as which a latency distribution is written down
 
 SERVICE_FLOW = np.dtype(
     [
@@ -53,6 +53,12 @@ ENDPOINT_FLOW = np.dtype(
         ("mean_s", np.float64),  # sojourn of a clean call
         ("variance_s2", np.float64),
         ("third_s3", np.float64),
+        # What giving up took: the share of calls, were they else clean, of which some part was not answered in time [1],
+        # and by how much the cumulants above would be larger if all had waited.
+        ("given_up", np.float64),
+        ("lost_mean_s", np.float64),
+        ("lost_variance_s2", np.float64),
+        ("lost_third_s3", np.float64),
         ("apart", APART),  # of these, the ones that are told apart
         ("shape", SHAPE),  # of the sojourn of the others, where somebody asks for it
         ("apart_piece", PIECE),  # ... and of those told apart
@@ -95,6 +101,7 @@ CALL_FLOW = np.dtype(
         ("new_calls", np.float64),  # first attempts that join the callee
         ("due", np.float64, (MAX_RETRIES,)),  # first, second, third retries among the calls offered
         ("clean_share", np.float64),
+        ("given_up", np.float64),  # share of calls that are not answered in time, here or below [1]
         (
             "uneven",
             np.float64,
@@ -108,14 +115,15 @@ CALL_FLOW = np.dtype(
 # The latency distribution of a class as it was booked last: it is worked out anew when it has moved.
 CLASS_FLOW = np.dtype(
     [
-        ("mean_s", np.float64),
+        ("mean_s", np.float64),  # if nobody had given up
         ("variance_s2", np.float64),
         ("third_s3", np.float64),
         ("within", np.float64),  # share within the whole's threshold
         ("within_own", np.float64),  # within that of the class
-        ("slow_share", np.float64),  # of those who met much [1]
-        ("buckets", np.int32, (SLICES,)),  # of the histogram, by slice of probability, of the others
-        ("slow_buckets", np.int32, (SLICES,)),  # ... and of those who met much
+        ("written_mean_s", np.float64),  # of what is written down
+        ("written_variance_s2", np.float64),
+        ("written_third_s3", np.float64),
+        ("buckets", np.int32, (SLICES,)),  # of the histogram, by slice of probability
         ("apart_share", np.float64),  # of those told apart, of all [1]
         ("apart_buckets", np.int32, (SLICES,)),
     ],

@@ -230,7 +230,9 @@ def compose(world, e):
     """Adds up what a call of endpoint `e` takes: its own wait and all its steps, those inside first."""
     endpoint, flow = world.endpoints[e], world.endpoint_flows[e]
     mean, variance, third, extra = 0.0, 0.0, 0.0, 0.0
-    answered, clean, apart_step, apart_spread_s2 = 1.0, 1.0, -1, 0.0
+    lost_mean, lost_variance, lost_third = 0.0, 0.0, 0.0
+    answered, clean, in_time = 1.0, 1.0, 1.0
+    apart_step, apart_spread_s2 = -1, 0.0
     stretch = world.service_flows[endpoint.service].stretch if endpoint.service >= 0 else 1.0
     for back in range(endpoint.n_steps):
         s = endpoint.steps_first + endpoint.n_steps - 1 - back
@@ -258,23 +260,23 @@ def compose(world, e):
             slowest_branch(world.steps, world.step_flows, world.branch_flows, s)
             step_flow.mean_s, step_flow.variance_s2 = step_flow.sum_mean_s, step_flow.sum_variance_s2
             step_flow.third_s3 = step_flow.sum_third_s3
-        time_s, spread_s2, skew_s3 = step_flow.mean_s, step_flow.variance_s2, step_flow.third_s3
-        number = step.executions
-        if step.executions_variance > 0.0:  # a sum of a random number of times
-            skew_s3 = (
-                number * skew_s3
-                + 3.0 * step.executions_variance * time_s * spread_s2
-                + step.executions_third * time_s**3
-            )
-            spread_s2 = number * spread_s2 + step.executions_variance * time_s * time_s
-        else:
-            skew_s3 *= number
-            spread_s2 *= number
-        time_s *= number
+        time_s, spread_s2, skew_s3 = executed(step, step_flow.mean_s, step_flow.variance_s2, step_flow.third_s3)
         if step.parent == NO_PARENT:
             mean += time_s
             variance += spread_s2
             third += skew_s3
+            if kind == CALL_STEP and world.call_flows[step.target].given_up > 0.0:
+                below = world.endpoint_flows[world.calls[step.target].endpoint]
+                whole_s, whole_s2, whole_s3 = executed(
+                    step,
+                    below.mean_s + below.lost_mean_s,
+                    below.variance_s2 + below.lost_variance_s2,
+                    below.third_s3 + below.lost_third_s3,
+                )
+                lost_mean += whole_s - time_s
+                lost_variance += whole_s2 - spread_s2
+                lost_third += whole_s3 - skew_s3
+                in_time *= all_answered(1.0 - world.call_flows[step.target].given_up, step)
         else:
             above = world.step_flows[step.parent]
             above.sum_mean_s += time_s
@@ -294,6 +296,18 @@ def compose(world, e):
     if apart_step >= 0 and apart_spread_s2 > spread_of(flow.apart, flow.mean_s):
         tell_apart(flow, world.call_flows[world.steps[apart_step].target].cut.apart, world.step_flows[apart_step])
     flow.answered_share, flow.clean_share = answered, clean
+    flow.given_up = 1.0 - in_time
+    flow.lost_mean_s, flow.lost_variance_s2, flow.lost_third_s3 = lost_mean, lost_variance, lost_third
+
+
+@kernel
+def executed(step, mean, variance, third):
+    """Cumulants of a step done its random number of times, from those of one execution."""
+    number = step.executions
+    if step.executions_variance > 0.0:
+        third = number * third + 3.0 * step.executions_variance * mean * variance + step.executions_third * mean**3
+        return number * mean, number * variance + step.executions_variance * mean * mean, third
+    return number * mean, number * variance, number * third
 
 
 @kernel
@@ -373,6 +387,7 @@ def finish_call(world, c, step_flow):
     else:
         flow.cut.apart_share = flow.cut.apart.share = 0.0
     flow.clean_share = below.clean_share * (1.0 - timed_out)
+    flow.given_up = 1.0 - (1.0 - below.given_up) * (1.0 - timed_out)
     answered = below.answered_share * (1.0 - timed_out)
     flow.extra_held_s = timed_out * (call.timeout_s - step_flow.mean_s)
     offered = flow.new_calls + flow.due[0] + flow.due[1] + flow.due[2]
