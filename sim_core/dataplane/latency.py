@@ -137,9 +137,7 @@ def take_latency(booked, flow, threshold_s, own_threshold_s):
     if own_threshold_s != threshold_s:
         booked.within_own = share_within(shape, own_threshold_s)
     booked.slow_share = shape.slow_share
-    _take_slices(booked.buckets, shape.fast)
-    if shape.slow_share > 0.0:
-        _take_slices(booked.slow_buckets, shape.slow)
+    booked.sliced = False
 
 
 @kernel
@@ -155,8 +153,18 @@ def _take_slices(buckets, piece):
 
 
 @kernel
-def book_latency(histogram, booked, requests):
-    """Adds requests to a row of `latency` (LATENCY_BUCKETS)."""
+def book_latency(histogram, booked, shape, requests):
+    """Adds requests to a row of `latency` (LATENCY_BUCKETS).
+
+    Args:
+        booked: CLASS_FLOW.
+        shape: SHAPE that `take_latency` has set last.
+    """
+    if not booked.sliced:
+        booked.sliced = True
+        _take_slices(booked.buckets, shape.fast)
+        if shape.slow_share > 0.0:
+            _take_slices(booked.slow_buckets, shape.slow)
     slow = booked.slow_share * requests
     for k in range(SLICES):
         histogram[booked.buckets[k]] += (requests - slow) * _SLICE_WEIGHTS[k]

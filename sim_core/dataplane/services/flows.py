@@ -105,6 +105,7 @@ CLASS_FLOW = np.dtype(
         ("within", np.float64),  # share within the whole's threshold
         ("within_own", np.float64),  # within that of the class
         ("slow_share", np.float64),  # of those who met much [1]
+        ("sliced", np.bool_),  # whether the buckets are those of this distribution
         ("buckets", np.int32, (SLICES,)),  # of the histogram, by slice of probability, of the others
         ("slow_buckets", np.int32, (SLICES,)),  # ... and of those who met much
     ],
