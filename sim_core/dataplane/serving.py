@@ -19,6 +19,7 @@ _LEAST = 1e-100  # calls; fewer are none
 _HELD_MOVES, _HELD_VARIES = 0.01, 0.05
 _SLACK = 2e-5  # calls that may be where they are not, over those that are there or could be served in the tick
 _LAG = 1e-3  # by how much the utilization may lag behind at rest, over its distance from 1: waits differ by as much
+_TRIALS = 40  # of the utilization
 _WIDEST = 8.0  # variance of lines over that at rest
 _FOLLOW = 0.7  # correlation of retries with the lines they meet, a timeout after those that caused them
 _QUICK = 12.0  # variance of what comes and goes in a tick, over that at rest, from which on lines vary as at rest
@@ -41,16 +42,15 @@ def _go_to(known_points, known_curves, state, utilization):
     cell = cell_of(utilization)
     if cell == state.cell:  # by rounding at an edge
         return
+    first, last = cell, cell + 1
     if state.cell >= 0 and cell == state.cell + 1:
         copy_point(state.below, state.above)
+        first = last
     elif state.cell >= 0 and cell == state.cell - 1:
         copy_point(state.above, state.below)
-        _take_edge(known_points, known_curves, state, state.below, cell)
-        state.cell = cell
-        return
-    else:
-        _take_edge(known_points, known_curves, state, state.below, cell)
-    _take_edge(known_points, known_curves, state, state.above, cell + 1)
+        last = first
+    for edge in range(first, last + 1):  # one place that works out points: they are the largest part of all kernels
+        _take_edge(known_points, known_curves, state, state.below if edge == cell else state.above, edge)
     state.cell = cell
 
 
@@ -100,7 +100,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     low, high = 0.0, MOST
     at = min(high, max(low, state.utilization + aim - state.aim))  # as far behind as a tick ago
     state.aim = aim
-    for _ in range(40):
+    for trial in range(_TRIALS):
         _go_to(known_points, known_curves, state, at)
         width = above.utilization - below.utilization
         part = (at - below.utilization) / width
@@ -138,7 +138,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
             high = at
         else:
             low = at
-        if abs(off) <= slack or high - low < 1e-7:
+        if abs(off) <= slack or high - low < 1e-7 or trial == _TRIALS - 1:
             break
         following = at - off / gradient if gradient > 0.0 else 0.5 * (low + high)
         if following <= low or following >= high or abs(following - at) > 2.0 * width:
@@ -156,7 +156,6 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         state.variance /= 1.0 + 2.0 * arrived / state.variance
         state.ratio = state.variance / at_rest
     state.moves = abs(state.ratio - 1.0) > 1e-3
-    _go_to(known_points, known_curves, state, at)
 
 
 @kernel
