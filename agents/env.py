@@ -140,6 +140,7 @@ class Episodes:
             [Lane(spec.profile, spec.trace, 0, spec.start_s, Scaler.external()) for spec in self.specs],
             threads=threads,
         )
+        self.worlds.params["keeps_latencies"] = False  # scrapes go by moments, and nobody asks an env for percentiles
         self._parts = self.worlds.parts
         self._helpers = ThreadPoolExecutor(len(self._parts) - 1) if len(self._parts) > 1 else None
         n_lanes = len(self.specs)

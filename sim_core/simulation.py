@@ -242,6 +242,7 @@ class Worlds:
         n = records["n_services"]
         places = np.arange(n.max())
         self.service_rows = np.where(places < n[:, None], records["services_first"][:, None] + places, -1)
+        self._bytes: dict[int, list[np.ndarray]] = {}
         self._everyone = np.arange(len(lanes))
         self._threads = max(1, min(threads, len(lanes)))
         # Each thread has a place of its own for the samples that it collects and the stations that it knows.
@@ -295,11 +296,17 @@ class Worlds:
     def reset(self, lanes: np.ndarray) -> None:
         """Sends the lanes at these indices, shape (k,), back to their beginning, under the parameters they have now."""
         self.state[lanes] = np.zeros((), LAYOUT.state)
-        for table in LAYOUT.tables.values():
-            if table.is_state:
-                for lane in lanes:
-                    self.of(lane, table.name).view(np.uint8)[:] = 0
+        for lane in lanes:
+            for there in self._state_bytes(int(lane)):
+                there[:] = 0
         self._begin(lanes)
+
+    def _state_bytes(self, lane: int) -> list[np.ndarray]:
+        """The rows of a lane in all tables of states, as bytes; cut once."""
+        if lane not in self._bytes:
+            states = (table.name for table in LAYOUT.tables.values() if table.is_state)
+            self._bytes[lane] = [self.of(lane, name).view(np.uint8) for name in states]
+        return self._bytes[lane]
 
     def _begin(self, lanes: np.ndarray) -> None:
         _begin_lanes(self.tables, lanes)

@@ -53,6 +53,7 @@ LANE = [
     ("sync_ticks", np.int64),
     ("sync_phase_ticks", np.int64),  # of the first sync
     ("load_balancer_usd_per_s", np.float64),
+    ("keeps_latencies", np.bool_),  # in the histograms of its classes: else their percentiles are not known
 ]
 
 # Sums since the start. What became of requests and what services did stands in tables, by class and by service.
@@ -253,6 +254,7 @@ def _write_lane(record: np.ndarray, lane: Lane, rates: _Joined) -> None:
     record["publish_ticks"] = round(profile.telemetry.delay_seconds / profile.tick_seconds)
     record["sync_ticks"] = round(profile.controller.sync_period_seconds / profile.tick_seconds)
     record["load_balancer_usd_per_s"] = profile.prices.load_balancer_usd_per_hour / 3600.0
+    record["keeps_latencies"] = True
     draw_clocks(record, lane_key(lane.seed))
     traffic["offset"] = rates.add(lane.trace.rates_per_s)
     traffic["length"] = len(lane.trace.rates_per_s)

@@ -221,6 +221,20 @@ def test_threads_share_lanes_and_change_nothing():
         np.testing.assert_allclose(other[1], played[0][1], rtol=1e-12)  # summed in another order
 
 
+def test_an_env_keeps_no_histogram_of_latencies_and_plays_the_same():
+    """Nobody asks an env for percentiles: what it shows and pays goes by moments and by who was in time."""
+    ours, keeping = DevOpsVecEnv(spec_of(), 3), DevOpsVecEnv(spec_of(), 3)
+    keeping.episodes.worlds.params["keeps_latencies"] = True
+    for env in (ours, keeping):
+        env.seed(11)
+    np.testing.assert_array_equal(ours.reset(), keeping.reset())
+    for action in random_actions(ours.action_space, 5, 20):
+        for one, other in zip(ours.step(np.full(3, action))[:3], keeping.step(np.full(3, action))[:3], strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert not ours.episodes.worlds.tables.latency["requests"].any()
+    assert keeping.episodes.worlds.tables.latency["requests"].any()
+
+
 def test_episodes_stay_within_their_part_of_the_traffic():
     """Beyond it another rate waits; no lane ever sees it. Starts spread over the whole part."""
     rates = np.full(400, 50.0)

@@ -174,12 +174,12 @@ def exponential(mean_s: float) -> Any:
 
 def test_a_histogram_has_the_percentiles_of_its_latencies():
     """Exponential, 0.1 s: 50th, 95th and 99th percentile within 3 % (buckets are 2 % wide), within thresholds 1 - exp."""
-    booked, histogram = row(CLASS_FLOW), np.zeros(LATENCY_BUCKETS)
-    take_latency(booked, exponential(0.1), 0.2, 0.05)
+    booked, flow, histogram = row(CLASS_FLOW), exponential(0.1), np.zeros(LATENCY_BUCKETS)
+    take_latency(booked, flow, 0.2, 0.05)
     assert booked.within == pytest.approx(1.0 - math.exp(-2.0), abs=0.005)
     assert booked.within_own == pytest.approx(1.0 - math.exp(-0.5), abs=0.01)
     for _ in range(2):
-        book_latency(histogram, booked, 50.0)
+        book_latency(histogram, booked, flow, 50.0)
     assert histogram.sum() == pytest.approx(100.0)
     edges = np.geomspace(LATENCY_MIN_S, LATENCY_MAX_S, LATENCY_BUCKETS + 1)
     for share in (0.5, 0.95, 0.99):
@@ -202,7 +202,7 @@ def test_percentiles_of_two_pieces_are_those_of_their_mixture(form: tuple[float,
     flow.given_up, flow.mean_s, flow.lost_mean_s = given_up, 0.07, 0.03
     booked, histogram = row(CLASS_FLOW), np.zeros(LATENCY_BUCKETS)
     take_latency(booked, flow, 0.08, 30.0)
-    book_latency(histogram, booked, 100.0)
+    book_latency(histogram, booked, flow, 100.0)
     assert histogram.sum() == pytest.approx(100.0)
     assert booked.within == pytest.approx(min(1.0, share_within(shape, 0.08) / (1.0 - given_up)))
     assert booked.within_own == pytest.approx(1.0)
@@ -214,8 +214,9 @@ def test_percentiles_of_two_pieces_are_those_of_their_mixture(form: tuple[float,
 
 def test_latencies_beyond_the_histogram_count_in_its_first_and_last_bucket():
     for mean_s, bucket in ((1e-6, 0), (1e6, LATENCY_BUCKETS - 1)):
-        booked = row(CLASS_FLOW)
-        take_latency(booked, row(ENDPOINT_FLOW, mean_s=mean_s), 1.0, 1.0)
+        booked, flow = row(CLASS_FLOW), row(ENDPOINT_FLOW, mean_s=mean_s)
+        take_latency(booked, flow, 1.0, 1.0)
+        book_latency(np.zeros(LATENCY_BUCKETS), booked, flow, 1.0)
         assert booked.buckets.tolist() == [bucket] * SLICES
 
 
@@ -243,7 +244,7 @@ def booking(requests: float, within: tuple[float, float] | None = None, **flow: 
     Args:
         within: shares of the latency distribution that was booked last, which has not moved since.
     """
-    lane = row(np.dtype(LANE, align=True), latency_threshold_s=0.2)
+    lane = row(np.dtype(LANE, align=True), latency_threshold_s=0.2, keeps_latencies=True)
     found = SimpleNamespace(
         account=row(np.dtype([("requests", float), ("good", float)]), requests=100.0, good=200.0),
         booked=row(CLASS_FLOW),

@@ -104,6 +104,19 @@ def test_a_full_queue_drains_as_fast_as_the_equations_of_its_states_say():
     assert answers["wait_s"][-1] == pytest.approx(CPU_S, rel=0.02)  # settled: rho / (1 - rho)
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_load_that_rises_slowly_is_met_as_at_rest(steps: int):
+    """By a thousandth of what is idle in one or four seconds: waits are those at rest within 1 %, and no call is lost."""
+    idle = np.maximum(0.1, 0.5 * (1.0 - 1e-3) ** (np.arange(2000 * steps) // steps))
+    answers = serve_ticks(M_M_1, PER_S * (1.0 - idle))
+    for tick in (500 * steps, 1000 * steps, 1999 * steps):
+        at_rest = settled(M_M_1, 1.0 - idle[tick])
+        assert answers["wait_s"][tick] == pytest.approx(at_rest["wait_s"], rel=0.01)
+        assert answers["wait_variance_s2"][tick] == pytest.approx(at_rest["wait_variance_s2"], rel=0.02)
+    inside = answers["admitted"].sum() - answers["served"].sum()
+    assert inside == pytest.approx((1.0 - idle[-1]) / idle[-1], rel=0.01)
+
+
 @pytest.mark.parametrize("balancing", [RANDOM, LEAST_OUTSTANDING])
 def test_cold_pods_serve_less(balancing: int):
     """Overloaded, half the pods at half the speed: three quarters of what as many warm ones serve."""

@@ -60,7 +60,8 @@ def account_requests(lane, account, request_class, requests, flow, booked, windo
             good = 0.0
         if good_own < LEAST:
             good_own = 0.0
-        book_latency(histogram, booked, answered)
+        if lane.keeps_latencies:
+            book_latency(histogram, booked, flow, answered)
     mean = flow.mean_s
     window.requests += requests
     window.failed += failed

@@ -25,5 +25,5 @@ def edge_of(cell):
 def cell_of(utilization):
     """The cell in which a utilization lies."""
     if utilization >= 1.0:
-        return _MIDDLE + int(math.log1p((utilization - 1.0) / _NEAR) / _FINE)
-    return max(0, _MIDDLE - 1 - int(math.log1p((1.0 - utilization) / _NEAR) / _FINE))
+        return _MIDDLE + int(math.log(1.0 + (utilization - 1.0) / _NEAR) / _FINE)
+    return max(0, _MIDDLE - 1 - int(math.log(1.0 + (1.0 - utilization) / _NEAR) / _FINE))

@@ -171,18 +171,9 @@ def take_latency(booked, flow, threshold_s, own_threshold_s):
         take_apart(flow.apart_piece, apart)
         booked.within += apart.share * (share_of_piece(flow.apart_piece, threshold_s) - booked.within)
         booked.within_own += apart.share * (share_of_piece(flow.apart_piece, own_threshold_s) - booked.within_own)
-    if others or _has_moved(
-        booked.mean_s, booked.variance_s2, booked.third_s3,
-        booked.written_mean_s, booked.written_variance_s2, booked.written_third_s3, _WRITTEN,
-    ):  # fmt: skip
-        booked.written_mean_s, booked.written_variance_s2 = booked.mean_s, booked.variance_s2
-        booked.written_third_s3 = booked.third_s3
-        if shape.slow_share <= 0.0 and in_time == 1.0:
-            _take_slices(booked.buckets, shape.fast)
-        else:
-            _take_slices_between(booked.buckets, shape, in_time)
-        if apart.share > 0.0:
-            _take_slices(booked.apart_buckets, flow.apart_piece)
+    booked.in_time, booked.sliced = in_time, False
+    if others:
+        booked.written_mean_s = -1.0
 
 
 @kernel
@@ -253,8 +244,16 @@ def _tail_of_slice(k, in_time):
 
 
 @kernel
-def book_latency(histogram, booked, requests):
-    """Adds requests to a row of `latency` (LATENCY_BUCKETS)."""
+def book_latency(histogram, booked, flow, requests):
+    """Adds requests to a row of `latency` (LATENCY_BUCKETS).
+
+    Args:
+        booked: CLASS_FLOW.
+        flow: ENDPOINT_FLOW, as `take_latency` has set it last.
+    """
+    if not booked.sliced:
+        booked.sliced = True
+        _write_down(booked, flow)
     if booked.apart_share > 0.0:
         apart = booked.apart_share * requests
         for k in range(SLICES):
@@ -262,3 +261,21 @@ def book_latency(histogram, booked, requests):
         requests -= apart
     for k in range(SLICES):
         histogram[booked.buckets[k]] += requests * _SLICE_WEIGHTS[k]
+
+
+@kernel
+def _write_down(booked, flow):
+    """Sets the slices of a distribution that has moved since they were set."""
+    if not _has_moved(
+        booked.mean_s, booked.variance_s2, booked.third_s3,
+        booked.written_mean_s, booked.written_variance_s2, booked.written_third_s3, _WRITTEN,
+    ):  # fmt: skip
+        return
+    booked.written_mean_s, booked.written_variance_s2 = booked.mean_s, booked.variance_s2
+    booked.written_third_s3 = booked.third_s3
+    if flow.shape.slow_share <= 0.0 and booked.in_time == 1.0:
+        _take_slices(booked.buckets, flow.shape.fast)
+    else:
+        _take_slices_between(booked.buckets, flow.shape, booked.in_time)
+    if booked.apart_share > 0.0:
+        _take_slices(booked.apart_buckets, flow.apart_piece)

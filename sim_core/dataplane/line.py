@@ -195,16 +195,15 @@ def _go_to(known_points, line, cell):
     """Has `below` and `above` enclose a cell."""
     if cell == line.cell:
         return
+    first, last = cell, cell + 1
     if line.cell >= 0 and cell == line.cell + 1:
         copy_point(line.below, line.above)
+        first = last
     elif line.cell >= 0 and cell == line.cell - 1:
         copy_point(line.above, line.below)
-        _take_edge(known_points, line, line.below, cell)
-        line.cell = cell
-        return
-    else:
-        _take_edge(known_points, line, line.below, cell)
-    _take_edge(known_points, line, line.above, cell + 1)
+        last = first
+    for edge in range(first, last + 1):
+        _take_edge(known_points, line, line.below if edge == cell else line.above, edge)
     line.cell = cell
 
 

@@ -214,9 +214,9 @@ def take_piece(piece, mean, sd, skewness):
     if skewness > _GAMMA_SKEWNESS:
         piece.lognormal = min(1.0, (skewness - _GAMMA_SKEWNESS) / (_LOGNORMAL_SKEWNESS - _GAMMA_SKEWNESS))
         half = 0.5 * skewness * skewness
-        root = (1.0 + half + skewness * math.sqrt(1.0 + 0.5 * half)) ** (1.0 / 3.0)
+        root = np.cbrt(1.0 + half + skewness * math.sqrt(1.0 + 0.5 * half))
         grown = root - 2.0 + 1.0 / root  # w - 1
-        log_variance = math.log1p(grown)
+        log_variance = math.log(1.0 + grown)
         log_mean = math.log(sd) - 0.5 * (math.log(grown) + log_variance) if sd > 0.0 else -math.inf
         piece.log_mean = log_mean
         piece.log_sd = math.sqrt(log_variance)

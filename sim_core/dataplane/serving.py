@@ -18,6 +18,8 @@ _LEAST = 1e-100  # calls; fewer are none
 # What calls are held moves on a grid: steps of CPU time and held time together [1], and of the variance over their square.
 _HELD_MOVES, _HELD_VARIES = 0.01, 0.05
 _SLACK = 2e-5  # calls that may be where they are not, over those that are there or could be served in the tick
+_LAG = 1e-3  # by how much the utilization may lag behind at rest, over its distance from 1: waits differ by as much
+_TRIALS = 40  # of the utilization
 _WIDEST = 8.0  # variance of lines over that at rest
 _FOLLOW = 0.7  # correlation of retries with the lines they meet, a timeout after those that caused them
 _QUICK = 12.0  # variance of what comes and goes in a tick, over that at rest, from which on lines vary as at rest
@@ -40,11 +42,15 @@ def _go_to(known_points, known_curves, state, utilization):
     cell = cell_of(utilization)
     if cell == state.cell:  # by rounding at an edge
         return
+    first, last = cell, cell + 1
     if state.cell >= 0 and cell == state.cell + 1:
         copy_point(state.below, state.above)
-    else:
-        _take_edge(known_points, known_curves, state, state.below, cell)
-    _take_edge(known_points, known_curves, state, state.above, cell + 1)
+        first = last
+    elif state.cell >= 0 and cell == state.cell - 1:
+        copy_point(state.above, state.below)
+        last = first
+    for edge in range(first, last + 1):  # one place that works out points: they are the largest part of all kernels
+        _take_edge(known_points, known_curves, state, state.below if edge == cell else state.above, edge)
     state.cell = cell
 
 
@@ -72,18 +78,20 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         unit: mean CPU time of a call [s].
     """
     aim = min(MOST, inflow / capacity)
-    _go_to(known_points, known_curves, state, aim)
     below, above = state.below, state.above
-    part = (aim - below.utilization) / (above.utilization - below.utilization)
-    open_calls = below.open + part * (above.open - below.open)
-    slack = _SLACK * (capacity + open_calls)
-    if not state.moves and abs(open_calls - before) <= slack and state.uneven == 0.0:
-        state.utilization = state.aim = aim
-        state.blocked = below.blocked + part * (above.blocked - below.blocked)
-        return
     stir, pods = _stir(load), load.ready if keeps_equal(load) else 1.0
     places = max(1.0, load.workers + load.queue_limit - load.cores)
     settled = unit / load.cores
+    if not state.moves and state.uneven == 0.0:
+        _go_to(known_points, known_curves, state, aim)
+        part = (aim - below.utilization) / (above.utilization - below.utilization)
+        open_calls = below.open + part * (above.open - below.open)
+        if abs(open_calls - before) <= max(_SLACK * (capacity + open_calls), _LAG * capacity * (1.0 - aim)):
+            state.utilization = state.aim = aim
+            state.blocked = below.blocked + part * (above.blocked - below.blocked)
+            wait = below.wait_s + part * (above.wait_s - below.wait_s)
+            state.variance = state.at_rest = _at_rest(_line(open_calls, wait, settled, places), places, aim, stir)
+            return
     retries = 0.0  # what they add to the variance: twice their covariance with the length of lines
     if state.uneven > 0.0 and pods > 1.0:
         retries = 2.0 * _FOLLOW * state.uneven / pods * math.sqrt(state.variance)
@@ -92,7 +100,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     low, high = 0.0, MOST
     at = min(high, max(low, state.utilization + aim - state.aim))  # as far behind as a tick ago
     state.aim = aim
-    for _ in range(40):
+    for trial in range(_TRIALS):
         _go_to(known_points, known_curves, state, at)
         width = above.utilization - below.utilization
         part = (at - below.utilization) / width
@@ -102,7 +110,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         idle = max(0.0, 1.0 - at * (1.0 - blocked))
         gradient = (above.open - below.open) / width
         wait = below.wait_s + part * (above.wait_s - below.wait_s)
-        line = min(places, open_calls * wait / (wait + settled))
+        line = _line(open_calls, wait, settled, places)
         at_rest = _at_rest(line, places, at, stir)
         pulled = stir * capacity * at * (1.0 - blocked)
         drained, filled, pull, ratio, arrived = 0.0, 0.0, 1.0, 1.0, 0.0
@@ -125,11 +133,12 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         else:
             arrived += (places - line) * inflow * (filled - pull * blocked)
         off = open_calls - before - inflow * (1.0 - filled) + capacity * (1.0 - drained)
+        slack = _SLACK * (capacity + open_calls)
         if off > 0.0:
             high = at
         else:
             low = at
-        if abs(off) <= slack or high - low < 1e-7:
+        if abs(off) <= slack or high - low < 1e-7 or trial == _TRIALS - 1:
             break
         following = at - off / gradient if gradient > 0.0 else 0.5 * (low + high)
         if following <= low or following >= high or abs(following - at) > 2.0 * width:
@@ -147,7 +156,6 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         state.variance /= 1.0 + 2.0 * arrived / state.variance
         state.ratio = state.variance / at_rest
     state.moves = abs(state.ratio - 1.0) > 1e-3
-    _go_to(known_points, known_curves, state, at)
 
 
 @kernel
@@ -185,6 +193,12 @@ def _stir(load):
     gaps = 1.0 / load.ready if load.balancing == ROUND_ROBIN else 1.0
     scv = load.cpu_scv if load.sharing == FIFO else 1.0
     return (gaps + scv) / (load.ready if keeps_equal(load) else 1.0)
+
+
+@kernel
+def _line(open_calls, wait, settled, places):
+    """The calls of a pod that wait, by the times that they wait and are served [calls]."""
+    return min(places, open_calls * wait / (wait + settled))
 
 
 @kernel
@@ -402,7 +416,9 @@ def _fluctuate(load, state, unit):
         still *= load.cpu_scv
     else:
         calls = met.wait_s / per_call
-        queued = (calls / (1.0 + calls)) ** max(1.0, load.workers - load.cores)  # as in `shared_cumulants`
+        queued, places = 0.0, max(1.0, load.workers - load.cores)
+        if places < 12.0 * (1.0 + calls):  # else it is less than 1e-5
+            queued = (calls / (1.0 + calls)) ** places  # as in `shared_cumulants`
         shared_s = met.wait_s * (1.0 - queued)
         still = queued * still + load.cpu_scv * shared_s * shared_s
     moving = max(0.0, met.wait_variance_s2 - still)

@@ -25,6 +25,8 @@ def before(world):
 @kernel
 def cache_hit_ratio(cache, cached_keys):
     """Hit ratio [1] with `cached_keys` keys resident, interpolated in the cache's table."""
+    if cached_keys >= cache.capacity_keys:
+        return min(1.0, cache.hit_ratio[HIT_POINTS - 1])
     position = math.sqrt(cached_keys / cache.capacity_keys) * (HIT_POINTS - 1)
     below = min(int(position), HIT_POINTS - 2)
     share = position - below

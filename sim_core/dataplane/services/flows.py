@@ -120,7 +120,9 @@ CLASS_FLOW = np.dtype(
         ("third_s3", np.float64),
         ("within", np.float64),  # share within the whole's threshold
         ("within_own", np.float64),  # within that of the class
-        ("written_mean_s", np.float64),  # of what is written down
+        ("in_time", np.float64),  # share of the requests, if nobody had given up, that they are [1]
+        ("sliced", np.bool_),  # whether the buckets are those of this distribution
+        ("written_mean_s", np.float64),  # of what is written down; -1: nothing
         ("written_variance_s2", np.float64),
         ("written_third_s3", np.float64),
         ("buckets", np.int32, (SLICES,)),  # of the histogram, by slice of probability

@@ -137,6 +137,8 @@ def all_answered(answered_share, step):
     """
     if step.count < 1.0:
         return 1.0 - step.executions * (1.0 - answered_share)
+    if step.count == 1.0:
+        return 1.0 - step.probability * (1.0 - answered_share)
     return 1.0 - step.probability * (1.0 - answered_share**step.count)
 
 
