@@ -326,7 +326,10 @@ def finish_call(world, c, step_flow):
         again = count_lost_calls(call, flow, world.service_windows[call.service], offered, answered, timed_out, common,
                                  world.state.tick, world.lane.tick_s)  # fmt: skip
         flow.extra_held_s += again * (call.backoff_s[0] + step_flow.mean_s)
-        world.service_flows[call.service].station.uneven += flow.uneven
+        if flow.uneven > 0.0:
+            station = world.service_flows[call.service].station
+            later_s = call.timeout_s + call.backoff_s[0]
+            station.uneven += flow.uneven * math.exp(-later_s / max(LEAST, station.memory_s))
     for attempt in range(len(flow.due)):
         flow.due[attempt] = 0.0
 
