@@ -184,9 +184,11 @@ def test_a_fit_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert fit_balanced.main(["corrections", str(table)]) == 0
     assert "least outstanding, fifo, wait: before median" in capsys.readouterr().out
     assert fit_balanced.main(["reach", str(table)]) == 0
+    assert fit_balanced.main(["loose", str(table)]) == 0
     text = module.read_text()
     written = {"np": np}
-    exec(text[text.index("REACH = np.array(") :], written)
+    exec(text[text.index("LOOSE = np.array(") :], written)
+    assert written["LOOSE"].shape == balanced_corrections.LOOSE.shape == (2,)
     assert written["TABLE"].shape == balanced_corrections.TABLE.shape == (6, 3, balanced_corrections.TERMS)
     assert written["REACH"].shape == balanced_corrections.REACH.shape == (6, 2, balanced_corrections.REACH_TERMS)
     assert not np.array_equal(written["TABLE"], balanced_corrections.TABLE)

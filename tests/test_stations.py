@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-from sim_core.dataplane.fit import serve_ticks, settled
-from sim_core.dataplane.one_service import OneService
+from sim_core.dataplane.fit import load_of, serve_ticks, settled
+from sim_core.dataplane.known import known_stations
+from sim_core.dataplane.one_service import OneService, play
 from sim_core.dataplane.services.kinds import (
     BALANCINGS,
     LEAST_OUTSTANDING,
@@ -21,6 +22,9 @@ from sim_core.dataplane.services.kinds import (
     ROUND_ROBIN,
     SHARINGS,
 )
+from sim_core.dataplane.services.records import FIFO, PROCESSOR_SHARING
+from sim_core.dataplane.serving import serve_station
+from sim_core.dataplane.station import ANSWER, STATION_STATE
 from sim_core.profile import Profile
 from sim_core.theory import erlang_b
 from sim_core.world import Lane, build_tables
@@ -209,3 +213,31 @@ def test_a_service_is_played_as_its_profile_says(production: Profile, balancing:
     assert (service["cold_s"], service["cold_factor"]) == (21.0, 2.5)
     assert (call["timeout_s"], call["max_retries"], call["retry_budget_ratio"]) == (1.7, 2, 0.15)
     assert call["backoff_s"].tolist() == pytest.approx([0.3, 0.6, 1.2])
+
+
+@pytest.mark.parametrize(
+    ("pods", "sharing", "utilization", "timeout_s"),
+    [
+        (10, PROCESSOR_SHARING, 0.95, 2.0),
+        (10, FIFO, 0.97, 2.0),
+        (16, PROCESSOR_SHARING, 1.1, 2.0),  # callers give up before pods are full
+        (16, PROCESSOR_SHARING, 1.1, 60.0),
+    ],
+)
+def test_calls_of_balanced_pods_vary_as_much_and_as_long_as_played(
+    pods: int, sharing: int, utilization: float, timeout_s: float
+):
+    """Variance of the mean pod's calls within a quarter (3,000 s are played, for 300 or more memories of 10 s). It is 30 times
+    as large where callers give up. Once lines should have forgotten all but 1 / e, 0 to 0.6 are left."""
+    service = OneService(
+        pods=pods, balancing=LEAST_OUTSTANDING, sharing=sharing, held_s=0.02, timeout_s=timeout_s, cpu_s=CPU_S
+    )
+    load, state, answer, known = load_of(service), np.zeros(1, STATION_STATE), np.zeros(1, ANSWER), known_stations()
+    state["cell"] = -1
+    load["arrivals"] = load["expected"] = utilization * service.capacity_per_s
+    for _ in range(600):
+        serve_station(**known, load=load[0], state=state[0], answer=answer[0])
+    calls = play(service, np.full(3300, utilization * service.capacity_per_s), 3).open_calls_at_ends(300) / pods
+    assert state["variance"][0] == pytest.approx(calls.var(), rel=0.25)
+    off, later = calls - calls.mean(), max(1, round(float(state["memory_s"][0])))
+    assert 0.0 <= (off[:-later] * off[later:]).mean() / calls.var() <= 0.6

@@ -2,7 +2,7 @@
 
 Logarithms of mean wait and of the variance of the time in a pod, and the skewness of that time, are corrected by sums of
 products of bounded features. So are the scale and the sharpness of the bend where overloaded pods go from what can be
-answered in time to their room.
+answered in time to their room, and how much their calls vary there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim_core.compiled import kernel
+from sim_core.dataplane.services.records import POWER_OF_TWO
 
 TERMS, REACH_TERMS = 36, 15
 _USUAL_SMALL = 0.1118  # 1 / sqrt(80)
@@ -95,6 +96,20 @@ def sum_of_reach(of, uneven, few, over, shared, small):
 
 
 @kernel
+def loose_variance(balancing, free, cpu_scv):
+    """Variance of the calls of overloaded pods that callers give up: of the mean pod, and so of all together [calls^2].
+
+    A full pod whose calls were given up looks empty: it draws all calls, and refuses them, until one of those inside is done.
+    Places become free, and are taken, in bursts that all pods feel.
+
+    Args:
+        free: places of a pod that are free, on the mean, beyond those that chance leaves free in full pods [calls].
+        cpu_scv: of the CPU time of a call [1].
+    """
+    return LOOSE[1 if balancing == POWER_OF_TWO else 0] * 0.5 * (1.0 + cpu_scv) * free
+
+
+@kernel
 def reach(group, uneven, few, over, shared, small):
     """Logarithms of scale and power of the smooth minimum of the room and what is answered in time.
 
@@ -111,6 +126,9 @@ def reach(group, uneven, few, over, shared, small):
     return max(-1.0, min(1.0, scale)), max(0.0, min(3.0, power))
 
 
+LOOSE = np.array(
+[1.249, 0.233]
+)  # fmt: skip
 REACH = np.array(
 [[[ 1.692e-02,  7.890e-03,  4.042e-01, -2.312e-01, -3.415e-15,  7.449e-01, -6.397e-02, -1.769e-01,
     3.722e-02, -1.199e-01, -5.732e-01,  4.056e-01, -7.881e-15, -1.614e-14,  4.801e-15],

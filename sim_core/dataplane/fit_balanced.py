@@ -1,8 +1,9 @@
-"""Repeats the fit of balanced pods to an exact simulation, in three steps; each in a process of its own, because kernels are
+"""Repeats the fit of balanced pods to an exact simulation, in four steps; each in a process of its own, because kernels are
 compiled with the coefficients that they find:
 
     python -m sim_core.dataplane.fit_balanced play stations.csv         # an hour; goes on where it was interrupted
     python -m sim_core.dataplane.fit_balanced reach stations.csv        # rewrites REACH in balanced_corrections.py
+    python -m sim_core.dataplane.fit_balanced loose stations.csv        # ... LOOSE
     python -m sim_core.dataplane.fit_balanced corrections stations.csv  # ... and TABLE
 
 Stations are points of Sobol sequences over loads, pods, held times, variabilities, rooms, cores, balancer nodes and
@@ -52,6 +53,7 @@ _SERVICE = (
 )  # fmt: skip
 _SEEN = (
     "wait_s", "sojourn_s", "sojourn_2", "sojourn_3", "refused", "timed_out", "latency_s", "p50", "p90", "p95", "p99", "calls",
+    "open", "open_variance",
 )  # fmt: skip
 _SEEN_BY_MODEL = tuple(f"model_{name}" for name in SEEN)
 _NORMAL = {"p50": 0.0, "p90": 1.2815515655, "p95": 1.6448536270, "p99": 2.3263478740}
@@ -166,10 +168,11 @@ def _play_one(service: OneService, utilization: float, seed: int) -> list[float]
     played = play(service, np.full(first + int(max(60.0, calls / rate)), rate), seed, first)
     cumulants = played.sojourn_cumulants(first)
     quantiles = [played.quantile_s(p) for p in (0.5, 0.9, 0.95, 0.99)]
+    open_calls = played.open_calls_at_ends(first) / service.pods
     said = [utilization if name == "utilization" else float(getattr(service, name)) for name in _SERVICE]
     return [
         *said, played.wait_s(first), *cumulants, played.refused_share(first), played.timeout_share(first),
-        played.latency_s(first), *quantiles, played.first_attempts(first),
+        played.latency_s(first), *quantiles, played.first_attempts(first), open_calls.mean(), open_calls.var(),
     ]  # fmt: skip
 
 
@@ -395,6 +398,24 @@ def _fit_reach(table: pd.DataFrame) -> Floats:
     return coefficients
 
 
+def _fit_loose(table: pd.DataFrame) -> Floats:
+    """LOOSE, shape (2,): the median of what was seen over what is to be multiplied, stations counting as their free places."""
+    table = table[table["utilization"] > 1.03]
+    line_scv = table["cpu_scv"].where(table["sharing"] == FIFO, 1.0)
+    by_chance = 0.5 * (1.0 + line_scv) / table["pods"] / (table["utilization"] - 1.0)
+    free = table["workers"] + table["queue_limit"] - table["open"] - by_chance
+    ratio = table["open_variance"] / (0.5 * (1.0 + table["cpu_scv"]) * free)
+    found = np.zeros(2)
+    for k, balancing in enumerate((LEAST_OUTSTANDING, POWER_OF_TWO)):
+        some = (table["balancing"] == balancing) & (free > 0.0)
+        order = np.argsort(ratio[some].to_numpy())
+        ratios, counted = ratio[some].to_numpy()[order], np.cumsum(free[some].to_numpy()[order])
+        found[k] = np.interp(0.5 * counted[-1], counted, ratios)
+        half = np.interp([0.25 * counted[-1], 0.75 * counted[-1]], counted, ratios)
+        print(f"loose, balancer {k}: {some.sum()} stations, half of them from {half[0]:.2f} to {half[1]:.2f}")
+    return found
+
+
 def _rewrite(name: str, values: Floats) -> None:
     """Puts these values in the place of an array of `balanced_corrections`."""
     path = Path(balanced_corrections.__file__)
@@ -412,7 +433,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sim_core.dataplane.fit_balanced", description=__doc__.split("\n\n")[0]
     )
-    parser.add_argument("step", choices=["play", "reach", "corrections"])
+    parser.add_argument("step", choices=["play", "reach", "loose", "corrections"])
     parser.add_argument("stations", type=Path, help="CSV file of what was played")
     options = parser.parse_args(arguments)
     if options.step == "play":
@@ -422,6 +443,8 @@ def main(arguments: list[str] | None = None) -> int:
     table = table[table["latency_s"] > 0.0]
     if options.step == "reach":
         _rewrite("REACH", _fit_reach(table))
+    elif options.step == "loose":
+        _rewrite("LOOSE", _fit_loose(table))
     else:
         _rewrite("TABLE", _fit_corrections(table))
     return 0

@@ -152,7 +152,11 @@ class Played:
 
     def open_calls(self, first: int = 0) -> float:
         """Mean number of calls in the pods at the ends of ticks."""
-        return float(self.sums[first:, _OPEN].mean())
+        return float(self.open_calls_at_ends(first).mean())
+
+    def open_calls_at_ends(self, first: int = 0) -> Floats:
+        """Calls in the pods at the end of each tick."""
+        return self.sums[first:, _OPEN]
 
 
 def _cumulants(m1: float, m2: float, m3: float) -> tuple[float, float, float]:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from sim_core.compiled import kernel
+from sim_core.dataplane.balanced_corrections import loose_variance
 from sim_core.dataplane.curve import call_speed, draw_curve
 from sim_core.dataplane.grid import MOST, cell_of, edge_of
 from sim_core.dataplane.known import copy_point, mix_points, mixed, recall, remember, row_of
@@ -21,7 +22,6 @@ _SLACK = 2e-5  # calls that may be where they are not, over those that are there
 _LAG = 1e-3  # by how much the utilization may lag behind at rest, over its distance from 1: waits differ by as much
 _TRIALS = 40  # of the utilization
 _WIDEST = 8.0  # variance of lines over that at rest
-_FOLLOW = 0.7  # correlation of retries with the lines they meet, a timeout after those that caused them
 _QUICK = 12.0  # variance of what comes and goes in a tick, over that at rest, from which on lines vary as at rest
 
 
@@ -81,6 +81,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     below, above = state.below, state.above
     stir, pods = _stir(load), load.ready if keeps_equal(load) else 1.0
     places = max(1.0, load.workers + load.queue_limit - load.cores)
+    room = load.workers + load.queue_limit - capacity * load.held_s / load.tick_s
     settled = unit / load.cores
     if not state.moves and state.uneven == 0.0:
         _go_to(known_points, known_curves, state, aim)
@@ -94,7 +95,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
             return
     retries = 0.0  # what they add to the variance: twice their covariance with the length of lines
     if state.uneven > 0.0 and pods > 1.0:
-        retries = 2.0 * _FOLLOW * state.uneven / pods * math.sqrt(state.variance)
+        retries = 2.0 * state.uneven / pods * math.sqrt(state.variance)
     state.uneven = 0.0
     drains, fills = max(0.0, 1.0 - inflow / capacity), max(0.0, 1.0 - capacity / max(inflow, _LEAST))
     low, high = 0.0, MOST
@@ -111,7 +112,12 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         gradient = (above.open - below.open) / width
         wait = below.wait_s + part * (above.wait_s - below.wait_s)
         line = _line(open_calls, wait, settled, places)
-        at_rest = _at_rest(line, places, at, stir)
+        at_rest, bursts = _at_rest(line, places, at, stir), 0.0
+        if at > 1.0 and pods > 1.0:
+            free = room - open_calls - 0.5 * stir / (at - 1.0)
+            if free > 0.0:
+                at_rest += loose_variance(load.balancing, free, load.cpu_scv)
+                bursts = 2.0 * inflow * blocked
         pulled = stir * capacity * at * (1.0 - blocked)
         drained, filled, pull, ratio, arrived = 0.0, 0.0, 1.0, 1.0, 0.0
         if pulled < _QUICK * at_rest:
@@ -155,6 +161,9 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     if arrived > 0.0:
         state.variance /= 1.0 + 2.0 * arrived / state.variance
         state.ratio = state.variance / at_rest
+    # A diffusion with this noise and variance forgets where it was as an Ornstein-Uhlenbeck process does, at first at least.
+    # Calls refused in bursts, of a geometric number that is that of the pods on the mean, are part of the noise.
+    state.memory_s = 2.0 * state.variance / max(_LEAST, pulled + bursts) * load.tick_s
     state.moves = abs(state.ratio - 1.0) > 1e-3
 
 

@@ -132,10 +132,9 @@ STATION_STATE = np.dtype(
         ("ratio", np.float64),  # the one over the other [1]
         ("moves", np.bool_),  # whether that is another one than 1
         ("blocked", np.float64),  # share of the tick's arrivals that found no room [1]
-        (
-            "uneven",
-            np.float64,
-        ),  # standard deviation, by how long lines are, of the retries that the last tick caused [calls]
+        ("memory_s", np.float64),  # time after which lines have forgotten how long they were, but for 1 / e
+        # Standard deviation of the retries that the last tick caused, of the part that follows the lines they meet [calls].
+        ("uneven", np.float64),
         ("common_variance_s2", np.float64),  # of the part of their waits that all calls of a tick have in common
         ("unserved", np.float64),  # what draws brought more than expected, and could not be served yet [calls]
         ("asked", LOAD),  # what the points below are of: the load when it last changed, its held time on a grid

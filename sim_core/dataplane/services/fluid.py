@@ -410,7 +410,9 @@ def finish_call(world, c, step_flow):
         again = count_lost_calls(call, flow, world.service_windows[call.service], offered, answered, timed_out, common,
                                  world.state.tick, world.lane.tick_s)  # fmt: skip
         flow.extra_held_s += again * (call.backoff_s[0] + step_flow.mean_s)
-        callee.station.uneven += flow.uneven
+        if flow.uneven > 0.0:
+            later_s = call.timeout_s + call.backoff_s[0]
+            callee.station.uneven += flow.uneven * math.exp(-later_s / max(LEAST, callee.station.memory_s))
     for attempt in range(len(flow.due)):
         flow.due[attempt] = 0.0
 
