@@ -90,8 +90,9 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         if abs(open_calls - before) <= max(_SLACK * (capacity + open_calls), _LAG * capacity * (1.0 - aim)):
             state.utilization = state.aim = aim
             state.blocked = below.blocked + part * (above.blocked - below.blocked)
-            wait = below.wait_s + part * (above.wait_s - below.wait_s)
-            state.variance = state.at_rest = _at_rest(_line(open_calls, wait, settled, places), places, aim, stir)
+            if aim < 1.0:
+                wait = below.wait_s + part * (above.wait_s - below.wait_s)
+                state.variance = state.at_rest = _at_rest(_line(open_calls, wait, settled, places), places, aim, stir)
             return
     retries = 0.0  # what they add to the variance: twice their covariance with the length of lines
     if state.uneven > 0.0 and pods > 1.0:
