@@ -34,16 +34,32 @@ def serve_fleet(known_points, known_curves, load, station, cold, n_warmed, answe
     equal = keeps_equal(load)
     if (load.cold > 0.0 or cold.pods > 0.0) and not equal:
         _tell_apart(load, station, cold, n_warmed)
-    cold.n_warmed = n_warmed
-    if cold.pods > 0.0:
-        _serve_both(known_points, known_curves, load, station, cold, answer)
-        return
-    cold.share, cold.cold = 0.0, load.cold
+    cold.n_warmed, cold.cold, cold.share = n_warmed, load.cold, 0.0
+    equal = equal and 0.0 < load.cold < load.ready
     load.pods = load.ready
-    if equal and 0.0 < load.cold < load.ready:
-        _serve_equal(known_points, known_curves, load, station, cold, answer)
-    else:
-        serve_station(known_points, known_curves, load, station, answer)
+    arrivals, expected, queue_limit = load.arrivals, load.expected, load.queue_limit
+    cold_pods, cold_factor = load.cold, load.cold_factor
+    known = _limit_room(load, station) if equal else 0.0
+    share = cold.pods / load.ready if cold.pods > 0.0 else 0.0
+    for part in range(2 if share > 0.0 else 1):  # one call in the code: a station is long to compile
+        of_cold = share > 0.0 and part == 0
+        if of_cold:
+            # The points of a station are those of one pod, by how many the balancer deals to and how slow all of them are.
+            load.pods, load.cold = cold.pods, load.ready
+            load.cold_factor = cold.pods / (cold.pods - cold_pods * (1.0 - 1.0 / cold_factor))
+            load.arrivals, load.expected = arrivals * share, expected * share
+            cold.stretch = stretch_of(load)
+        elif share > 0.0:
+            load.pods, load.cold = load.ready - cold.pods, 0.0
+            load.arrivals, load.expected = arrivals * (1.0 - share), expected * (1.0 - share)
+        state, into = (cold.station, cold.answer) if of_cold else (station, answer)
+        serve_station(known_points, known_curves, load, state, into)
+    load.arrivals, load.expected, load.queue_limit = arrivals, expected, queue_limit
+    load.cold, load.cold_factor = cold_pods, cold_factor
+    if share > 0.0:
+        _add_up(cold, answer, share)
+    elif equal:
+        _tell_equal_apart(load, station, cold, answer, known)
 
 
 @kernel
@@ -117,78 +133,66 @@ def _begin(own):
 
 
 @kernel
-def _serve_both(known_points, known_curves, load, station, cold, answer):
-    """Serves what comes to warm pods and to those told apart, each its share, and adds up."""
-    ready, cold_pods, cold_factor = load.ready, load.cold, load.cold_factor
-    arrivals, expected, share = load.arrivals, load.expected, cold.pods / load.ready
-    load.pods, load.cold = ready - cold.pods, 0.0
-    load.arrivals, load.expected = arrivals * (1.0 - share), expected * (1.0 - share)
-    serve_station(known_points, known_curves, load, station, answer)
-    served, passed_on, refused, admitted = answer.served, answer.passed_on, answer.refused, answer.admitted
-    cpu_core_s, utilization, waiting = answer.cpu_core_s, answer.utilization, answer.waiting
-    waits, wait_s, wait_variance_s2 = answer.waits, answer.wait_s, answer.wait_variance_s2
-    sojourn_s, sojourn_variance_s2, sojourn_third_s3 = (
-        answer.sojourn_s, answer.sojourn_variance_s2, answer.sojourn_third_s3
-    )  # fmt: skip
-    # The points of a station are those of one pod, by how many the balancer deals to and by how slow all of them are.
-    load.pods, load.cold = cold.pods, ready
-    load.cold_factor = cold.pods / (cold.pods - cold_pods * (1.0 - 1.0 / cold_factor))
-    load.arrivals, load.expected = arrivals * share, expected * share
-    serve_station(known_points, known_curves, load, cold.station, answer)
-    cold.stretch = stretch_of(load)
-    load.cold, load.cold_factor = cold_pods, cold_factor
-    load.arrivals, load.expected = arrivals, expected
-    part = answer.admitted / (admitted + answer.admitted) if admitted > 0.0 else share
+def _add_up(cold, answer, share):
+    """Adds what became of the calls of cold pods, which got this share, to what became of the others."""
+    own = cold.answer
+    admitted = answer.admitted + own.admitted
+    part = own.admitted / admitted if admitted > 0.0 else share
     cold.share = part
-    answer.waits = waits + part * (answer.waits - waits)
+    answer.waits += part * (own.waits - answer.waits)
     answer.wait_s, answer.wait_variance_s2, _ = mixture(
-        part, wait_s, wait_variance_s2, 0.0, answer.wait_s, answer.wait_variance_s2, 0.0
+        part, answer.wait_s, answer.wait_variance_s2, 0.0, own.wait_s, own.wait_variance_s2, 0.0
     )
     answer.sojourn_s, answer.sojourn_variance_s2, answer.sojourn_third_s3 = mixture(
-        part, sojourn_s, sojourn_variance_s2, sojourn_third_s3,
-        answer.sojourn_s, answer.sojourn_variance_s2, answer.sojourn_third_s3,
+        part, answer.sojourn_s, answer.sojourn_variance_s2, answer.sojourn_third_s3,
+        own.sojourn_s, own.sojourn_variance_s2, own.sojourn_third_s3,
     )  # fmt: skip
-    if utilization > 0.0:  # each pod gets as much: capacities add up
-        answer.utilization = 1.0 / ((1.0 - share) / utilization + share / answer.utilization)
-    answer.served += served
-    answer.passed_on += passed_on
-    answer.refused += refused
-    answer.admitted += admitted
-    answer.cpu_core_s += cpu_core_s
-    answer.waiting += waiting
+    if answer.utilization > 0.0:  # each pod gets as much: capacities add up
+        answer.utilization = 1.0 / ((1.0 - share) / answer.utilization + share / own.utilization)
+    answer.served += own.served
+    answer.passed_on += own.passed_on
+    answer.refused += own.refused
+    answer.admitted = admitted
+    answer.cpu_core_s += own.cpu_core_s
+    answer.waiting += own.waiting
 
 
 @kernel
-def _serve_equal(known_points, known_curves, load, station, cold, answer):
-    """Serves what comes to pods that the balancer keeps equal, and tells apart how long it takes on cold ones.
+def _limit_room(load, station):
+    """Calls of a pod that a balancer can know of while pods are equal; sets the room of the mean pod by it.
 
-    Pods with as many calls take the longer the slower they are. Where a full cold pod answers nobody in time, the balancer
-    takes it for less busy than it is: callers that have gone are no open calls. By Little's law it knows of those that came
-    to it within a timeout. Warm pods then get no more than that many; all the rest goes to the cold pod, and is refused.
+    Where a full cold pod answers nobody in time, the balancer takes it for less busy than it is: callers that have gone are
+    no open calls. By Little's law it knows of those that came to it within a timeout. Warm pods then get no more than that
+    many; all the rest goes to the cold pod, and is refused.
     """
-    pods, warm, slowness = load.ready, load.ready - load.cold, effective_slowness(load)
-    queue_limit, room = load.queue_limit, load.workers + load.queue_limit
-    per_s = load.cores / load.cpu_s
-    known = room
-    if load.balancing == LEAST_OUTSTANDING:
-        known = min(room, max(load.workers, per_s / load.cold_factor * load.timeout_s))
+    room = load.workers + load.queue_limit
+    if load.balancing != LEAST_OUTSTANDING:
+        return room
+    known = min(room, max(load.workers, load.cores / (load.cpu_s * load.cold_factor) * load.timeout_s))
     if known < room:
-        mean_room = known + (room - known) * load.cold / pods
+        mean_room = known + (room - known) * load.cold / load.ready
         load.queue_limit = mean_room - load.workers
-        late = max(0.0, station.open - mean_room * pods)  # what more than that is there is still to be done
+        late = max(0.0, station.open - mean_room * load.ready)  # what more than that is there is still to be done
         station.open -= late
         station.unserved += late
-    serve_station(known_points, known_curves, load, station, answer)
-    load.queue_limit = queue_limit
+    return known
+
+
+@kernel
+def _tell_equal_apart(load, station, cold, answer, known):
+    """Tells the calls of cold pods apart from those of warm ones that the balancer gives as many: they take longer.
+
+    Args:
+        known: calls of a warm pod, at most.
+    """
+    slowness, share = effective_slowness(load), load.cold / load.cold_factor
+    share /= load.ready - load.cold + share
     met, own = station.met, cold.station.met
-    share = load.cold / load.cold_factor
-    share /= warm + share
-    line = met.open + min(1.0, answer.utilization) * per_s / slowness * load.held_s
-    by_warm = min(1.0, known / line) / slowness if line > known else 1.0 / slowness
-    by_cold = (1.0 - (1.0 - share) * by_warm) / share
+    line = met.open + min(1.0, answer.utilization) * load.cores / (load.cpu_s * slowness) * load.held_s
+    by_warm = known / max(known, line) / slowness
     copy_point(own, met)
     _scale(met, by_warm)
-    _scale(own, by_cold)
+    _scale(own, (1.0 - (1.0 - share) * by_warm) / share)
     cold.share, cold.stretch = share, load.cold_factor / call_speed(load)
 
 

@@ -158,6 +158,7 @@ COLD_STATE = np.dtype(
         ("cold", np.float64),  # that were cold a tick ago [pods]
         ("n_warmed", np.int64),  # of the service's pods, a tick ago
         ("drains_s", np.float64),  # until those that turned warm last have drained
+        ("answer", ANSWER),  # scratch
         ("share", np.float64),  # of the admitted calls, which are told apart [1]
         ("stretch", np.float64),  # time of a CPU step over that on a warm pod [1]
     ],
