@@ -15,7 +15,7 @@ Times inside this module are in units of the mean CPU time of a call, speeds in 
 
 from __future__ import annotations
 
-from sim_core.compiled import kernel
+from sim_core.compiled import glue, kernel
 from sim_core.dataplane.balanced import balanced_point, crowded_point
 from sim_core.dataplane.curve import call_speed
 from sim_core.dataplane.independent import independent_point
@@ -70,7 +70,7 @@ def chance_counts(load, utilization):
     return share ** (1.1 + 0.5 * both) * (1.0 - utilization) / (1.0 - both)
 
 
-@kernel
+@glue
 def _take_pure_point(load, state, point, utilization):
     """The same where all calls go where the balancer sends them."""
     unit = load.cpu_s * effective_slowness(load)
