@@ -52,7 +52,8 @@ def serve_fleet(known_points, known_curves, load, station, cold, n_warmed, answe
         elif share > 0.0:
             load.pods, load.cold = load.ready - cold.pods, 0.0
             load.arrivals, load.expected = arrivals * (1.0 - share), expected * (1.0 - share)
-        state, into = (cold.station, cold.answer) if of_cold else (station, answer)
+        state = cold.station if of_cold else station
+        into = cold.answer if of_cold else answer
         serve_station(known_points, known_curves, load, state, into)
     load.arrivals, load.expected, load.queue_limit = arrivals, expected, queue_limit
     load.cold, load.cold_factor = cold_pods, cold_factor
