@@ -8,7 +8,7 @@ to where a timeout, a threshold or a percentile asks.
 
 from __future__ import annotations
 
-from sim_core.compiled import kernel
+from sim_core.compiled import glue, kernel
 from sim_core.dataplane.curve import call_speed
 from sim_core.dataplane.known import copy_point
 from sim_core.dataplane.queueing import mixture
@@ -20,7 +20,7 @@ _DRAINED, _CALLS = 1.1, 0.1  # lines of pods that turned warm over those of the 
 _LONGEST_S = 300.0  # that draining counts as
 
 
-@kernel
+@glue
 def serve_fleet(known_points, known_curves, load, station, cold, n_warmed, answer):
     """Serves a tick's calls, as `serve_station`, by pods some of which may be cold.
 

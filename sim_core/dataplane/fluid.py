@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim_core.assembly import phase_of
-from sim_core.compiled import kernel, phase
+from sim_core.compiled import glue, kernel
 from sim_core.dataplane.latency import book_latency, take_latency
 from sim_core.dataplane.services.fluid import LEAST, begin_tick, compose, serve_service, spread
 
@@ -12,7 +12,7 @@ before_services = phase_of("fluid", "before")
 serve_components = phase_of("fluid", "serve")
 
 
-@phase
+@glue
 def serve(world):
     """The data plane for one tick: requests arrive, flow down the graph of services, and are accounted.
 

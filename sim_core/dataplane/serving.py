@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sim_core.compiled import kernel
+from sim_core.compiled import glue, kernel
 from sim_core.dataplane.balanced_corrections import loose_variance
 from sim_core.dataplane.curve import call_speed, draw_curve
 from sim_core.dataplane.grid import MOST, cell_of, edge_of
@@ -321,7 +321,7 @@ def _renew(known_curves, load, state, unit):
     state.cell = -1
 
 
-@kernel
+@glue
 def serve_station(known_points, known_curves, load, state, answer):
     """Serves a tick's calls.
 

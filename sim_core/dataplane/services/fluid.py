@@ -207,7 +207,7 @@ def mix_calls(service, load, endpoints, flows):
         load.held_third_s3 = held3 - held * (3.0 * held2 - 2.0 * held * held)
 
 
-@kernel
+@glue
 def serve_pods(known_points, known_curves, service, state, flow, window):
     """One service for one tick: pods serve what they can, the rest waits or is refused."""
     load, answer = flow.load, flow.answer
