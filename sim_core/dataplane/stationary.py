@@ -45,11 +45,32 @@ def take_point(load, state, point, utilization):
             if at_random == 1:
                 load.balancing = RANDOM
             _take_pure_point(load, state, state.pure, utilization)
+            load.balancing = balancing
             if weight >= 1.0 or at_random == 0:
                 copy_point(point, state.pure)
             else:
-                mix_points(point, point, state.pure, weight)
-    load.balancing = balancing
+                _add_chance(load, point, state.pure, weight)
+
+
+@kernel
+def _add_chance(load, point, pure, share):
+    """Takes a POINT a share of the way to that of chance.
+
+    Lines that sticky calls alone make unequal are as much shorter as their load is further from saturation: of so much smaller
+    times the variance counts once less, and the third cumulant twice.
+    """
+    smaller = 1.0
+    if keeps_equal(load):
+        smaller = (1.0 - point.utilization) / (1.0 - load.sticky_share * point.utilization)
+    variance_s2, extra_variance_s2 = point.wait_variance_s2, point.extra_variance_s2
+    third_s3, extra_third_s3 = point.wait_third_s3, point.extra_third_s3
+    mix_points(point, point, pure, share)
+    share *= smaller
+    point.wait_variance_s2 = variance_s2 + share * (pure.wait_variance_s2 - variance_s2)
+    point.extra_variance_s2 = extra_variance_s2 + share * (pure.extra_variance_s2 - extra_variance_s2)
+    share *= smaller
+    point.wait_third_s3 = third_s3 + share * (pure.wait_third_s3 - third_s3)
+    point.extra_third_s3 = extra_third_s3 + share * (pure.extra_third_s3 - extra_third_s3)
 
 
 @kernel
