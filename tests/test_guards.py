@@ -72,7 +72,7 @@ STICKY = {"ingress.sticky_share": 0.5}
         (EJECTION, "least_outstanding", 1.2, 0.02, 0.02),
         (EJECTION, "random", 1.5, 0.03, 0.02),
         (DEADLINE, "least_outstanding", 1.2, 0.05, 0.08),
-        (DEADLINE, "random", 1.5, 0.08, 0.10),
+        (DEADLINE, "random", 1.2, 0.08, 0.10),
         (STICKY, "least_outstanding", 0.8, 0.03, 0.005),
         (STICKY, "round_robin", 0.7, 0.05, 0.005),
     ],
