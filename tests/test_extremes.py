@@ -33,7 +33,7 @@ MAY_BE_NAN = {  # where there is nothing to divide by
 
 
 # Draws may run behind the expected queue; waits and CPU times may be correlated either way; of no number, a sign.
-MAY_BE_NEGATIVE = ("unserved", "third", "extra_variance", "shape.", "station.key", "station.cell")
+MAY_BE_NEGATIVE = ("unserved", "third", "extra_variance", "shape.", "apart_piece.", "station.key", "station.cell")
 FLOWS = ("service_flows", "endpoint_flows", "step_flows", "call_flows", "cache_states", "database_states")
 
 

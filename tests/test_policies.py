@@ -282,6 +282,7 @@ def test_a_model_in_production_walks_the_path_it_walked_while_learning(productio
     lane = Lane(profile, trace, seed, start_s, Scaler.external())
     model, alike = LearnedPolicy(export_onnx(policy, profile, 1.0)), Worlds([lane])
     alike.params["sync_phase_ticks"] = 0
+    alike.params["keeps_latencies"] = False  # as in an env
     alike.reset(np.array([0]))
     model.reset([lane], 119 * 15.0)
     for _ in range(119):

@@ -363,7 +363,7 @@ def test_new_pods_take_no_calls_from_old_ones_and_no_pods_refuse_all():
     for _ in range(10):
         serve_station(**known, load=load[0], state=state[0], answer=answer[0])
     held = float(state["open"][0] + state["unserved"][0])
-    load["ready"] = 20.0
+    load["ready"] = load["pods"] = 20.0
     serve_station(**known, load=load[0], state=state[0], answer=answer[0])
     left = float(state["open"][0] + state["unserved"][0])
     assert left == pytest.approx(held + answer["admitted"][0] - answer["served"][0], abs=1e-6)

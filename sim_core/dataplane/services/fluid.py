@@ -473,7 +473,7 @@ def within_budget(share, allowed, common):
 @kernel
 def deviation_within(share, allowed, common, given):
     """Standard deviation of min(X, allowed), X as in `within_budget`; `given` is its mean."""
-    deviation = math.sqrt(common * share * (1.0 - share))
+    deviation = math.sqrt(common * share * max(0.0, 1.0 - share))
     below = 0.5 * math.erfc((share - allowed) / (deviation * _SQRT_2))  # P(X < allowed), X taken for normal
     return min(deviation * below, math.sqrt(given * max(0.0, min(1.0, allowed) - given)))
 
