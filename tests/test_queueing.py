@@ -368,7 +368,7 @@ def test_new_pods_take_no_calls_from_old_ones_and_no_pods_refuse_all():
     left = float(state["open"][0] + state["unserved"][0])
     assert left == pytest.approx(held + answer["admitted"][0] - answer["served"][0], abs=1e-6)
     assert answer["served"][0] > 700.0  # twice the pods: what had piled up goes faster
-    load["ready"] = 0.0
+    load["ready"] = load["pods"] = 0.0
     serve_station(**known, load=load[0], state=state[0], answer=answer[0])
     assert answer["refused"][0] == 600.0
     assert answer["served"][0] == 0.0

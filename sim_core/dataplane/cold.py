@@ -107,7 +107,7 @@ def _drain(load, station, cold, draining, warmed):
     if warmed > 0.0:
         spare_per_s = load.cores / load.cpu_s * max(0.01, 1.0 - station.aim)
         cold.drains_s = min(_LONGEST_S, max(0.0, line - others) / spare_per_s)
-    cold.drains_s -= load.tick_s
+    cold.drains_s = max(0.0, cold.drains_s - load.tick_s)
     if line <= _DRAINED * others + _CALLS or (load.cold > 0.0 and cold.drains_s <= 0.0):
         _join(station, cold, draining, own.open if draining == cold.pods else draining * min(line, others))
 
