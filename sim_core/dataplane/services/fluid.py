@@ -299,7 +299,9 @@ def compose(world, e):
         tell_apart(flow, world.call_flows[world.steps[apart_step].target].cut.apart, world.step_flows[apart_step])
     flow.answered_share, flow.clean_share = answered, clean
     flow.given_up = 1.0 - in_time
-    flow.lost_mean_s, flow.lost_variance_s2, flow.lost_third_s3 = lost_mean, lost_variance, lost_third
+    # (Shapes that are split again after a cut may keep a little more than there was.)
+    flow.lost_mean_s, flow.lost_variance_s2 = max(0.0, lost_mean), max(0.0, lost_variance)
+    flow.lost_third_s3 = lost_third
 
 
 @kernel
