@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sim_core.compiled import glue, kernel
 from sim_core.dataplane.curve import call_speed
-from sim_core.dataplane.known import copy_point
+from sim_core.dataplane.known import copy_point, scale_times
 from sim_core.dataplane.queueing import mixture
 from sim_core.dataplane.services.records import LEAST_OUTSTANDING
 from sim_core.dataplane.serving import serve_station
@@ -192,16 +192,6 @@ def _tell_equal_apart(load, station, cold, answer, known):
     line = met.open + min(1.0, answer.utilization) * load.cores / (load.cpu_s * slowness) * load.held_s
     by_warm = known / max(known, line) / slowness
     copy_point(own, met)
-    _scale(met, by_warm)
-    _scale(own, (1.0 - (1.0 - share) * by_warm) / share)
+    scale_times(met, by_warm)
+    scale_times(own, (1.0 - (1.0 - share) * by_warm) / share)
     cold.share, cold.stretch = share, load.cold_factor / call_speed(load)
-
-
-@kernel
-def _scale(point, by):
-    """Makes the times of a POINT longer or shorter."""
-    point.wait_s *= by
-    point.wait_variance_s2 *= by * by
-    point.extra_variance_s2 *= by * by
-    point.wait_third_s3 *= by**3
-    point.extra_third_s3 *= by**3

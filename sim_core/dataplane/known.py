@@ -79,3 +79,13 @@ def mix_points(into, one, other, part):
     into.wait_third_s3 = one.wait_third_s3 + part * (other.wait_third_s3 - one.wait_third_s3)
     into.extra_variance_s2 = one.extra_variance_s2 + part * (other.extra_variance_s2 - one.extra_variance_s2)
     into.extra_third_s3 = one.extra_third_s3 + part * (other.extra_third_s3 - one.extra_third_s3)
+
+
+@kernel
+def scale_times(point, by):
+    """Makes the times of a POINT so many times as long: in another unit, or at another speed."""
+    point.wait_s *= by
+    point.wait_variance_s2 *= by * by
+    point.extra_variance_s2 *= by * by
+    point.wait_third_s3 *= by**3
+    point.extra_third_s3 *= by**3

@@ -19,7 +19,7 @@ from sim_core.compiled import glue, kernel
 from sim_core.dataplane.balanced import balanced_point, crowded_point
 from sim_core.dataplane.curve import call_speed
 from sim_core.dataplane.independent import independent_point
-from sim_core.dataplane.known import copy_point, mix_points
+from sim_core.dataplane.known import copy_point, mix_points, scale_times
 from sim_core.dataplane.services.records import LEAST_OUTSTANDING, POWER_OF_TWO, RANDOM
 
 
@@ -98,24 +98,13 @@ def _take_pure_point(load, state, point, utilization):
     room = load.workers + load.queue_limit
     if keeps_equal(load) and load.ready > 1.5:
         balanced_point(load, state, point, utilization, load.held_s / unit, room)
-        _in_seconds(point, unit)
     elif state.capacity < 1.0 and state.stride > 1.0:
         crowded_point(load, state, point, utilization, load.held_s / unit, room)
-        _in_seconds(point, unit)
     else:
         independent_point(load, state, point, utilization, load.held_s / unit, room)
-        _in_seconds(point, unit)
+    scale_times(point, unit)
     point.open = max(0.0, min(point.open, room))  # approximations may dip below nothing where workers are few
     point.wait_s, point.wait_variance_s2 = max(0.0, point.wait_s), max(0.0, point.wait_variance_s2)
-
-
-@kernel
-def _in_seconds(point, unit):
-    point.wait_s *= unit
-    point.wait_variance_s2 *= unit * unit
-    point.extra_variance_s2 *= unit * unit
-    point.wait_third_s3 *= unit**3
-    point.extra_third_s3 *= unit**3
 
 
 @kernel
