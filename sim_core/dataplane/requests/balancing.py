@@ -16,9 +16,9 @@ import numpy as np
 from sim_core.compiled import kernel
 from sim_core.dataplane.requests.draws import next_below, next_uniform
 from sim_core.dataplane.requests.records import NONE, group_at, index_at, node_at, open_at, station_at
+from sim_core.dataplane.services.guards import weight_in_slow_start
 from sim_core.dataplane.services.records import LEAST_OUTSTANDING, POWER_OF_TWO, ROUND_ROBIN
 
-_LEAST_WEIGHT = 0.1  # of a pod that has just become ready
 _TRIES = 64
 _JUMP = np.uint64(2862933555777941757)
 _S33 = np.uint64(33)
@@ -166,10 +166,10 @@ def _least_outstanding(engine, group, node, n):
 
 @kernel
 def weight_of(station, slow_start_s, now_s):
-    """Share of a full pod's load that a pod is given: from 0.1 on, straight up to 1 over its slow start."""
+    """Share of a full pod's load that a pod is given."""
     if slow_start_s <= 0.0:
         return 1.0
-    return min(1.0, _LEAST_WEIGHT + (1.0 - _LEAST_WEIGHT) * max(0.0, now_s - station.ready_s) / slow_start_s)
+    return weight_in_slow_start(station.ready_s, slow_start_s, now_s)
 
 
 @kernel

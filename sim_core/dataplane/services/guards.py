@@ -16,7 +16,7 @@ from sim_core.compiled import kernel
 from sim_core.controlplane.pods import READY_TRUE
 from sim_core.dataplane.stationary import effective_slowness, keeps_equal
 
-LEAST_WEIGHT = 0.1  # of a fresh pod; Envoy's default min_weight_percent
+_LEAST_WEIGHT = 0.1  # of a fresh pod; Envoy's default min_weight_percent
 _STEP = 0.25  # pods, calls: what stations are told moves in such steps, so that few differ
 _MOST_FAILURES = 1.0 - 1e-9  # share of attempts that fail
 
@@ -45,19 +45,22 @@ def guard_pods(service, state, flow, pods, calls, call_flows, now_s):
 
 @kernel
 def _start_slowly(service, state, load, pods, now_s):
-    """Counts each ready pod by its weight: from 0.1 on, straight up to 1 over its slow start."""
+    """Counts each ready pod by its weight."""
     ready, cold = 0.0, 0.0
     for index in range(state.n_pods):
         pod = pods[index]
         if pod.ready == READY_TRUE and not pod.deleting:
-            weight = (
-                LEAST_WEIGHT + (1.0 - LEAST_WEIGHT) * max(0.0, now_s - pod.ready_transition_s) / service.slow_start_s
-            )
-            weight = min(1.0, weight)
+            weight = weight_in_slow_start(pod.ready_transition_s, service.slow_start_s, now_s)
             ready += weight
             if pod.cold:
                 cold += weight
     load.ready, load.cold = _STEP * round(ready / _STEP), _STEP * round(cold / _STEP)
+
+
+@kernel
+def weight_in_slow_start(ready_s, slow_start_s, now_s):
+    """Share of a full pod's load that a pod is given: from 0.1 on, straight up to 1 over its slow start."""
+    return min(1.0, _LEAST_WEIGHT + (1.0 - _LEAST_WEIGHT) * max(0.0, now_s - ready_s) / slow_start_s)
 
 
 @kernel
