@@ -95,8 +95,9 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
                 state.variance = state.at_rest = _at_rest(_line(open_calls, wait, settled, places), places, aim, stir)
             return
     retries = 0.0  # what they add to the variance: twice their covariance with the length of lines
-    if state.uneven > 0.0 and pods > 1.0:
-        retries = 2.0 * state.uneven / pods * math.sqrt(state.variance)
+    if state.uneven > 0.0:
+        own = 1.0 / load.ready if keeps_equal(load) else load.ready**-1.5
+        retries = 2.0 * state.uneven * own * math.sqrt(state.variance)
     state.uneven = 0.0
     drains, fills = max(0.0, 1.0 - inflow / capacity), max(0.0, 1.0 - capacity / max(inflow, _LEAST))
     low, high = 0.0, MOST
@@ -419,6 +420,9 @@ def _fluctuate(load, state, unit):
     per_call = unit / (load.cores * state.capacity)
     together = keeps_equal(load)
     state.common_variance_s2 = state.variance * per_call * per_call / (1.0 if together else load.ready)
+    if load.sharing == FIFO:  # calls that follow each other into a pod wait for the same work
+        more = met.wait_variance_s2 - state.variance * per_call * per_call
+        state.common_variance_s2 += max(0.0, more) / load.ready
     if not state.moves:
         return
     still = met.wait_s * per_call

@@ -406,15 +406,15 @@ def finish_call(world, c, step_flow):
         flow.extra_held_s += late * call.timeout_s
         timed_out += late
     if answered < 1.0 and offered > LEAST:
-        common = 0.0
+        common = remembered = 0.0
         if timed_out > _FEW:
             common = in_common(callee.station.common_variance_s2, below.variance_s2)
+            remembered = math.exp(-(call.timeout_s + call.backoff_s[0]) / max(LEAST, callee.station.memory_s))
         again = count_lost_calls(call, flow, world.service_windows[call.service], offered, answered, timed_out, common,
-                                 world.state.tick, world.lane.tick_s)  # fmt: skip
+                                 remembered, world.state.tick, world.lane.tick_s)  # fmt: skip
         flow.extra_held_s += again * (call.backoff_s[0] + step_flow.mean_s)
         if flow.uneven > 0.0:
-            later_s = call.timeout_s + call.backoff_s[0]
-            callee.station.uneven += flow.uneven * math.exp(-later_s / max(LEAST, callee.station.memory_s))
+            callee.station.uneven += flow.uneven * remembered
     for attempt in range(len(flow.due)):
         flow.due[attempt] = 0.0
 
@@ -430,15 +430,20 @@ def give_up(timeout_s, below, cut, step_flow):
 
 
 @kernel
-def count_lost_calls(call, flow, window, offered, answered, timed_out, common, tick, tick_s):
-    """Books the attempts that failed and sends them round again; returns retries over first attempts [1]."""
+def count_lost_calls(call, flow, window, offered, answered, timed_out, common, remembered, tick, tick_s):
+    """Books the attempts that failed and sends them round again; returns retries over first attempts [1].
+
+    Args:
+        common: correlation of the fates of two calls of the same tick, were all losses timeouts [1].
+        remembered: what is left of it when a call that timed out comes back [1].
+    """
     lost = offered * (1.0 - answered)
     if lost <= 1e-12:
         return 0.0
     timeout_share = min(1.0, timed_out / (1.0 - answered))
     if common > 0.0:
         common *= timed_out * (1.0 - timed_out) / ((1.0 - answered) * max(answered, 1e-9))
-    failed = schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, min(1.0, common))
+    failed = schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, min(1.0, common), remembered)
     flow.failed_share = min(1.0, failed / max(offered - lost + failed, LEAST))
     window.failed += lost
     return (lost - failed) / flow.new_calls if flow.new_calls > LEAST else 0.0
@@ -481,30 +486,49 @@ def deviation_within(share, allowed, common, given):
 
 
 @kernel
-def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, common):
+def _alike(share):
+    """Correlation of the length of a line with whether it is one of the longest `share` of lines, which lose calls [1].
+
+    Of lines that are exponentially distributed; of more than half of the lines, as of full ones, whose rooms are.
+    """
+    few = min(share, 1.0 - share)
+    return -math.log(few) * math.sqrt(few / (1.0 - few)) if few > 0.0 else 0.0
+
+
+@kernel
+def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, common, remembered):
     """Sends lost calls round again, as far as attempts and the retry budget allow.
+
+    A retry that meets what its first attempt met is lost more often than others: with the share of lost calls s, by a
+    correlation c of s + c (1 - s).
 
     Args:
         lost: attempts that failed in this tick, of `offered`.
         timeout_share: of the lost calls; they come back a timeout later than refused ones.
         common: correlation of the fates of two calls of the same tick [1].
+        remembered: what is left of it when a call that timed out comes back [1].
 
     Returns:
         Calls that fail for good.
     """
     share = lost / offered
-    wanted = 0.0
-    for attempt in range(call.max_retries):
-        wanted += share * (flow.new_calls if attempt == 0 else flow.due[attempt - 1])
+    retried = offered - flow.new_calls
+    lost_again = share + common * remembered * (1.0 - share)
+    if retried * lost_again > lost or flow.new_calls <= LEAST:
+        lost_again = lost / retried
+    first_lost = max(0.0, lost - lost_again * retried)
+    wanted = first_lost if call.max_retries > 0 else 0.0
+    for attempt in range(1, call.max_retries):
+        wanted += lost_again * flow.due[attempt - 1]
     allowed = call.retry_budget_ratio * flow.new_calls
     if wanted <= 0.0 or allowed <= 0.0:
         return lost
     given = within_budget(share, share * allowed / wanted, common)
     admitted = given / share
     if common > 0.0:
-        flow.uneven = wanted / share * deviation_within(share, share * allowed / wanted, common, given)
+        flow.uneven = wanted / share * deviation_within(share, share * allowed / wanted, common, given) * _alike(share)
     for attempt in range(call.max_retries):
-        calls = admitted * share * (flow.new_calls if attempt == 0 else flow.due[attempt - 1])
+        calls = admitted * (first_lost if attempt == 0 else lost_again * flow.due[attempt - 1])
         refused_ticks = max(1, int(call.backoff_s[attempt] / tick_s + 0.5))
         timeout_ticks = max(1, int((call.backoff_s[attempt] + call.timeout_s) / tick_s + 0.5))
         flow.retries[(tick + refused_ticks) % RETRY_SLOTS, attempt] += calls * (1.0 - timeout_share)
