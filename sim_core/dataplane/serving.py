@@ -79,7 +79,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     """
     aim = min(MOST, inflow / capacity)
     below, above = state.below, state.above
-    stir, pods = _stir(load), load.ready if keeps_equal(load) else 1.0
+    stir, pods = stir_of(load), load.ready if keeps_equal(load) else 1.0
     places = max(1.0, load.workers + load.queue_limit - load.cores)
     room = load.workers + load.queue_limit - capacity * load.held_s / load.tick_s
     settled = unit / load.cores
@@ -199,7 +199,7 @@ def _hold_back(known_points, known_curves, load, state, inflow, capacity, before
 
 
 @kernel
-def _stir(load):
+def stir_of(load):
     """Variance that a call which comes and goes adds to the line of a pod; where lines are kept equal, of the mean pod."""
     gaps = 1.0 / load.ready if load.balancing == ROUND_ROBIN else 1.0
     scv = load.cpu_scv if load.sharing == FIFO else 1.0

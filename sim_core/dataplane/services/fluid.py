@@ -15,6 +15,7 @@ from sim_core.dataplane.latency import slowest_branch
 from sim_core.dataplane.queueing import cut_at, mixture, third_cumulant_factor
 from sim_core.dataplane.services.guards import guard_pods, has_guard
 from sim_core.dataplane.services.kinds import BRANCH, CALL_STEP, CPU, NO_PARENT, PARALLEL, RETRY_SLOTS, WAIT
+from sim_core.dataplane.serving import stir_of
 from sim_core.dataplane.stationary import stretch_of
 from sim_core.tables import rows
 
@@ -406,12 +407,13 @@ def finish_call(world, c, step_flow):
         flow.extra_held_s += late * call.timeout_s
         timed_out += late
     if answered < 1.0 and offered > LEAST:
-        common = remembered = 0.0
+        common = remembered = displaced = 0.0
         if timed_out > _FEW:
             common = in_common(callee.station.common_variance_s2, below.variance_s2)
             remembered = math.exp(-(call.timeout_s + call.backoff_s[0]) / max(LEAST, callee.station.memory_s))
+            displaced = full_first(callee.load, callee.station, call.timeout_s)
         again = count_lost_calls(call, flow, world.service_windows[call.service], offered, answered, timed_out, common,
-                                 remembered, world.state.tick, world.lane.tick_s)  # fmt: skip
+                                 remembered, displaced, world.state.tick, world.lane.tick_s)  # fmt: skip
         flow.extra_held_s += again * (call.backoff_s[0] + step_flow.mean_s)
         if flow.uneven > 0.0:
             callee.station.uneven += flow.uneven * remembered
@@ -430,7 +432,7 @@ def give_up(timeout_s, below, cut, step_flow):
 
 
 @kernel
-def count_lost_calls(call, flow, window, offered, answered, timed_out, common, remembered, tick, tick_s):
+def count_lost_calls(call, flow, window, offered, answered, timed_out, common, remembered, displaced, tick, tick_s):
     """Books the attempts that failed and sends them round again; returns retries over first attempts [1].
 
     Args:
@@ -441,9 +443,10 @@ def count_lost_calls(call, flow, window, offered, answered, timed_out, common, r
     if lost <= 1e-12:
         return 0.0
     timeout_share = min(1.0, timed_out / (1.0 - answered))
-    if common > 0.0:
-        common *= timed_out * (1.0 - timed_out) / ((1.0 - answered) * max(answered, 1e-9))
-    failed = schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, min(1.0, common), remembered)
+    displaced += (1.0 - displaced) * (1.0 - timeout_share)
+    failed = schedule_retries(
+        call, flow, tick, tick_s, lost, offered, timeout_share, min(1.0, common), remembered, displaced
+    )
     flow.failed_share = min(1.0, failed / max(offered - lost + failed, LEAST))
     window.failed += lost
     return (lost - failed) / flow.new_calls if flow.new_calls > LEAST else 0.0
@@ -458,6 +461,24 @@ def in_common(common_variance_s2, variance_s2):
     if common_variance_s2 >= variance_s2:
         return 1.0
     return math.asin(common_variance_s2 / variance_s2) / (0.5 * math.pi)
+
+
+@kernel
+def full_first(load, station, timeout_s):
+    """The share of lines, so long that calls time out, that are full before they are empty, beyond what is so on the mean [1].
+
+    What joins those only keeps out what comes later. Of a diffusion with drift between two ends; on the mean it is what
+    blocks more of more calls.
+    """
+    room = load.workers + load.queue_limit
+    late = min(room, timeout_s * load.cores / load.cpu_s)
+    part = max(0.0, late - math.sqrt(late * max(1.0, load.cpu_scv))) / room  # some time out earlier, by chance
+    drift = min(500.0, max(-500.0, 2.0 * (1.0 - station.utilization) / stir_of(load) * room))
+    if abs(drift) > 1e-6:
+        part = math.expm1(drift * part) / math.expm1(drift)
+    below, above = station.below, station.above
+    more = above.utilization * above.blocked - below.utilization * below.blocked
+    return max(0.0, part - more / (above.utilization - below.utilization))
 
 
 @kernel
@@ -496,7 +517,7 @@ def _alike(share):
 
 
 @kernel
-def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, common, remembered):
+def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, common, remembered, displaced):
     """Sends lost calls round again, as far as attempts and the retry budget allow.
 
     A retry that meets what its first attempt met is lost more often than others: with the share of lost calls s, by a
@@ -507,6 +528,7 @@ def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, com
         timeout_share: of the lost calls; they come back a timeout later than refused ones.
         common: correlation of the fates of two calls of the same tick [1].
         remembered: what is left of it when a call that timed out comes back [1].
+        displaced: the share of the calls that meet the same again which only keep others out [1].
 
     Returns:
         Calls that fail for good.
@@ -527,6 +549,7 @@ def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, com
     admitted = given / share
     if common > 0.0:
         flow.uneven = wanted / share * deviation_within(share, share * allowed / wanted, common, given) * _alike(share)
+    admitted *= 1.0 - common * remembered * (1.0 - share) * displaced
     for attempt in range(call.max_retries):
         calls = admitted * (first_lost if attempt == 0 else lost_again * flow.due[attempt - 1])
         refused_ticks = max(1, int(call.backoff_s[attempt] / tick_s + 0.5))
