@@ -35,10 +35,11 @@ from sim_core.dataplane.queueing import (
     third_cumulant_factor,
     truncated_geometric,
 )
-from sim_core.dataplane.services.records import CFS_QUOTA, FIFO, ROUND_ROBIN
+from sim_core.dataplane.services.records import CFS_QUOTA, FIFO, PROCESSOR_SHARING, ROUND_ROBIN
 from sim_core.dataplane.station import N_FACTS
 
 _SHARERS = 3.6  # by how much the variability of CPU times counts for less in overload, by the root of those that share
+_SETTLES = 7.0  # departures from a place, after which their number varies half as it does at last
 _FADES = 20.0  # corrections, by utilization beyond 1
 # Terms of the corrections: products of two facts, of which the first is always 1.
 PAIRS = np.array([(i, j) for i in range(N_FACTS) for j in range(i, N_FACTS)], np.int64)
@@ -204,10 +205,16 @@ def independent_base(load, state, point, utilization, held, room):
     facts[9] = below**4
     facts[10] = facts[3] * facts[4]
     # A call that finds i in line waits for i + 1 departures.
-    scv_departures = (scv + servers - 1.0) / servers
+    scv_departures, skewness = (scv + servers - 1.0) / servers, third_cumulant_factor(scv)
+    if load.sharing == PROCESSOR_SHARING and scv > 1.0:
+        # Each place at the CPU is left again and again, a renewal process; until it was left often, departures of all places
+        # are nearly at random (fitted to superposed processes of scv 2 and 4, within 0.1 of scv - 1).
+        left = (chain.mean_line + 1.0) / max(servers, load.workers - below * cores * held)
+        scv_departures = 1.0 + (scv - 1.0) * left / (left + _SETTLES)
+        skewness = third_cumulant_factor(scv_departures)
     mean = (chain.mean_line + 1.0) / cores
     variance = ((chain.mean_line + 1.0) * scv_departures + chain.variance_line) / cores**2
-    third = (chain.mean_line + 1.0) * third_cumulant_factor(scv) / servers**2
+    third = (chain.mean_line + 1.0) * skewness / servers**2
     third = (third + 3.0 * chain.variance_line * scv_departures + chain.third_line) / cores**3
     if load.sharing == FIFO:
         wait = (chain.ahead + chain.beside) / accepted
@@ -262,8 +269,10 @@ def correct(load, point, facts, rows, utilization):
         by_deviation += rows[DEVIATION, k] * term
         by_form += rows[FORM, k] * term
     fade = fade_of(utilization)
+    # Where calls share, what is told apart of them in overload goes by the cumulants of the chain.
+    ends = fade if load.sharing != PROCESSOR_SHARING else fade**5
     by_wait = math.exp(fade * fade * min(1.0, max(-1.0, by_wait)))  # sooner: the room decides how many wait
-    by_deviation = math.exp(2.0 * fade * min(1.0, max(-1.0, by_deviation)))
+    by_deviation = math.exp(2.0 * ends * min(1.0, max(-1.0, by_deviation)))
     alone = 1.0 / call_speed(load)
     own, own_third = load.cpu_scv * alone * alone, third_cumulant_factor(load.cpu_scv) * alone**3
     variance = point.wait_variance_s2 + point.extra_variance_s2 + own
@@ -277,7 +286,7 @@ def correct(load, point, facts, rows, utilization):
     else:
         point.wait_variance_s2 *= by_deviation
         point.extra_variance_s2 = after - own - point.wait_variance_s2
-    third = third_of(point.wait_s + alone, after, min(2.0, max(-1.5, form + fade * by_form)))
+    third = third_of(point.wait_s + alone, after, min(max(2.0, form), max(-1.5, form + ends * by_form)))
     point.wait_third_s3 = third - own_third - point.extra_third_s3
 
 

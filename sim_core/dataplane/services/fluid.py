@@ -12,6 +12,7 @@ from sim_core.compiled import glue, kernel, phase
 from sim_core.dataplane.cold import serve_fleet
 from sim_core.dataplane.curve import call_speed
 from sim_core.dataplane.latency import slowest_branch
+from sim_core.dataplane.overload import tell_overload_apart
 from sim_core.dataplane.queueing import cut_at, mixture, third_cumulant_factor
 from sim_core.dataplane.services.guards import guard_pods, has_guard
 from sim_core.dataplane.services.kinds import BRANCH, CALL_STEP, CPU, NO_PARENT, PARALLEL, RETRY_SLOTS, WAIT
@@ -357,6 +358,8 @@ def wait_for_pod(endpoint, flow, own, mean, variance, third):
     flow.mean_s = mean + own.answer.wait_s
     flow.variance_s2 = max(0.0, variance + own.answer.wait_variance_s2 + here.extra_variance_s2)
     flow.third_s3 = third + here.wait_third_s3 + here.extra_third_s3
+    if here.utilization > 1.0 and own.station.capacity == 1.0 and endpoint.cpu_s > 0.0:
+        tell_overload_apart(own.load, here, flow, endpoint.cpu_s, endpoint.cpu_variance_s2 / endpoint.cpu_s**2)
 
 
 @kernel
