@@ -93,6 +93,22 @@ def test_each_guard_does_in_both_engines_what_it_is_for(what, balancing, load, m
     assert further or abs(without["error_ratio"] - exact["error_ratio"]) > errors
 
 
+@pytest.mark.parametrize(
+    ("limit", "load", "scv"), [(100, 1.2, 1.0), (200, 1.1, 1.0), (200, 1.2, 1.0), (200, 1.2, 0.25), (300, 1.5, 1.0)]
+)
+def test_calls_under_a_full_breaker_share_pods_evenly(limit, load, scv):
+    """So a call takes as many times longer than alone as there are calls in a pod, and its time varies as its work does."""
+    changes = world(
+        "least_outstanding", **edge(circuit_breaker={"max_requests": limit}), **{f"{CONTAINER}.cpu_scv": scv}
+    )
+    exact, fluid = (played(engine, load, changes) for engine in (REQUESTS, FLUID))
+    assert fluid["latency_mean_s"] == pytest.approx(exact["latency_mean_s"], rel=0.01)
+    assert fluid["latency_p50_s"] == pytest.approx(exact["latency_p50_s"], rel=0.03)
+    assert fluid["latency_p95_s"] == pytest.approx(exact["latency_p95_s"], rel=0.03)
+    assert fluid["slo_attainment"] == pytest.approx(exact["slo_attainment"], abs=0.006)
+    assert fluid["error_ratio"] == pytest.approx(exact["error_ratio"], abs=0.006)
+
+
 def guarded(
     n_pods: int = 10, edge: dict[str, Any] | None = None, flow: dict[str, Any] | None = None, **service: Any
 ) -> Any:
