@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 
 from sim_core.controlplane.pods import POD, READY_TRUE
+from sim_core.dataplane.services.deadlines import late_calls
 from sim_core.dataplane.services.flows import CALL_FLOW, SERVICE_FLOW
 from sim_core.dataplane.services.guards import guard_pods, has_guard
 from sim_core.dataplane.services.records import (
     CALL,
+    FIFO,
     LEAST_OUTSTANDING,
     POWER_OF_TWO,
     RANDOM,
@@ -71,8 +73,11 @@ STICKY = {"ingress.sticky_share": 0.5}
         (SMALL_BREAKER, "random", 0.8, 0.25, 0.06),
         (EJECTION, "least_outstanding", 1.2, 0.02, 0.02),
         (EJECTION, "random", 1.5, 0.03, 0.02),
-        (DEADLINE, "least_outstanding", 1.2, 0.05, 0.08),
-        (DEADLINE, "random", 1.2, 0.08, 0.10),
+        (DEADLINE, "least_outstanding", 1.2, 0.01, 0.01),
+        (DEADLINE, "random", 1.2, 0.01, 0.01),
+        (DEADLINE, "round_robin", 1.5, 0.06, 0.01),
+        (DEADLINE | {f"{CLIENT}.timeout_seconds": 0.5}, "random", 1.2, 0.01, 0.01),
+        (DEADLINE | {f"{CLIENT}.max_retries": 0}, "least_outstanding", 1.2, 0.01, 0.015),
         (STICKY, "least_outstanding", 0.8, 0.03, 0.005),
         (STICKY, "round_robin", 0.7, 0.05, 0.005),
     ],
@@ -86,6 +91,22 @@ def test_each_guard_does_in_both_engines_what_it_is_for(what, balancing, load, m
     without = played(FLUID, load, world(balancing, **bare))
     further = abs(without["latency_mean_s"] / exact["latency_mean_s"] - 1.0) > mean
     assert further or abs(without["error_ratio"] - exact["error_ratio"]) > errors
+
+
+@pytest.mark.parametrize(
+    ("limit", "load", "scv"), [(100, 1.2, 1.0), (200, 1.1, 1.0), (200, 1.2, 1.0), (200, 1.2, 0.25), (300, 1.5, 1.0)]
+)
+def test_calls_under_a_full_breaker_share_pods_evenly(limit, load, scv):
+    """So a call takes as many times longer than alone as there are calls in a pod, and its time varies as its work does."""
+    changes = world(
+        "least_outstanding", **edge(circuit_breaker={"max_requests": limit}), **{f"{CONTAINER}.cpu_scv": scv}
+    )
+    exact, fluid = (played(engine, load, changes) for engine in (REQUESTS, FLUID))
+    assert fluid["latency_mean_s"] == pytest.approx(exact["latency_mean_s"], rel=0.01)
+    assert fluid["latency_p50_s"] == pytest.approx(exact["latency_p50_s"], rel=0.03)
+    assert fluid["latency_p95_s"] == pytest.approx(exact["latency_p95_s"], rel=0.03)
+    assert fluid["slo_attainment"] == pytest.approx(exact["slo_attainment"], abs=0.006)
+    assert fluid["error_ratio"] == pytest.approx(exact["error_ratio"], abs=0.006)
 
 
 def guarded(
@@ -131,6 +152,29 @@ def test_a_deadline_leaves_the_line_that_is_served_in_time():
     """10 calls a second and pod, 2 s: a line of 20; without it one of 40."""
     flow = guarded(edge=dict(pass_deadline=True))
     assert (flow.load.queue_limit, flow.load.timeout_s, bool(flow.drops_late)) == (20.0, math.inf, True)
+
+
+def test_calls_are_late_as_in_the_queue_with_impatient_customers():
+    """M/M/1 + D: what is left to a call when it is picked is exponential at the rate at which calls come in excess, cut at D;
+    of exponential services of 0.1 s, 1 / (1 + 0.1 rate) are done before, and by then as much is left as at first."""
+    load = row(LOAD, balancing=RANDOM, sharing=FIFO, ready=20.0, cpu_scv=1.0)
+    late, mean, variance, third = late_calls(load, 10.0, 1.0 / 3.0, 10.0, 0.1, 0.1**2)  # 15 a second
+    assert late == pytest.approx(1.0 - 1.0 / 1.5, abs=1e-3)
+    assert (mean, variance, third) == pytest.approx((0.2, 0.2**2, 2.0 * 0.2**3), rel=5e-3)
+    # constant services, and so many calls too many that only those count which are picked at once
+    late, mean, _, _ = late_calls(load, 10.0, 0.9, 10.0, 0.1, 0.0)
+    assert late == pytest.approx(1.0 - math.exp(-0.1 * 90.0), abs=1e-3)
+    assert late_calls(load, 10.0, 0.5, 10.0, 20.0, 0.0)[0] == 1.0  # nobody is served within the deadline
+
+
+@pytest.mark.parametrize("balancing", [LEAST_OUTSTANDING, RANDOM])
+def test_the_more_calls_are_dropped_the_more_of_the_others_are_late(balancing):
+    load = row(LOAD, balancing=balancing, sharing=FIFO, ready=20.0, cpu_scv=1.0)
+    told = [late_calls(load, 40.0, dropped, 1.0, 0.1, 0.1**2) for dropped in np.linspace(1e-4, 0.99, 200)]
+    late, mean, variance, _ = np.array(told).T
+    assert np.all(np.diff(late) > 0.0) and 0.0 < late[0] < 0.12 and late[-1] < 1.0
+    assert np.all(np.diff(mean) < 0.0) and np.all((mean > 0.0) & (mean < 1.0))
+    assert np.all((variance > 0.0) & (variance < 0.3 * mean))
 
 
 def test_pods_that_fail_in_a_row_are_out_for_a_while_and_not_too_many_of_them():

@@ -417,6 +417,8 @@ def balanced_point(load, state, point, utilization, held, room):
     variance_open, third_open = excess_cumulants(point, accepted * (held + alone), pods, per_call)
     own, own_third = load.cpu_scv * alone * alone, third_cumulant_factor(load.cpu_scv) * alone**3
     spread_j = 0.8 * local
+    # Full pods without a line hold the same number of calls all the time: they share the CPU evenly.
+    still = 0.0 if load.sharing == FIFO else full * (1.0 - line_part(load)) ** 2
     scv_departures = (scv + servers - 1.0) / servers
     third_departures = third_cumulant_factor(scv) / servers**2
     variance = wait * per_call * scv_departures + spread_j * per_call + variance_open
@@ -427,7 +429,7 @@ def balanced_point(load, state, point, utilization, held, room):
     )
     if load.sharing == PROCESSOR_SHARING:
         point.wait_variance_s2, point.wait_third_s3 = variance, third
-        shared_cumulants(load, point, _SHARED_EVENNESS)
+        shared_cumulants(load, point, _SHARED_EVENNESS + (1.0 - _SHARED_EVENNESS) * still)
         variance = point.wait_variance_s2 + point.extra_variance_s2
         third = point.wait_third_s3 + point.extra_third_s3
     elif load.sharing == CFS_QUOTA:
@@ -435,6 +437,8 @@ def balanced_point(load, state, point, utilization, held, room):
         deep = min(1.0, utilization) ** 20
         variance = deep * variance + (1.0 - deep) * stops
         third = deep * third + (1.0 - deep) * 1.5 * stops * stops / (wait + 1e-12)
+        variance += still * (load.cpu_scv * wait * (wait + 2.0 * alone) - variance)
+        third += still * (third_cumulant_factor(load.cpu_scv) * ((wait + alone) ** 3 - alone**3) - third)
     whole = variance + own
     skewness = (third + own_third) / (whole * math.sqrt(whole) + 1e-300)
     # What all this leaves over. What it is fitted by stays in `scratch`.
@@ -455,6 +459,7 @@ def balanced_point(load, state, point, utilization, held, room):
     point.wait_s = wait
     point.waits = -math.expm1(-1.2 * wait)
     point.open = accepted * (wait + alone)
+    known *= 1.0 - still  # of which all is known
     whole *= math.exp(known * on_spread)
     skewness += known * on_skew
     third = whole * math.sqrt(whole) * skewness
@@ -496,6 +501,23 @@ def take_quota(load, point, utilization):
 
 
 @kernel
+def queued_part(load, calls):
+    """The part of a wait before a worker is free, where calls share the CPU and so many wait in front [1]."""
+    sharers = max(1.0, load.workers - load.cores)
+    if sharers >= 12.0 * (1.0 + calls):  # else it is less than 1e-5
+        return 0.0
+    return min((calls / (1.0 + calls)) ** sharers, line_part(load))
+
+
+@kernel
+def line_part(load):
+    """No larger part of the calls that wait in a full pod is in line [1]; where few share the CPU it varies, and counts as
+    more."""
+    sharers = max(1.0, load.workers - load.cores)
+    return min(1.0, load.queue_limit / (load.queue_limit + sharers) * (1.0 + 3.0 / sharers))
+
+
+@kernel
 def shared_cumulants(load, point, evenness):
     """Cumulants where calls share the CPU: long calls wait longer, so the wait correlates with the CPU time.
 
@@ -505,13 +527,11 @@ def shared_cumulants(load, point, evenness):
 
     Args:
         point: with the cumulants of a wait in line, which are replaced.
-        evenness: of the calls in pods: 0 at random, 1 nearly as many in each [1].
+        evenness: of the calls in pods: 0 at random, 1 as many in each all the time [1].
     """
     scv, wait = load.cpu_scv, point.wait_s
     alone = 1.0 / call_speed(load)
-    queued = 0.0  # part of the wait before a worker is free
-    if max(1.0, load.workers - load.cores) < 10.0 * (1.0 + wait):
-        queued = (wait / (1.0 + wait)) ** max(1.0, load.workers - load.cores)
+    queued = queued_part(load, wait)
     stretch = alone + wait * (1.0 - queued)
     rest = 2.0 * max(0.0, stretch - alone) / (stretch + alone) * stretch * stretch * math.sqrt(0.5 * (1.0 + scv))
     rest *= (1.0 - queued) * (1.0 - evenness)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from sim_core.compiled import glue, kernel
+from sim_core.dataplane.balanced import queued_part
 from sim_core.dataplane.balanced_corrections import loose_variance
 from sim_core.dataplane.curve import call_speed, draw_curve
 from sim_core.dataplane.grid import MOST, cell_of, edge_of
@@ -429,10 +430,7 @@ def _fluctuate(load, state, unit):
     if load.sharing == FIFO:
         still *= load.cpu_scv
     else:
-        calls = met.wait_s / per_call
-        queued, places = 0.0, max(1.0, load.workers - load.cores)
-        if places < 12.0 * (1.0 + calls):  # else it is less than 1e-5
-            queued = (calls / (1.0 + calls)) ** places  # as in `shared_cumulants`
+        queued = queued_part(load, met.wait_s / per_call)
         shared_s = met.wait_s * (1.0 - queued)
         still = queued * still + load.cpu_scv * shared_s * shared_s
     moving = max(0.0, met.wait_variance_s2 - still)
