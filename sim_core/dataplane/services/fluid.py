@@ -17,6 +17,7 @@ from sim_core.dataplane.queueing import cut_at, mixture, third_cumulant_factor
 from sim_core.dataplane.services.deadlines import meet_deadline, weight_of_deadline
 from sim_core.dataplane.services.guards import guard_pods, has_guard
 from sim_core.dataplane.services.kinds import BRANCH, CALL_STEP, CPU, NO_PARENT, PARALLEL, RETRY_SLOTS, WAIT
+from sim_core.dataplane.services.records import FIFO, RANDOM
 from sim_core.dataplane.serving import stir_of
 from sim_core.dataplane.stationary import stretch_of
 from sim_core.tables import rows
@@ -24,6 +25,7 @@ from sim_core.tables import rows
 _SAME = 2e-3  # relative change of what a call costs
 _FAR2 = 150.0  # squared standard deviations: further out, nobody gives up
 _FEW = 1e-4  # of calls that time out: that few do not make an overload
+_VARIABLE = 1.2  # scv of CPU times, from which on calls that do not wait are told apart
 _SQRT_2 = math.sqrt(2.0)
 LEAST = 1e-100  # of requests, calls, queries: fewer are none, for products with them would vanish, and ratios overflow
 
@@ -359,8 +361,21 @@ def wait_for_pod(endpoint, flow, own, mean, variance, third):
     flow.mean_s = mean + own.answer.wait_s
     flow.variance_s2 = max(0.0, variance + own.answer.wait_variance_s2 + here.extra_variance_s2)
     flow.third_s3 = third + here.wait_third_s3 + here.extra_third_s3
-    if here.utilization > 1.0 and own.station.capacity == 1.0 and endpoint.cpu_s > 0.0:
-        tell_overload_apart(own.load, here, flow, endpoint.cpu_s, endpoint.cpu_variance_s2 / endpoint.cpu_s**2)
+    if own.station.capacity == 1.0 and endpoint.cpu_s > 0.0:
+        if here.utilization > 1.0:
+            tell_overload_apart(own.load, here, flow, endpoint.cpu_s, endpoint.cpu_variance_s2 / endpoint.cpu_s**2)
+        elif own.load.sharing == FIFO and own.load.cpu_scv > _VARIABLE and own.load.balancing == RANDOM:
+            _tell_served_at_once(flow, here, mean, variance, third)
+
+
+@kernel
+def _tell_served_at_once(flow, here, mean, variance, third):
+    """Tells calls apart that found an idle server; their sojourn has these cumulants.
+
+    Where CPU times are very variable, those of three cumulants know little of how many times are short.
+    """
+    flow.apart.share = max(0.0, 1.0 - here.waits)
+    flow.apart.mean_s, flow.apart.variance_s2, flow.apart.third_s3 = mean, variance, third
 
 
 @kernel
