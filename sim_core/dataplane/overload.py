@@ -17,10 +17,11 @@ from sim_core.dataplane.queueing import line_log_ratio, scv_factor, third_cumula
 from sim_core.dataplane.services.records import PROCESSOR_SHARING, RANDOM, ROUND_ROBIN
 
 _EARLY = 0.5  # of the places
+_MOST_PLACES = 500  # rooms so large fill too rarely for that, and their states are many
 _LONG = 1.3  # CPU time over the mean
 _VARIABLE = 1.2  # scv from which on it is the long ones
 _BEGINS = 0.03  # overload from which on all of them are told apart
-_FEW = 1e-3  # of the calls
+_FEW = 1e-3  # of the calls: so few are not told apart
 _SQRT_HALF = math.sqrt(0.5)
 
 
@@ -59,6 +60,8 @@ def _tell_early_apart(load, met, flow, begun):
     places = int(load.workers + load.queue_limit - with_backends - load.cores)
     to_share = line_log_ratio(met.utilization, 1.0)
     to_line = line_log_ratio(met.utilization, max(0.02, scv_factor(scv, math.ceil(load.cores), met.utilization)))
+    if places > _MOST_PLACES or _EARLY * places * min(to_share, to_line) > -math.log(_FEW):
+        return
     to_share, to_line = math.exp(to_share), math.exp(to_line)
     skewness = third_cumulant_factor(scv)
     weight, total, early = 1.0, 0.0, 0.0
@@ -76,7 +79,7 @@ def _tell_early_apart(load, met, flow, begun):
             second += weight * (variance + mean * mean)
             third += weight * (skewed + 3.0 * mean * variance + mean**3)
         weight *= to_share if k < sharing else to_line
-    if begun * early < _FEW * total:
+    if begun * early <= _FEW * total:
         return
     first, second, third = first / early, second / early, third / early
     variance = second - first * first
