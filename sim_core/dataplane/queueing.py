@@ -217,10 +217,9 @@ def take_piece(piece, mean, sd, skewness):
         root = np.cbrt(1.0 + half + skewness * math.sqrt(1.0 + 0.5 * half))
         grown = root - 2.0 + 1.0 / root  # w - 1
         log_variance = math.log(1.0 + grown)
-        log_mean = math.log(sd) - 0.5 * (math.log(grown) + log_variance) if sd > 0.0 else -math.inf
-        piece.log_mean = log_mean
+        piece.log_mean = 0.5 * math.log(sd * sd / (grown * (1.0 + grown))) if sd > 0.0 else -math.inf
         piece.log_sd = math.sqrt(log_variance)
-        piece.log_shift = mean - piece.sign * math.exp(log_mean + 0.5 * log_variance)
+        piece.log_shift = mean - piece.sign * sd / math.sqrt(grown)
 
 
 @kernel

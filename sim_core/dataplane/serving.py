@@ -128,9 +128,9 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
             ratio = min(_WIDEST, max(1e-3, (state.variance + pulled + more + retries) / (at_rest + pulled)))
             pull = math.exp(0.6 - 0.6 / ratio)
             if drains > 0.0:
-                drained = drains * _arrived(ratio * at_rest, line)
+                drained = drains * _arrived(ratio * at_rest, line, pull * idle / drains)
             if fills > 0.0:
-                filled = fills * _arrived(ratio * at_rest, places - line)
+                filled = fills * _arrived(ratio * at_rest, places - line, pull * blocked / fills)
         if pull * idle >= drained:
             gradient += pull * capacity * (1.0 - blocked - at * change_of_blocked)
             drained = pull * idle
@@ -443,8 +443,8 @@ def _fluctuate(load, state, unit):
 
 
 @kernel
-def _arrived(variance, distance):
-    """The share of lines that drifted to an end, of lines at a mean distance from it.
+def _arrived(variance, distance, least):
+    """The share of lines that drifted to an end, of lines at a mean distance from it; 0 where it is surely below `least`.
 
     As if they varied normally but for that end: max(0, X) then has this mean and variance, and the share is P(X < 0);
     within 0.03.
@@ -455,7 +455,8 @@ def _arrived(variance, distance):
     spread = variance / square
     if spread < 0.02:
         return 0.0
-    return math.exp(-0.62 / spread) * (spread + 0.25) / (spread + 1.35)
+    share = (spread + 0.25) / (spread + 1.35)
+    return share * math.exp(-0.62 / spread) if share > least else 0.0
 
 
 @kernel

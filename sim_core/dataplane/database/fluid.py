@@ -255,13 +255,18 @@ def wait_for_both(state, line, pool_size):
         return pool_s, pool_variance, pool_third
     longer, shorter = max(line.wait_s, pool_s), min(line.wait_s, pool_s)
     norm = pods / (pods - 1.0)
-    mean = longer * (1.0 + (shorter / longer) ** norm) ** (1.0 / norm)
-    of_line, of_pools = (line.wait_s / mean) ** (norm - 1.0), (pool_s / mean) ** (norm - 1.0)
+    part = (shorter / longer) ** norm
+    stretch = (1.0 + part) ** (1.0 / norm)
+    mean = longer * stretch
+    # the powers norm - 1 of both waits over the mean
+    of_longer, of_shorter = stretch / (1.0 + part), stretch / (1.0 + part) * part * longer / shorter
+    of_line, of_pools = (of_longer, of_shorter) if line.wait_s > pool_s else (of_shorter, of_longer)
     variance = of_line * line.wait_variance_s2 + of_pools * pool_variance
     third = of_line * line.wait_third_s3 + of_pools * pool_third
     # Long lines of one pod last while servers are busy, so both waits are long together.
     joint = 2.0 * _JOINT * math.sqrt(of_line * line.wait_variance_s2 * of_pools * pool_variance)
-    return mean, variance + joint, third * (1.0 + joint / variance) ** 1.5
+    grown = 1.0 + joint / variance
+    return mean, variance + joint, third * grown * math.sqrt(grown)
 
 
 @kernel
