@@ -17,9 +17,9 @@ from sim_core.dataplane.queueing import cut_at, mixture, third_cumulant_factor
 from sim_core.dataplane.services.deadlines import meet_deadline, weight_of_deadline
 from sim_core.dataplane.services.guards import guard_pods, has_guard
 from sim_core.dataplane.services.kinds import BRANCH, CALL_STEP, CPU, NO_PARENT, PARALLEL, RETRY_SLOTS, WAIT
-from sim_core.dataplane.services.records import FIFO, RANDOM
+from sim_core.dataplane.services.records import FIFO, ROUND_ROBIN
 from sim_core.dataplane.serving import stir_of
-from sim_core.dataplane.stationary import stretch_of
+from sim_core.dataplane.stationary import keeps_equal, stretch_of
 from sim_core.tables import rows
 
 _SAME = 2e-3  # relative change of what a call costs
@@ -364,17 +364,24 @@ def wait_for_pod(endpoint, flow, own, mean, variance, third):
     if own.station.capacity == 1.0 and endpoint.cpu_s > 0.0:
         if here.utilization > 1.0:
             tell_overload_apart(own.load, here, flow, endpoint.cpu_s, endpoint.cpu_variance_s2 / endpoint.cpu_s**2)
-        elif own.load.sharing == FIFO and own.load.cpu_scv > _VARIABLE and own.load.balancing == RANDOM:
-            _tell_served_at_once(flow, here, mean, variance, third)
+        elif own.load.sharing == FIFO and own.load.cpu_scv > _VARIABLE and not keeps_equal(own.load):
+            _tell_served_at_once(own.load, here.utilization, flow, mean, variance, third)
 
 
 @kernel
-def _tell_served_at_once(flow, here, mean, variance, third):
-    """Tells calls apart that found an idle server; their sojourn has these cumulants.
+def _tell_served_at_once(load, utilization, flow, mean, variance, third):
+    """Tells calls apart that find a pod idle; their sojourn has these cumulants.
 
-    Where CPU times are very variable, those of three cumulants know little of how many times are short.
+    Where CPU times are very variable, three cumulants of all calls know little of how many are quick. Arrivals at random find
+    a pod of one server idle as long as it is; even gaps find it idle more often (fitted to exact plays of 2 to 40 pods,
+    utilizations of 0.5 to 0.95 and scv 2 to 8: within 0.014). Half of them are told apart: with the shape of all others, that is
+    nearest to the attainments of such pods.
     """
-    flow.apart.share = max(0.0, 1.0 - here.waits)
+    idle = 1.0 - utilization
+    if load.balancing == ROUND_ROBIN:
+        even = (1.0 - 1.0 / load.ready) ** 1.26
+        idle *= 1.0 + 1.33 * even * (1.0 + load.cpu_scv) ** -0.4 * utilization**0.64 / load.nodes
+    flow.apart.share = 0.5 * idle
     flow.apart.mean_s, flow.apart.variance_s2, flow.apart.third_s3 = mean, variance, third
 
 
