@@ -78,6 +78,9 @@ STICKY = {"ingress.sticky_share": 0.5}
         (DEADLINE, "round_robin", 1.5, 0.06, 0.01),
         (DEADLINE | {f"{CLIENT}.timeout_seconds": 0.5}, "random", 1.2, 0.01, 0.01),
         (DEADLINE | {f"{CLIENT}.max_retries": 0}, "least_outstanding", 1.2, 0.01, 0.015),
+        (DEADLINE | {f"{CONTAINER}.cpu_scv": 0.25}, "least_outstanding", 1.2, 0.02, 0.015),
+        (DEADLINE | {f"{CONTAINER}.queue_limit": 50}, "least_outstanding", 1.2, 0.02, 0.02),
+        (DEADLINE | {f"{CONTAINER}.workers": 2}, "random", 1.2, 0.02, 0.015),
         (STICKY, "least_outstanding", 0.8, 0.03, 0.005),
         (STICKY, "round_robin", 0.7, 0.05, 0.005),
     ],
@@ -157,20 +160,20 @@ def test_a_deadline_leaves_the_line_that_is_served_in_time():
 def test_calls_are_late_as_in_the_queue_with_impatient_customers():
     """M/M/1 + D: what is left to a call when it is picked is exponential at the rate at which calls come in excess, cut at D;
     of exponential services of 0.1 s, 1 / (1 + 0.1 rate) are done before, and by then as much is left as at first."""
-    load = row(LOAD, balancing=RANDOM, sharing=FIFO, ready=20.0, cpu_scv=1.0)
-    late, mean, variance, third = late_calls(load, 10.0, 1.0 / 3.0, 10.0, 0.1, 0.1**2)  # 15 a second
+    load = row(LOAD, balancing=RANDOM, sharing=FIFO, ready=20.0, cores=1.0, cpu_s=0.1, cpu_scv=1.0)
+    late, mean, variance, third = late_calls(load, 10.0, 1.0 / 3.0, 10.0, 0.1, 0.1**2, 0.0)  # 15 a second
     assert late == pytest.approx(1.0 - 1.0 / 1.5, abs=1e-3)
     assert (mean, variance, third) == pytest.approx((0.2, 0.2**2, 2.0 * 0.2**3), rel=5e-3)
     # constant services, and so many calls too many that only those count which are picked at once
-    late, mean, _, _ = late_calls(load, 10.0, 0.9, 10.0, 0.1, 0.0)
+    late, mean, _, _ = late_calls(load, 10.0, 0.9, 10.0, 0.1, 0.0, 0.0)
     assert late == pytest.approx(1.0 - math.exp(-0.1 * 90.0), abs=1e-3)
-    assert late_calls(load, 10.0, 0.5, 10.0, 20.0, 0.0)[0] == 1.0  # nobody is served within the deadline
+    assert late_calls(load, 10.0, 0.5, 10.0, 20.0, 0.0, 0.0)[0] == 1.0  # nobody is served within the deadline
 
 
 @pytest.mark.parametrize("balancing", [LEAST_OUTSTANDING, RANDOM])
 def test_the_more_calls_are_dropped_the_more_of_the_others_are_late(balancing):
-    load = row(LOAD, balancing=balancing, sharing=FIFO, ready=20.0, cpu_scv=1.0)
-    told = [late_calls(load, 40.0, dropped, 1.0, 0.1, 0.1**2) for dropped in np.linspace(1e-4, 0.99, 200)]
+    load = row(LOAD, balancing=balancing, sharing=FIFO, ready=20.0, cores=1.0, cpu_s=0.025, cpu_scv=1.0)
+    told = [late_calls(load, 40.0, dropped, 1.0, 0.1, 0.1**2, 0.0) for dropped in np.linspace(1e-4, 0.99, 200)]
     late, mean, variance, _ = np.array(told).T
     assert np.all(np.diff(late) > 0.0) and 0.0 < late[0] < 0.12 and late[-1] < 1.0
     assert np.all(np.diff(mean) < 0.0) and np.all((mean > 0.0) & (mean < 1.0))

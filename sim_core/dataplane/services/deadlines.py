@@ -8,7 +8,10 @@ one which works them off early gets more: a force back to the mean, by which T i
 much is dropped as there are calls whose time is up just now, so that the density of T at 0 follows from the share that
 is dropped.
 
-S is a sum or a mixture of two exponential times (after a constant one, where it varies little), of its mean and variance.
+Where the line has no room for all that come within the deadline, its places are what makes pods equal.
+
+S is a sum or a mixture of two exponential times, after a constant one, of its mean and variance. What is fitted was fitted
+to overloaded pods played by `one_service` with deadlines: loads of 1 to 2, 2 to 16 workers, CPU times of scv 0.25 to 4.
 """
 
 from __future__ import annotations
@@ -21,9 +24,14 @@ from sim_core.dataplane.stationary import effective_slowness, keeps_equal
 
 _NONE = 1e-9  # of the calls that are dropped
 _SURE = 0.01  # of the calls that are dropped: from so many on the wait for a worker is what decides
-_EVEN, _EVEN_OF_TWO = 0.8, 0.9  # spread of waits by least outstanding and the better of two, over that by chance
-_FEELS = 0.6  # power of the variability of CPU times by which the waits of independent pods vary
+_EVEN, _EVEN_OF_TWO = 0.82, 0.9  # spread of waits by least outstanding and the better of two, over that by chance
+_FEELS, _FEELS_TOGETHER = 1.1, 0.9  # power by which the variability of CPU times counts in the long run
+_BINDS = 4.0  # how soon workers that bind have waits vary as what they do does
+_ROOM_ENDS = 6.5  # how sharply the places of a line limit what comes in
+_BEGINS = 0.2  # of S, if it varies very much: what it takes at least
+_PILES_UP = 3.0  # calls too many within the deadline: from there on times pile up before it
 _LEAST_SPREAD = 0.1
+_FEW = 0.05  # of an effect that is left out
 _HALF = (
     0.502  # squared coefficient of variation below which a constant time is part of S; two equal exponential ones: 0.5
 )
@@ -33,22 +41,26 @@ _ROOT_HALF_PI, _ROOT_2 = math.sqrt(0.5 * math.pi), math.sqrt(2.0)
 
 
 @kernel
-def meet_deadline(load, station, timeout_s, timed_out, step_flow):
+def meet_deadline(load, station, places, timeout_s, timed_out, step_flow):
     """The share of admitted calls that are not answered in time [1].
 
     Args:
         load, station: of the callee.
+        places: of the line of a pod [calls].
         timed_out: the same, as the sojourn's cumulants alone have it: what holds where hardly a call is dropped.
         step_flow: the time of those in time, by these cumulants; set.
     """
     dropped = min(0.999, station.here.blocked)
     if dropped <= _NONE:
         return timed_out
-    sure = weight_of_deadline(dropped)
+    sure = min(1.0, dropped / _SURE)
     served_per_s = load.cores * station.capacity / (load.cpu_s * effective_slowness(load))  # of a pod
     picked_s = load.workers / served_per_s
+    # Of what comes within the deadline, the line takes no more than it has places.
+    filled = (served_per_s * timeout_s / ((1.0 - dropped) * places)) ** _ROOM_ENDS
+    dropped = max(1e-3 * dropped, 1.0 - (1.0 - dropped) * (1.0 + filled) ** (1.0 / _ROOM_ENDS))
     late, mean, variance, third = late_calls(
-        load, served_per_s, dropped, timeout_s, picked_s, _picked_variance(load, picked_s)
+        load, served_per_s, dropped, timeout_s, picked_s, _picked_variance(load, picked_s), filled / (1.0 + filled)
     )
     step_flow.mean_s += sure * (timeout_s - mean - step_flow.mean_s)
     step_flow.variance_s2 += sure * (variance - step_flow.variance_s2)
@@ -57,9 +69,14 @@ def meet_deadline(load, station, timeout_s, timed_out, step_flow):
 
 
 @kernel
-def weight_of_deadline(dropped):
-    """How far the line of a pod that drops this share of its calls is one that its deadline cuts [1]."""
-    return min(1.0, dropped / _SURE)
+def ends_at_deadline(load, station, timeout_s):
+    """Whether the times of the calls answered in time pile up before the deadline, so that their cumulants tell how they are
+    spread; else most of them are spread evenly, and the sojourns of all, cut there, tell more."""
+    dropped = min(0.999, station.here.blocked)
+    if keeps_equal(load):
+        return dropped >= _SURE
+    served_per_s = load.cores * station.capacity / (load.cpu_s * effective_slowness(load))
+    return dropped / (1.0 - dropped) * served_per_s * timeout_s >= _PILES_UP
 
 
 @kernel
@@ -73,7 +90,7 @@ def _picked_variance(load, picked_s):
 
 
 @kernel
-def late_calls(load, served_per_s, dropped, patience_s, picked_s, variance_s2):
+def late_calls(load, served_per_s, dropped, patience_s, picked_s, variance_s2, filled):
     """The share of the calls that are picked in time but not answered so [1], and three cumulants of the time that the others
     have left when they are.
 
@@ -81,9 +98,12 @@ def late_calls(load, served_per_s, dropped, patience_s, picked_s, variance_s2):
         served_per_s: by a pod.
         dropped: share of its calls that are not picked in time [1].
         picked_s, variance_s2: mean and variance of S.
+        filled: how far it is the places of the line that limit what comes in [1].
     """
-    together = keeps_equal(load) and load.ready > 1.5
-    spread = max(_LEAST_SPREAD, _spread(load, together))
+    balanced = keeps_equal(load) and load.ready > 1.5
+    together = balanced or filled > _FEW
+    excess_s = (1.0 - dropped) / (dropped * served_per_s)
+    spread = max(_LEAST_SPREAD, _spread(load, balanced, min(excess_s, patience_s) / picked_s, served_per_s))
     at_end = served_per_s / spread * dropped / (1.0 - dropped)  # density of T at 0
     # S: a constant time and two exponential ones, or one of them.
     scv = max(1e-4, variance_s2 / (picked_s * picked_s))
@@ -91,6 +111,10 @@ def late_calls(load, served_per_s, dropped, patience_s, picked_s, variance_s2):
     if scv < _HALF:
         mean = picked_s * math.sqrt(scv / _HALF)
         constant_s, scv = picked_s - mean, _HALF
+    elif scv > 1.0:
+        constant_s = _BEGINS * picked_s * (1.0 - 1.0 / scv)
+        mean = picked_s - constant_s
+        scv *= (picked_s / mean) ** 2
     if scv < 1.0:
         root = math.sqrt(2.0 * scv - 1.0)
         one, other = 2.0 / (mean * (1.0 + root)), 2.0 / (mean * (1.0 - root))
@@ -101,7 +125,8 @@ def late_calls(load, served_per_s, dropped, patience_s, picked_s, variance_s2):
         weight = 0.5 * (1.0 - root)
     # T beyond the constant time, and the Laplace transform of it
     if together:
-        pull = served_per_s / ((1.0 - dropped) * spread * patience_s) * (1.0 - 1.0 / load.ready)
+        pull = served_per_s / ((1.0 - dropped) * spread * patience_s)
+        pull *= max(filled, 1.0 - 1.0 / load.ready) if balanced else filled
         root = math.sqrt(pull)
         first = root * _place_of_hazard(at_end / root)
         start = first + pull * constant_s
@@ -144,12 +169,24 @@ def late_calls(load, served_per_s, dropped, patience_s, picked_s, variance_s2):
 
 
 @kernel
-def _spread(load, together):
-    """How unevenly work comes to a pod and is done there, over that of Poisson arrivals and exponential times [1]. Fitted."""
-    if together:
-        return (_EVEN_OF_TWO if load.balancing == POWER_OF_TWO else _EVEN) * math.sqrt(load.cpu_scv)
+def _spread(load, balanced, long, served_per_s):
+    """How unevenly work comes to a pod and is done there, over that of Poisson arrivals and exponential times [1]. Fitted.
+
+    Several calls that are worked on end nearly at random at first, however variable their CPU times are.
+
+    Args:
+        long: T over S, about [1].
+    """
+    scv = load.cpu_scv ** min(1.0, (_FEELS_TOGETHER if balanced else _FEELS) * long / (1.0 + long))
+    free = load.cores / (load.cpu_s * effective_slowness(load) * served_per_s)  # 1: workers do not bind
+    whole = load.cpu_s + load.held_s
+    scv += min(1.0, _BINDS * (1.0 - 1.0 / max(1.0, free))) * (
+        (load.cpu_scv * load.cpu_s**2 + load.held_variance_s2) / whole**2 - scv
+    )
+    if balanced:
+        return (_EVEN_OF_TWO if load.balancing == POWER_OF_TWO else _EVEN) * scv
     gaps = 1.0 / load.ready if load.balancing == ROUND_ROBIN else 1.0
-    return 0.5 * (gaps + load.cpu_scv**_FEELS)
+    return 0.5 * (gaps + scv)
 
 
 @kernel

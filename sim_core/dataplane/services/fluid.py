@@ -14,7 +14,7 @@ from sim_core.dataplane.curve import call_speed
 from sim_core.dataplane.latency import slowest_branch
 from sim_core.dataplane.overload import tell_overload_apart
 from sim_core.dataplane.queueing import cut_at, mixture, third_cumulant_factor
-from sim_core.dataplane.services.deadlines import meet_deadline, weight_of_deadline
+from sim_core.dataplane.services.deadlines import ends_at_deadline, meet_deadline
 from sim_core.dataplane.services.guards import guard_pods, has_guard
 from sim_core.dataplane.services.kinds import BRANCH, CALL_STEP, CPU, NO_PARENT, PARALLEL, RETRY_SLOTS, WAIT
 from sim_core.dataplane.services.records import FIFO, ROUND_ROBIN
@@ -418,11 +418,12 @@ def finish_call(world, c, step_flow):
     else:
         flow.cut.apart_share = flow.cut.apart.share = 0.0
     callee = world.service_flows[call.service]
-    given_up = timed_out
+    told = False  # whether the times of those in time are known, with no distribution of all to cut
     if callee.drops_late and below.apart.share <= 0.0:
-        # The times of those in time are known; no distribution of all has to be cut for them.
-        given_up *= 1.0 - weight_of_deadline(callee.station.here.blocked)
-        timed_out = meet_deadline(callee.load, callee.station, call.timeout_s, timed_out, step_flow)
+        places = world.services[call.service].queue_limit
+        timed_out = meet_deadline(callee.load, callee.station, places, call.timeout_s, timed_out, step_flow)
+        told = ends_at_deadline(callee.load, callee.station, call.timeout_s)
+    given_up = 0.0 if told else timed_out
     flow.clean_share = below.clean_share * (1.0 - timed_out)
     flow.given_up = 1.0 - (1.0 - below.given_up) * (1.0 - given_up)
     answered = below.answered_share * (1.0 - timed_out)

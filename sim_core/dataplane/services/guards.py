@@ -3,7 +3,8 @@
 * Slow start: a fresh pod counts as the part of a pod whose load it is given.
 * Outlier ejection: pods that are out do not count. One is out when so many attempts in a row have failed.
 * Circuit breaker: as many calls as its nodes may have open together are the room of all pods.
-* Deadlines that are passed on: a line is no longer than what workers take within the timeout, for they drop the rest.
+* Deadlines that are passed on: a line is no longer than what workers take within the timeout, for they drop the rest;
+  who of those they take is answered in time, `deadlines` says.
 
 All are off by default; the request engine plays them call by call, and is what they are held to.
 """
