@@ -13,7 +13,7 @@ from sim_core.dataplane.curve import call_speed, draw_curve
 from sim_core.dataplane.grid import MOST, cell_of, edge_of
 from sim_core.dataplane.known import copy_point, mix_points, mixed, recall, remember, row_of
 from sim_core.dataplane.queueing import third_cumulant_factor
-from sim_core.dataplane.services.records import FIFO, ROUND_ROBIN
+from sim_core.dataplane.services.records import FIFO, PROCESSOR_SHARING, ROUND_ROBIN
 from sim_core.dataplane.stationary import effective_slowness, keeps_equal, take_point
 
 _LEAST = 1e-100  # calls; fewer are none
@@ -73,6 +73,9 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     Closing the equations of mean and variance by a family of distributions is Rothkopf and Oren's idea: "A closure
     approximation for the nonstationary M/M/s queue", Management Science 25 (1979).
 
+    While a pod fills, it is work that adds up, not calls: those that share the CPU are soon the long ones, of which (1 + scv)
+    / 2 of a CPU time is left on the mean, and fewer of them are there than of calls in line that are as much work.
+
     Args:
         inflow, capacity: calls that come to a pod, and that it could serve, in the tick.
         before: calls of a pod, waiting for the CPU or having it.
@@ -84,6 +87,8 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     places = max(1.0, load.workers + load.queue_limit - load.cores)
     room = load.workers + load.queue_limit - capacity * load.held_s / load.tick_s
     settled = unit / load.cores
+    # What is left of a call at a CPU that is shared, over its mean CPU time, less 1: half of its scv beyond 1.
+    heavier = 0.5 * (load.cpu_scv - 1.0) if load.sharing == PROCESSOR_SHARING else 0.0
     if not state.moves and state.uneven == 0.0:
         _go_to(known_points, known_curves, state, aim)
         part = (aim - below.utilization) / (above.utilization - below.utilization)
@@ -142,6 +147,10 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         else:
             arrived += (places - line) * inflow * (filled - pull * blocked)
         off = open_calls - before - inflow * (1.0 - filled) + capacity * (1.0 - drained)
+        if heavier != 0.0:
+            off += heavier * (min(open_calls, load.workers) - min(before, load.workers))
+            if open_calls < load.workers:
+                gradient += heavier * (above.open - below.open) / width
         slack = _SLACK * (capacity + open_calls)
         if off > 0.0:
             high = at
