@@ -28,8 +28,8 @@ from sim_core.dataplane.services.kinds import (
     RETRY_SLOTS,
     WAIT,
 )
-from sim_core.dataplane.services.records import CALL, ENDPOINT, SERVICE, SERVICE_STATE, SERVICE_SUMS, STEP
-from sim_core.dataplane.station import CUT, SHAPE
+from sim_core.dataplane.services.records import CALL, ENDPOINT, FIFO, SERVICE, SERVICE_STATE, SERVICE_SUMS, STEP
+from sim_core.dataplane.station import CUT, LOAD, SHAPE, STATION_STATE
 from tests.handmade import CUMULANTS, cumulants, python, row, rows, seen, summed
 
 # --- Retries
@@ -59,7 +59,7 @@ def test_lost_calls_come_back_after_backoff_and_timeout_as_far_as_the_budget_goe
     """10 of 100 are lost, 80 of them first attempts: the budget of 5 % of these admits 4 of the 10. Ticks of half a second:
     refused ones come back after 2 or 4 s, those that timed out 3 s later."""
     flow = row(CALL_FLOW, new_calls=80.0, due=[20.0, 0.0, 0.0], retries_waiting=1.0)
-    failed = fluid.schedule_retries(a_call(), flow, 60, 0.5, 10.0, 100.0, 0.4, 0.0)
+    failed = fluid.schedule_retries(a_call(), flow, 60, 0.5, 10.0, 100.0, 0.4, 0.0, 0.0, 0.0)
     assert failed == pytest.approx(6.0)
     assert flow.retries_waiting == pytest.approx(5.0)
     expected = np.zeros_like(flow.retries)
@@ -71,7 +71,8 @@ def test_lost_calls_come_back_after_backoff_and_timeout_as_far_as_the_budget_goe
 def test_every_attempt_but_the_last_is_tried_again_where_the_budget_allows():
     """Of new calls, first and second retries a tenth each; third retries fail for good."""
     flow = row(CALL_FLOW, new_calls=50.0, due=[20.0, 20.0, 10.0])
-    failed = fluid.schedule_retries(a_call(max_retries=3, retry_budget_ratio=1.0), flow, 0, 1.0, 10.0, 100.0, 0.0, 0.0)
+    call = a_call(max_retries=3, retry_budget_ratio=1.0)
+    failed = fluid.schedule_retries(call, flow, 0, 1.0, 10.0, 100.0, 0.0, 0.0, 0.0, 0.0)
     assert failed == pytest.approx(1.0)
     assert [flow.retries[at, attempt] for attempt, at in enumerate((2, 4, 8))] == pytest.approx([5.0, 2.0, 2.0])
     assert flow.retries.sum() == pytest.approx(9.0)
@@ -83,21 +84,21 @@ def test_a_backoff_is_rounded_to_whole_ticks_and_is_at_least_one(backoff_s: floa
     call = a_call(max_retries=1, retry_budget_ratio=1.0, backoff_s=[backoff_s, 9.0, 9.0], timeout_s=0.0)
     for timeout_share in (0.0, 1.0):
         flow.retries[:] = 0.0
-        assert fluid.schedule_retries(call, flow, 0, 0.5, 0.5, 10.0, timeout_share, 0.0) == 0.0
+        assert fluid.schedule_retries(call, flow, 0, 0.5, 0.5, 10.0, timeout_share, 0.0, 0.0, 0.0) == 0.0
         assert flow.retries[ticks, 0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("changes", [{"max_retries": 0}, {"retry_budget_ratio": 0.0}])
 def test_without_attempts_or_budget_lost_calls_fail_for_good(changes: dict[str, Any]):
     flow = row(CALL_FLOW, new_calls=80.0, due=[20.0, 0.0, 0.0])
-    assert fluid.schedule_retries(a_call(**changes), flow, 0, 1.0, 10.0, 100.0, 0.5, 0.0) == 10.0
+    assert fluid.schedule_retries(a_call(**changes), flow, 0, 1.0, 10.0, 100.0, 0.5, 0.0, 0.0, 0.0) == 10.0
     assert not flow.retries.any() and flow.retries_waiting == 0.0
 
 
 def test_lost_calls_are_counted_as_failed_attempts_and_those_for_good_against_what_is_over():
     """Of 100 attempts 90 are answered, 4 time out, 4 of the 10 are tried again: 6 of the 96 that are over failed."""
     flow, window = row(CALL_FLOW, new_calls=80.0, due=[20.0, 0.0, 0.0]), row(SERVICE_SUMS, failed=3.0)
-    again = fluid.count_lost_calls(a_call(), flow, window, 100.0, 0.9, 0.04, 0.0, 60, 0.5)
+    again = fluid.count_lost_calls(a_call(), flow, window, 100.0, 0.9, 0.04, 0.0, 0.0, 0.0, 60, 0.5)
     assert again == pytest.approx(4.0 / 80.0)
     assert window.failed == pytest.approx(13.0)
     assert flow.failed_share == pytest.approx(6.0 / 96.0)
@@ -106,17 +107,69 @@ def test_lost_calls_are_counted_as_failed_attempts_and_those_for_good_against_wh
 
 def test_a_loss_of_next_to_nothing_is_none():
     flow, window = row(CALL_FLOW, new_calls=1.0), row(SERVICE_SUMS)
-    assert fluid.count_lost_calls(a_call(), flow, window, 1.0, 1.0 - 1e-13, 0.0, 0.0, 0, 1.0) == 0.0
+    assert fluid.count_lost_calls(a_call(), flow, window, 1.0, 1.0 - 1e-13, 0.0, 0.0, 0.0, 0.0, 0, 1.0) == 0.0
     assert window.failed == flow.failed_share == 0.0
-    assert fluid.count_lost_calls(a_call(), flow, window, 1.0, 1.0 - 1e-11, 0.0, 0.0, 0, 1.0) > 0.0
+    assert fluid.count_lost_calls(a_call(), flow, window, 1.0, 1.0 - 1e-11, 0.0, 0.0, 0.0, 0.0, 0, 1.0) > 0.0
     assert window.failed == pytest.approx(1e-11, rel=1e-3)
 
 
 def test_when_all_is_lost_and_only_retries_came_the_share_that_failed_is_one():
     """No first attempts: no budget, and no retries over first attempts to speak of."""
     flow, window = row(CALL_FLOW, due=[0.0, 5.0, 0.0]), row(SERVICE_SUMS)
-    assert fluid.count_lost_calls(a_call(), flow, window, 5.0, 0.0, 1.5, 0.0, 0, 1.0) == 0.0
+    assert fluid.count_lost_calls(a_call(), flow, window, 5.0, 0.0, 1.5, 0.0, 0.0, 0.0, 0, 1.0) == 0.0
     assert flow.failed_share == 1.0
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.6])
+def test_retries_that_meet_what_their_first_attempt_met_are_lost_more_often(kept: float):
+    """A tenth is lost; retries, by a correlation of `kept`, 0.1 + 0.9 `kept`; as many losses in all. No budget binds."""
+    call = a_call(max_retries=3, retry_budget_ratio=50.0)
+    flow = row(CALL_FLOW, new_calls=80.0, due=[6.0, 2.0, 0.0])
+    failed = fluid.schedule_retries(call, flow, 0, 1.0, 8.8, 88.0, 1.0, 1.0, kept, 0.0)
+    again = 0.1 + 0.9 * kept
+    sent = flow.retries.sum(axis=0)
+    assert sent[1] / 6.0 == pytest.approx(sent[2] / 2.0, rel=1e-9)
+    if 8.0 * again < 8.8:
+        assert sent[1] / sent[0] == pytest.approx(6.0 * again / (8.8 - 8.0 * again))
+    assert failed + sent.sum() == pytest.approx(8.8)
+
+
+def test_retries_that_only_keep_others_out_fail():
+    """As many of the admitted ones as meet the same again, and are displaced or displace."""
+    sent = []
+    for displaced in (0.0, 0.5):
+        flow = row(CALL_FLOW, new_calls=80.0, due=[20.0, 0.0, 0.0])
+        call = a_call(retry_budget_ratio=1.0)
+        failed = fluid.schedule_retries(call, flow, 0, 1.0, 10.0, 100.0, 1.0, 0.5, 0.4, displaced)
+        sent.append(flow.retries.sum())
+        assert failed + sent[-1] == pytest.approx(10.0)
+    assert sent[1] / sent[0] == pytest.approx(1.0 - 0.5 * 0.4 * 0.9 * 0.5)
+
+
+@pytest.mark.parametrize("share", [0.002, 0.03, 0.3, 0.5, 0.9])
+def test_whether_a_line_is_among_the_longest_goes_with_its_length_as_in_an_exponential_distribution(share: float):
+    few = min(share, 1.0 - share)
+    lines = -np.log1p(-(np.arange(200_000) + 0.5) / 200_000)
+    longest = lines > -math.log(few)
+    assert fluid.alike(share) == pytest.approx(np.corrcoef(lines, longest)[0, 1], rel=2e-3)
+    assert fluid.alike(0.0) == 0.0 == fluid.alike(1.0)
+
+
+@pytest.mark.parametrize(("utilization", "scv"), [(0.9, 4.0), (0.99999999, 1.0), (1.02, 1.0)])
+def test_long_lines_are_full_before_they_are_empty_as_a_diffusion_is(utilization: float, scv: float):
+    """A random walk of the same drift and variance, by its harmonic function; blocked calls of neighbours subtracted."""
+    load = row(LOAD, workers=16.0, queue_limit=64.0, cores=1.0, cpu_s=0.025, cpu_scv=scv, sharing=FIFO, ready=1.0)
+    station = row(STATION_STATE, utilization=utilization)
+    station.below.utilization, station.above.utilization = utilization - 0.01, utilization + 0.01
+    late = min(80.0, 1.5 / 0.025)
+    start = late - math.sqrt(late * max(1.0, scv))
+    steps = np.arange(8001)  # hundredths of a call
+    up = 0.5 * (1.0 + 0.01 * (utilization - 1.0) / (1.0 + scv))
+    harmonic = np.cumsum(np.concatenate([[0.0], ((1.0 - up) / up) ** steps[:-1]]))
+    expected = np.interp(start * 100.0, steps, harmonic / harmonic[-1])
+    assert fluid.full_first(load, station, 1.5) == pytest.approx(expected, rel=2e-2)
+    station.below.blocked, station.above.blocked = 0.0, 1.0
+    assert fluid.full_first(load, station, 1.5) == 0.0
 
 
 @pytest.mark.parametrize("common", [0.05, 0.2, 0.5, 0.8])

@@ -21,7 +21,8 @@ from sim_core.dataplane.queueing import (
     without,
 )
 from sim_core.dataplane.services.flows import ENDPOINT_FLOW
-from sim_core.dataplane.services.records import LEAST_OUTSTANDING, PROCESSOR_SHARING, RANDOM, ROUND_ROBIN
+from sim_core.dataplane.services.fluid import tell_served_at_once
+from sim_core.dataplane.services.records import FIFO, LEAST_OUTSTANDING, PROCESSOR_SHARING, RANDOM, ROUND_ROBIN
 from sim_core.dataplane.station import CURVE, PIECE, POINT, SHAPE
 
 POD = OneService(pods=12, balancing=RANDOM, sharing=PROCESSOR_SHARING, held_s=0.0175, timeout_s=60.0)
@@ -110,3 +111,18 @@ def test_a_pod_fills_by_work_and_not_by_calls(balancing: int, scv: float):
     truth = sum(play(service, rates, seed).sums for seed in range(3))[:24]
     off_s = serve_ticks(service, rates)["wait_s"][:24] - truth[:, _WAIT] / truth[:, _DONE]
     assert np.abs(off_s).mean() <= 0.1
+
+
+@pytest.mark.parametrize("balancing", [RANDOM, ROUND_ROBIN])
+@pytest.mark.parametrize("utilization", [0.6, 0.85])
+def test_calls_that_find_a_pod_idle_are_as_many_as_really(balancing: int, utilization: float):
+    """Very variable calls, one after the other: half of those that need not wait are told apart, with their own times."""
+    service = OneService(
+        pods=8, balancing=balancing, sharing=FIFO, cpu_scv=4.0, held_s=0.0, timeout_s=600.0, workers=1, queue_limit=2000
+    )
+    rates = np.full(6000, utilization * service.capacity_per_s)
+    idle = 1.0 - play(service, rates, seed=11, first=600).waiting_share(600)
+    flow = np.zeros(1, ENDPOINT_FLOW)[0]
+    tell_served_at_once(load_of(service)[0], utilization, flow, 0.02, 0.0004, 0.00003)
+    assert 2.0 * flow["apart"]["share"] == pytest.approx(idle, abs=0.02)
+    assert [flow["apart"][name] for name in ("mean_s", "variance_s2", "third_s3")] == [0.02, 0.0004, 0.00003]

@@ -365,17 +365,17 @@ def wait_for_pod(endpoint, flow, own, mean, variance, third):
         if here.utilization > 1.0:
             tell_overload_apart(own.load, here, flow, endpoint.cpu_s, endpoint.cpu_variance_s2 / endpoint.cpu_s**2)
         elif own.load.sharing == FIFO and own.load.cpu_scv > _VARIABLE and not keeps_equal(own.load):
-            _tell_served_at_once(own.load, here.utilization, flow, mean, variance, third)
+            tell_served_at_once(own.load, here.utilization, flow, mean, variance, third)
 
 
 @kernel
-def _tell_served_at_once(load, utilization, flow, mean, variance, third):
+def tell_served_at_once(load, utilization, flow, mean, variance, third):
     """Tells calls apart that find a pod idle; their sojourn has these cumulants.
 
-    Where CPU times are very variable, three cumulants of all calls know little of how many are quick. Arrivals at random find
-    a pod of one server idle as long as it is; even gaps find it idle more often (fitted to exact plays of 2 to 40 pods,
-    utilizations of 0.5 to 0.95 and scv 2 to 8: within 0.014). Half of them are told apart: with the shape of all others, that is
-    nearest to the attainments of such pods.
+    Where CPU times are very variable, three cumulants of all calls know little of how many are quick. Arrivals at random
+    find a pod of one server idle as long as it is; even gaps find it idle more often (fitted to exact plays of 2 to 40
+    pods, utilizations of 0.5 to 0.95 and scv 2 to 8: within 0.014). Half of them are told apart: with the shape that all
+    others get, that is nearest to the attainments of such pods.
     """
     idle = 1.0 - utilization
     if load.balancing == ROUND_ROBIN:
@@ -539,7 +539,7 @@ def deviation_within(share, allowed, common, given):
 
 
 @kernel
-def _alike(share):
+def alike(share):
     """Correlation of the length of a line with whether it is one of the longest `share` of lines, which lose calls [1].
 
     Of lines that are exponentially distributed; of more than half of the lines, as of full ones, whose rooms are.
@@ -580,7 +580,7 @@ def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, com
     given = within_budget(share, share * allowed / wanted, common)
     admitted = given / share
     if common > 0.0:
-        flow.uneven = wanted / share * deviation_within(share, share * allowed / wanted, common, given) * _alike(share)
+        flow.uneven = wanted / share * deviation_within(share, share * allowed / wanted, common, given) * alike(share)
     admitted *= 1.0 - common * remembered * (1.0 - share) * displaced
     for attempt in range(call.max_retries):
         calls = admitted * (first_lost if attempt == 0 else lost_again * flow.due[attempt - 1])
