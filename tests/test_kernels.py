@@ -161,15 +161,15 @@ def test_long_lines_are_full_before_they_are_empty_as_a_diffusion_is(utilization
     load = row(LOAD, workers=16.0, queue_limit=64.0, cores=1.0, cpu_s=0.025, cpu_scv=scv, sharing=FIFO, ready=1.0)
     station = row(STATION_STATE, utilization=utilization)
     station.below.utilization, station.above.utilization = utilization - 0.01, utilization + 0.01
-    late = min(80.0, 1.5 / 0.025)
-    start = late - math.sqrt(late * max(1.0, scv))
+    start = fluid.late_line(load, 1.5)
+    assert start == pytest.approx(60.0 - math.sqrt(60.0 * scv))
     steps = np.arange(8001)  # hundredths of a call
     up = 0.5 * (1.0 + 0.01 * (utilization - 1.0) / (1.0 + scv))
     harmonic = np.cumsum(np.concatenate([[0.0], ((1.0 - up) / up) ** steps[:-1]]))
     expected = np.interp(start * 100.0, steps, harmonic / harmonic[-1])
-    assert fluid.full_first(load, station, 1.5) == pytest.approx(expected, rel=2e-2)
+    assert fluid.full_first(load, station, start) == pytest.approx(expected, rel=2e-2)
     station.below.blocked, station.above.blocked = 0.0, 1.0
-    assert fluid.full_first(load, station, 1.5) == 0.0
+    assert fluid.full_first(load, station, start) == 0.0
 
 
 @pytest.mark.parametrize("common", [0.05, 0.2, 0.5, 0.8])

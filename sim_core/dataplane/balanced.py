@@ -437,8 +437,13 @@ def balanced_point(load, state, point, utilization, held, room):
         deep = min(1.0, utilization) ** 20
         variance = deep * variance + (1.0 - deep) * stops
         third = deep * third + (1.0 - deep) * 1.5 * stops * stops / (wait + 1e-12)
-        variance += still * (load.cpu_scv * wait * (wait + 2.0 * alone) - variance)
-        third += still * (third_cumulant_factor(load.cpu_scv) * ((wait + alone) ** 3 - alone**3) - third)
+        # By variance and skewness: a little of a third cumulant that is large would turn the tail round.
+        even = load.cpu_scv * wait * (wait + 2.0 * alone)
+        even_third = third_cumulant_factor(load.cpu_scv) * ((wait + alone) ** 3 - alone**3)
+        skewed = third / (variance * math.sqrt(variance) + 1e-300)
+        skewed += still * (even_third / (even * math.sqrt(even) + 1e-300) - skewed)
+        variance += still * (even - variance)
+        third = skewed * variance * math.sqrt(variance)
     whole = variance + own
     skewness = (third + own_third) / (whole * math.sqrt(whole) + 1e-300)
     # What all this leaves over. What it is fitted by stays in `scratch`.

@@ -441,9 +441,18 @@ def finish_call(world, c, step_flow):
     if answered < 1.0 and offered > LEAST:
         common = remembered = displaced = 0.0
         if timed_out > _FEW:
-            common = in_common(callee.station.common_variance_s2, below.variance_s2)
-            remembered = math.exp(-(call.timeout_s + call.backoff_s[0]) / max(LEAST, callee.station.memory_s))
-            displaced = full_first(callee.load, callee.station, call.timeout_s)
+            station, refused = callee.station, callee.refused_share
+            common = in_common(station.common_variance_s2, below.variance_s2)
+            remembered = math.exp(-(call.timeout_s + call.backoff_s[0]) / max(LEAST, station.memory_s))
+            # What lines have to do with: timeouts, and what full pods refuse.
+            full = min(refused, blocked_by_pods(station))
+            by_lines = timed_out + (1.0 - timed_out) * full
+            common = min(1.0, common * by_lines * (1.0 - by_lines) / ((1.0 - answered) * max(answered, 1e-9)))
+            late_share = min(1.0, timed_out / (1.0 - answered))
+            displaced = late_share * full_first(callee.load, station, late_line(callee.load, call.timeout_s))
+            if full > 0.0:
+                room = callee.load.workers + callee.load.queue_limit
+                displaced += (1.0 - late_share) * full / refused * full_first(callee.load, station, room)
         again = count_lost_calls(call, flow, world.service_windows[call.service], offered, answered, timed_out, common,
                                  remembered, displaced, world.state.tick, world.lane.tick_s)  # fmt: skip
         flow.extra_held_s += again * (call.backoff_s[0] + step_flow.mean_s)
@@ -468,17 +477,13 @@ def count_lost_calls(call, flow, window, offered, answered, timed_out, common, r
     """Books the attempts that failed and sends them round again; returns retries over first attempts [1].
 
     Args:
-        common: correlation of the fates of two calls of the same tick, were all losses timeouts [1].
-        remembered: what is left of it when a call that timed out comes back [1].
+        common, remembered, displaced: as in `schedule_retries`.
     """
     lost = offered * (1.0 - answered)
     if lost <= 1e-12:
         return 0.0
     timeout_share = min(1.0, timed_out / (1.0 - answered))
-    displaced += (1.0 - displaced) * (1.0 - timeout_share)
-    failed = schedule_retries(
-        call, flow, tick, tick_s, lost, offered, timeout_share, min(1.0, common), remembered, displaced
-    )
+    failed = schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, common, remembered, displaced)
     flow.failed_share = min(1.0, failed / max(offered - lost + failed, LEAST))
     window.failed += lost
     return (lost - failed) / flow.new_calls if flow.new_calls > LEAST else 0.0
@@ -496,21 +501,35 @@ def in_common(common_variance_s2, variance_s2):
 
 
 @kernel
-def full_first(load, station, timeout_s):
-    """The share of lines, so long that calls time out, that are full before they are empty, beyond what is so on the mean [1].
+def blocked_by_pods(station):
+    """The share of calls that full pods refuse at this utilization; a breaker before them may refuse more [1]."""
+    below, above = station.below, station.above
+    part = (station.utilization - below.utilization) / max(LEAST, above.utilization - below.utilization)
+    return below.blocked + part * (above.blocked - below.blocked)
+
+
+@kernel
+def late_line(load, timeout_s):
+    """Calls in a pod from which on others time out [1]: as many as take so long, less a standard deviation of their number."""
+    late = min(load.workers + load.queue_limit, timeout_s * load.cores / load.cpu_s)
+    return max(0.0, late - math.sqrt(late * max(1.0, load.cpu_scv)))
+
+
+@kernel
+def full_first(load, station, calls):
+    """The share of pods with so many calls that are full before they are empty, beyond what is so on the mean [1].
 
     What joins those only keeps out what comes later. Of a diffusion with drift between two ends; on the mean it is what
     blocks more of more calls.
     """
     room = load.workers + load.queue_limit
-    late = min(room, timeout_s * load.cores / load.cpu_s)
-    part = max(0.0, late - math.sqrt(late * max(1.0, load.cpu_scv))) / room  # some time out earlier, by chance
+    part = min(1.0, calls / room)
     drift = min(500.0, max(-500.0, 2.0 * (1.0 - station.utilization) / stir_of(load) * room))
     if abs(drift) > 1e-6:
         part = math.expm1(drift * part) / math.expm1(drift)
     below, above = station.below, station.above
     more = above.utilization * above.blocked - below.utilization * below.blocked
-    return max(0.0, part - more / (above.utilization - below.utilization))
+    return max(0.0, part - more / max(LEAST, above.utilization - below.utilization))
 
 
 @kernel
