@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.actions import action_space, replicas_for
-from agents.crew import Crew
 from agents.observation import BOUND, observation_size, observe, observe_lanes
 from sim_core.compiled import kernel
 from sim_core.dataplane.services.graph import resolve
@@ -88,7 +88,7 @@ PODS_SCALE, BAD_SCALE, LOAD_SCALE, BAD_LIMIT = 0, 1, 2, 3
 
 
 @kernel
-def step_lanes(tables, lanes, n_ticks, actions, scales, observations, rewards, sums):
+def step_lanes(tables, lanes, n_ticks, actions, scales, observations, rewards, sums, totals):
     """One decision of some lanes: actions become replicas, the world plays on, rewards and observations come out.
 
     Args:
@@ -99,6 +99,7 @@ def step_lanes(tables, lanes, n_ticks, actions, scales, observations, rewards, s
         observations: float32, shape (n_lanes, observation_size): the vectors that the actions answer; overwritten.
         rewards: float32, shape (n_lanes,).
         sums: float64, shape (n_lanes, 4): pod-seconds, requests, bad requests and reward of the episode so far.
+        totals: float64, shape (4,): the same over all lanes and episodes.
     """
     for index in lanes:
         world = cut(tables, index)
@@ -121,18 +122,13 @@ def step_lanes(tables, lanes, n_ticks, actions, scales, observations, rewards, s
         rewards[index] = reward
         for k, amount in enumerate((pod_s, requests, bad, reward)):
             sums[index, k] += amount
+            totals[k] += amount
         observe(world, observations[index])
 
 
 def spare_threads() -> int:
     """CPUs of this process, no more than four: what lanes of a training may be shared among."""
     return min(4, len(os.sched_getaffinity(0)))
-
-
-def _in_pieces(lanes: np.ndarray) -> list[np.ndarray]:
-    """Lanes in shares of a half, a quarter and two eighths: the last ones even out who is done first."""
-    n = len(lanes)
-    return [piece for piece in np.split(lanes, [n - n // 2, n - n // 4, n - n // 8]) if len(piece)]
 
 
 class Episodes:
@@ -145,9 +141,8 @@ class Episodes:
             threads=threads,
         )
         self.worlds.params["keeps_latencies"] = False  # scrapes go by moments, and nobody asks an env for percentiles
-        self._tables = [tables for tables, _ in self.worlds.parts]
-        self._pieces = [_in_pieces(lanes) if len(self._tables) > 1 else [lanes] for _, lanes in self.worlds.parts]
-        self._crew = Crew(len(self._tables))
+        self._parts = self.worlds.parts
+        self._helpers = ThreadPoolExecutor(len(self._parts) - 1) if len(self._parts) > 1 else None
         n_lanes = len(self.specs)
         self.n_services = self.worlds.n_services
         self.ticks_per_step = self.specs[0].ticks_per_step
@@ -162,7 +157,7 @@ class Episodes:
         self.rewards = np.zeros(n_lanes, dtype=np.float32)
         self.sums = np.zeros((n_lanes, 4))
         self.steps = np.zeros(n_lanes, dtype=np.int64)
-        self._ended = np.zeros(4)  # sums of the episodes before
+        self._totals = np.zeros((len(self._parts), 8))  # a line of the CPU's cache for each thread
         self.scales = np.zeros((n_lanes, 4))
         for lane, spec in enumerate(self.specs):
             self.scales[lane] = self._scales(spec)
@@ -199,7 +194,6 @@ class Episodes:
                 replicas = initial_replicas(spec.profile, i, float(rate)) * generator.uniform(*INITIAL_REPLICAS)
                 services[i]["initial_replicas"] = np.clip(round(replicas), service.replicas.min, service.replicas.max)
         self.worlds.reset(lanes)
-        self._ended += self.sums[lanes].sum(axis=0)
         self.sums[lanes] = 0.0
         self.steps[lanes] = 0
         self.ends[lanes] = self.episode_steps[lanes]
@@ -207,24 +201,31 @@ class Episodes:
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """One decision of every lane, actions of shape (n_lanes, n_services); returns which episodes are at their end."""
-        ticks = self.ticks_per_step
-        out = self.scales, self.observations, self.rewards, self.sums
-
-        def play(place: int, lanes: np.ndarray) -> None:
-            step_lanes(self._tables[place], lanes, ticks, actions, *out)
-
-        self._crew.run(play, self._pieces)
+        rest = []
+        if self._helpers is not None:
+            rest = [self._helpers.submit(self._step, part, actions) for part in range(1, len(self._parts))]
+        self._step(0, actions)
+        for part in rest:
+            part.result()
         self.steps += 1
         return self.steps >= self.ends
+
+    def _step(self, part: int, actions: np.ndarray) -> None:
+        tables, lanes = self._parts[part]
+        step_lanes(
+            tables, lanes, self.ticks_per_step, actions, self.scales, self.observations, self.rewards, self.sums,
+            self._totals[part],
+        )  # fmt: skip
 
     @property
     def totals(self) -> np.ndarray:
         """Pod-seconds, requests, bad requests and reward over all lanes and episodes, shape (4,)."""
-        return self._ended + self.sums.sum(axis=0)
+        return self._totals[:, :4].sum(axis=0)
 
     def close(self) -> None:
         """Ends its threads."""
-        self._crew.close()
+        if self._helpers is not None:
+            self._helpers.shutdown()
 
     def summary(self, lane: int) -> dict[str, float]:
         """What the episode of a lane came to, for `info`."""
