@@ -167,6 +167,12 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
                 middle = (first + last) // 2
                 following = 0.5 * (edge_of(middle) + edge_of(middle + 1))
         at = following
+    if at > MOST - 1e-6 and aim < MOST:  # it holds more than it would at any load: it is full, as at rest
+        at, ratio = aim, 1.0
+        _go_to(known_points, known_curves, state, at)
+        filled = below.blocked + (at - below.utilization) / (above.utilization - below.utilization) * (
+            above.blocked - below.blocked
+        )
     state.utilization = at
     state.blocked, state.ratio, state.at_rest = filled, ratio, at_rest
     state.variance = ratio * at_rest
