@@ -133,9 +133,9 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
             ratio = min(_WIDEST, max(1e-3, (state.variance + pulled + more + retries) / (at_rest + pulled)))
             pull = math.exp(0.6 - 0.6 / ratio)
             if drains > 0.0:
-                drained = drains * _arrived(ratio * at_rest, line, pull * idle / drains)
+                drained = drains * _arrived(ratio * at_rest, line)
             if fills > 0.0:
-                filled = fills * _arrived(ratio * at_rest, places - line, pull * blocked / fills)
+                filled = fills * _arrived(ratio * at_rest, places - line)
         if pull * idle >= drained:
             gradient += pull * capacity * (1.0 - blocked - at * change_of_blocked)
             drained = pull * idle
@@ -170,9 +170,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     if at > MOST - 1e-6 and aim < MOST:  # it holds more than it would at any load: it is full, as at rest
         at, ratio = aim, 1.0
         _go_to(known_points, known_curves, state, at)
-        filled = below.blocked + (at - below.utilization) / (above.utilization - below.utilization) * (
-            above.blocked - below.blocked
-        )
+        filled = blocked_at(state, at)
     state.utilization = at
     state.blocked, state.ratio, state.at_rest = filled, ratio, at_rest
     state.variance = ratio * at_rest
@@ -208,10 +206,18 @@ def _hold_back(known_points, known_curves, load, state, inflow, capacity, before
     _go_to(known_points, known_curves, state, 0.5 * (edge_of(low) + edge_of(low + 1)))
     part = min(1.0, max(0.0, (most - below.open) / max(1e-9, above.open - below.open)))
     state.utilization = below.utilization + part * (above.utilization - below.utilization)
-    blocked = below.blocked + part * (above.blocked - below.blocked)
+    blocked = blocked_at(state, state.utilization)
     admitted = most - before + capacity * state.utilization * (1.0 - blocked)
     state.blocked = 1.0 - min(1.0, max(0.0, admitted / inflow))
     state.ratio, state.moves = 1.0, False
+
+
+@kernel
+def blocked_at(state, utilization):
+    """The share of arrivals that full pods refuse, between the points around this utilization [1]."""
+    below, above = state.below, state.above
+    part = (utilization - below.utilization) / max(_LEAST, above.utilization - below.utilization)
+    return below.blocked + part * (above.blocked - below.blocked)
 
 
 @kernel
@@ -435,10 +441,10 @@ def _fluctuate(load, state, unit):
     here, met = state.here, state.met
     per_call = unit / (load.cores * state.capacity)
     together = keeps_equal(load)
-    state.common_variance_s2 = state.variance * per_call * per_call / (1.0 if together else load.ready)
+    of_lines_s2 = state.variance * per_call * per_call
+    state.common_variance_s2 = of_lines_s2 / (1.0 if together else load.ready)
     if load.sharing == FIFO:  # calls that follow each other into a pod wait for the same work
-        more = met.wait_variance_s2 - state.variance * per_call * per_call
-        state.common_variance_s2 += max(0.0, more) / load.ready
+        state.common_variance_s2 += max(0.0, met.wait_variance_s2 - of_lines_s2) / load.ready
     if not state.moves:
         return
     still = met.wait_s * per_call
@@ -458,8 +464,8 @@ def _fluctuate(load, state, unit):
 
 
 @kernel
-def _arrived(variance, distance, least):
-    """The share of lines that drifted to an end, of lines at a mean distance from it; 0 where it is surely below `least`.
+def _arrived(variance, distance):
+    """The share of lines that drifted to an end, of lines at a mean distance from it.
 
     As if they varied normally but for that end: max(0, X) then has this mean and variance, and the share is P(X < 0);
     within 0.03.
@@ -470,8 +476,7 @@ def _arrived(variance, distance, least):
     spread = variance / square
     if spread < 0.02:
         return 0.0
-    share = (spread + 0.25) / (spread + 1.35)
-    return share * math.exp(-0.62 / spread) if share > least else 0.0
+    return math.exp(-0.62 / spread) * (spread + 0.25) / (spread + 1.35)
 
 
 @kernel

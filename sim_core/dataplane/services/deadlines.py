@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 
 from sim_core.compiled import kernel
+from sim_core.dataplane.queueing import truncated_exponential
 from sim_core.dataplane.services.records import FIFO, POWER_OF_TWO, ROUND_ROBIN
 from sim_core.dataplane.stationary import effective_slowness, keeps_equal
 
@@ -144,10 +145,9 @@ def late_calls(load, served_per_s, dropped, patience_s, picked_s, variance_s2, f
         if constant_s < patience_s:
             reached = math.exp(-rate * constant_s) * whole / _decays(rate, patience_s)
         at_one, at_other = _decays(rate + one, left_s) / whole, _decays(rate + other, left_s) / whole
-        last = math.exp(-rate * left_s) / whole
-        m1 = (1.0 - left_s * last) / rate
-        m2 = (2.0 * m1 - left_s * left_s * last) / rate
-        m3 = (3.0 * m2 - left_s**3 * last) / rate
+        mean, variance, third = truncated_exponential(rate * left_s)
+        m1, m2 = left_s * mean, left_s**2 * (variance + mean * mean)
+        m3 = left_s**3 * (third + 3.0 * mean * variance + mean**3)
     rest = 1.0 - weight
     answered = 1.0 - weight * at_one - rest * at_other
     if reached * answered < 1e-9:

@@ -9,23 +9,21 @@ from __future__ import annotations
 import math
 
 from sim_core.compiled import glue, kernel, phase
+from sim_core.dataplane.apart import tell_overload_apart, tell_served_at_once
 from sim_core.dataplane.cold import serve_fleet
 from sim_core.dataplane.curve import call_speed
 from sim_core.dataplane.latency import slowest_branch
-from sim_core.dataplane.overload import tell_overload_apart
 from sim_core.dataplane.queueing import cut_at, mixture, third_cumulant_factor
 from sim_core.dataplane.services.deadlines import ends_at_deadline, meet_deadline
 from sim_core.dataplane.services.guards import guard_pods, has_guard
 from sim_core.dataplane.services.kinds import BRANCH, CALL_STEP, CPU, NO_PARENT, PARALLEL, RETRY_SLOTS, WAIT
-from sim_core.dataplane.services.records import FIFO, ROUND_ROBIN
-from sim_core.dataplane.serving import stir_of
-from sim_core.dataplane.stationary import keeps_equal, stretch_of
+from sim_core.dataplane.serving import blocked_at, stir_of
+from sim_core.dataplane.stationary import stretch_of
 from sim_core.tables import rows
 
 _SAME = 2e-3  # relative change of what a call costs
 _FAR2 = 150.0  # squared standard deviations: further out, nobody gives up
 _FEW = 1e-4  # of calls that time out: that few do not make an overload
-_VARIABLE = 1.2  # scv of CPU times, from which on calls that do not wait are told apart
 _SQRT_2 = math.sqrt(2.0)
 LEAST = 1e-100  # of requests, calls, queries: fewer are none, for products with them would vanish, and ratios overflow
 
@@ -364,25 +362,8 @@ def wait_for_pod(endpoint, flow, own, mean, variance, third):
     if own.station.capacity == 1.0 and endpoint.cpu_s > 0.0:
         if here.utilization > 1.0:
             tell_overload_apart(own.load, here, flow, endpoint.cpu_s, endpoint.cpu_variance_s2 / endpoint.cpu_s**2)
-        elif own.load.sharing == FIFO and own.load.cpu_scv > _VARIABLE and not keeps_equal(own.load):
+        else:
             tell_served_at_once(own.load, here.utilization, flow, mean, variance, third)
-
-
-@kernel
-def tell_served_at_once(load, utilization, flow, mean, variance, third):
-    """Tells calls apart that find a pod idle; their sojourn has these cumulants.
-
-    Where CPU times are very variable, three cumulants of all calls know little of how many are quick. Arrivals at random
-    find a pod of one server idle as long as it is; even gaps find it idle more often (fitted to exact plays of 2 to 40
-    pods, utilizations of 0.5 to 0.95 and scv 2 to 8: within 0.014). Half of them are told apart: with the shape that all
-    others get, that is nearest to the attainments of such pods.
-    """
-    idle = 1.0 - utilization
-    if load.balancing == ROUND_ROBIN:
-        even = (1.0 - 1.0 / load.ready) ** 1.26
-        idle *= 1.0 + 1.33 * even * (1.0 + load.cpu_scv) ** -0.4 * utilization**0.64 / load.nodes
-    flow.apart.share = 0.5 * idle
-    flow.apart.mean_s, flow.apart.variance_s2, flow.apart.third_s3 = mean, variance, third
 
 
 @kernel
@@ -441,18 +422,7 @@ def finish_call(world, c, step_flow):
     if answered < 1.0 and offered > LEAST:
         common = remembered = displaced = 0.0
         if timed_out > _FEW:
-            station, refused = callee.station, callee.refused_share
-            common = in_common(station.common_variance_s2, below.variance_s2)
-            remembered = math.exp(-(call.timeout_s + call.backoff_s[0]) / max(LEAST, station.memory_s))
-            # What lines have to do with: timeouts, and what full pods refuse.
-            full = min(refused, blocked_by_pods(station))
-            by_lines = timed_out + (1.0 - timed_out) * full
-            common = min(1.0, common * by_lines * (1.0 - by_lines) / ((1.0 - answered) * max(answered, 1e-9)))
-            late_share = min(1.0, timed_out / (1.0 - answered))
-            displaced = late_share * full_first(callee.load, station, late_line(callee.load, call.timeout_s))
-            if full > 0.0:
-                room = callee.load.workers + callee.load.queue_limit
-                displaced += (1.0 - late_share) * full / refused * full_first(callee.load, station, room)
+            common, remembered, displaced = what_retries_meet(call, callee, below.variance_s2, answered, timed_out)
         again = count_lost_calls(call, flow, world.service_windows[call.service], offered, answered, timed_out, common,
                                  remembered, displaced, world.state.tick, world.lane.tick_s)  # fmt: skip
         flow.extra_held_s += again * (call.backoff_s[0] + step_flow.mean_s)
@@ -501,11 +471,27 @@ def in_common(common_variance_s2, variance_s2):
 
 
 @kernel
-def blocked_by_pods(station):
-    """The share of calls that full pods refuse at this utilization; a breaker before them may refuse more [1]."""
-    below, above = station.below, station.above
-    part = (station.utilization - below.utilization) / max(LEAST, above.utilization - below.utilization)
-    return below.blocked + part * (above.blocked - below.blocked)
+def what_retries_meet(call, callee, variance_s2, answered, timed_out):
+    """The arguments `common`, `remembered`, and `displaced` of `schedule_retries`.
+
+    Lines have to do with timeouts, and with what full pods refuse; a breaker before them may refuse more.
+
+    Args:
+        callee: SERVICE_FLOW.
+        variance_s2: of the calls' sojourn [s^2].
+        answered, timed_out: shares of the attempts [1].
+    """
+    load, station, refused, lost = callee.load, callee.station, callee.refused_share, 1.0 - answered
+    remembered = math.exp(-(call.timeout_s + call.backoff_s[0]) / max(LEAST, station.memory_s))
+    full = min(refused, blocked_at(station, station.utilization))
+    by_lines = timed_out + (1.0 - timed_out) * full
+    common = in_common(station.common_variance_s2, variance_s2)
+    common = min(1.0, common * by_lines * (1.0 - by_lines) / (lost * max(answered, 1e-9)))
+    late_share = min(1.0, timed_out / lost)
+    displaced = late_share * full_first(load, station, late_line(load, call.timeout_s))
+    if full > 0.0:
+        displaced += (1.0 - late_share) * full / refused * full_first(load, station, load.workers + load.queue_limit)
+    return common, remembered, displaced
 
 
 @kernel
@@ -586,7 +572,8 @@ def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, com
     """
     share = lost / offered
     retried = offered - flow.new_calls
-    lost_again = share + common * remembered * (1.0 - share)
+    kept = common * remembered * (1.0 - share)
+    lost_again = share + kept
     if retried * lost_again > lost or flow.new_calls <= LEAST:
         lost_again = lost / retried
     first_lost = max(0.0, lost - lost_again * retried)
@@ -600,7 +587,7 @@ def schedule_retries(call, flow, tick, tick_s, lost, offered, timeout_share, com
     admitted = given / share
     if common > 0.0:
         flow.uneven = wanted / share * deviation_within(share, share * allowed / wanted, common, given) * alike(share)
-    admitted *= 1.0 - common * remembered * (1.0 - share) * displaced
+    admitted *= 1.0 - kept * displaced
     for attempt in range(call.max_retries):
         calls = admitted * (first_lost if attempt == 0 else lost_again * flow.due[attempt - 1])
         refused_ticks = max(1, int(call.backoff_s[attempt] / tick_s + 0.5))

@@ -1,10 +1,11 @@
-"""Calls of overloaded pods that share their CPU, told apart: no shape of three cumulants is like theirs.
+"""Calls of independent pods that are told apart: no shape of three cumulants is like all of them together.
 
-A pod just above saturation with a finite room is mostly full, but now and then nearly empty: states are as in a truncated
-geometric distribution that rises towards the room. Calls that find less than half of it are told apart (*early* ones). Where
-CPU times vary more than exponential ones, it is the sharing that counts: a call takes its own CPU time times those that
-share, beside a wait for a worker that is about the same for all. Calls of long CPU times are told apart (*long* ones). Any
-part of either may be: with the cumulants of both, a mixture has those of all.
+A pod whose calls share the CPU, with a finite room and just above saturation, is mostly full, but now and then nearly empty:
+states are as in a truncated geometric distribution that rises towards the room. Calls that find less than half of it are told
+apart (*early* ones). Where CPU times vary more than exponential ones, it is the sharing that counts: a call takes its own CPU
+time times those that share, beside a wait for a worker that is about the same for all. Calls of long CPU times are told apart
+(*long* ones). Below saturation it is very variable calls that are served one after the other: those that find their pod idle
+are quick. Any part of each may be told apart: with the cumulants of both, a mixture has those of all.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import math
 from sim_core.compiled import kernel
 from sim_core.dataplane.curve import call_speed
 from sim_core.dataplane.queueing import line_log_ratio, scv_factor, third_cumulant_factor
-from sim_core.dataplane.services.records import PROCESSOR_SHARING, RANDOM, ROUND_ROBIN
+from sim_core.dataplane.services.records import FIFO, PROCESSOR_SHARING, RANDOM, ROUND_ROBIN
+from sim_core.dataplane.stationary import keeps_equal
 
 _EARLY = 0.5  # of the places
 _MOST_PLACES = 500  # rooms so large fill too rarely for that, and their states are many
 _LONG = 1.3  # CPU time over the mean
-_VARIABLE = 1.2  # scv from which on it is the long ones
+_VARIABLE = 1.2  # scv from which on it is the long ones, or those that need not wait
 _BEGINS = 0.03  # overload from which on all of them are told apart
 _FEW = 1e-3  # of the calls: so few are not told apart
 _SQRT_HALF = math.sqrt(0.5)
@@ -43,6 +45,28 @@ def tell_overload_apart(load, met, flow, cpu_s, cpu_scv):
             _tell_long_apart(load, flow, cpu_s, cpu_scv, begun)
     elif load.balancing == RANDOM:
         _tell_early_apart(load, met, flow, begun)
+
+
+@kernel
+def tell_served_at_once(load, utilization, flow, mean, variance, third):
+    """Tells calls apart that find a pod idle, where very variable ones are served one after the other, and leaves others.
+
+    Three cumulants of all such calls know little of how many are quick. Arrivals at random find a pod of one server idle as
+    long as it is; even gaps find it idle more often (fitted to exact plays of 2 to 40 pods, utilizations of 0.5 to 0.95 and
+    scv 2 to 8: within 0.014). Half of them are told apart: with the shape that all others get, that is nearest to the
+    attainments of such pods.
+
+    Args:
+        mean, variance, third: of a call that does not wait.
+    """
+    if load.sharing != FIFO or load.cpu_scv <= _VARIABLE or keeps_equal(load):
+        return
+    idle = 1.0 - utilization
+    if load.balancing == ROUND_ROBIN:
+        even = (1.0 - 1.0 / load.ready) ** 1.26
+        idle *= 1.0 + 1.33 * even * (1.0 + load.cpu_scv) ** -0.4 * utilization**0.64 / load.nodes
+    flow.apart.share = 0.5 * idle
+    flow.apart.mean_s, flow.apart.variance_s2, flow.apart.third_s3 = mean, variance, third
 
 
 @kernel

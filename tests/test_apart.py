@@ -1,4 +1,4 @@
-"""Calls of overloaded pods that are told apart: with the others they make up what the exact simulation finds."""
+"""Calls of independent pods that are told apart: with the others they make up what the exact simulation finds."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from sim_core.dataplane.apart import tell_overload_apart, tell_served_at_once
 from sim_core.dataplane.fit import load_of, serve_ticks
 from sim_core.dataplane.independent import independent_point
 from sim_core.dataplane.known import scale_times
 from sim_core.dataplane.one_service import _DONE, _WAIT, HISTOGRAM_EDGES_S, OneService, Played, play
-from sim_core.dataplane.overload import tell_overload_apart
 from sim_core.dataplane.queueing import (
     share_of_piece,
     share_within,
@@ -21,7 +21,6 @@ from sim_core.dataplane.queueing import (
     without,
 )
 from sim_core.dataplane.services.flows import ENDPOINT_FLOW
-from sim_core.dataplane.services.fluid import tell_served_at_once
 from sim_core.dataplane.services.records import FIFO, LEAST_OUTSTANDING, PROCESSOR_SHARING, RANDOM, ROUND_ROBIN
 from sim_core.dataplane.station import CURVE, PIECE, POINT, SHAPE
 
