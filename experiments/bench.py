@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.engines import MEASURES
-from experiments.benchmarks.measuring import cpu_s, figure, fill_kernel_cache
+from experiments.benchmarks.measuring import cpu_s, cpu_s_in_turn, figure, fill_kernel_cache
 from sim_core.intervals import interval
 from sim_core.profile import load_profile
 from sim_core.simulation import Worlds
@@ -77,24 +77,34 @@ def fluid_engine(quick: bool) -> list[dict[str, Any]]:
 
 
 def vec_env(quick: bool) -> list[dict[str, Any]]:
-    """Env steps per CPU-second of the VecEnv, 64 lanes, random actions, 15 s decisions."""
-    from agents.env import DevOpsVecEnv, EnvSpec
+    """Env steps per CPU-second of the VecEnv, 64 lanes, random actions, 15 s decisions; in long ticks, and what they change."""
+    from agents.env import DevOpsVecEnv, EnvSpec, in_long_ticks
 
-    env = DevOpsVecEnv(EnvSpec(load_profile("production"), _demo_trace()), LANES)
-    env.reset()
-    generator = np.random.default_rng(0)
-    actions = generator.integers(0, env.action_space.n, size=(64, LANES))
+    profile, trace = load_profile("production"), _demo_trace()
+    played = {"own": profile, "long": in_long_ticks(profile)}
+    envs = {name: DevOpsVecEnv(EnvSpec(own, trace), LANES) for name, own in played.items()}
+    actions = np.random.default_rng(0).integers(0, envs["own"].action_space.n, size=(64, LANES))
     n_steps = 300 if quick else 2000
-    rates = []
-    for _ in range(3 if quick else 5):
 
-        def steps() -> None:
-            for k in range(n_steps):
-                env.step(actions[k % 64])
+    def play(env: DevOpsVecEnv) -> None:
+        for k in range(n_steps):
+            env.step(actions[k % 64])
 
-        rates.append(n_steps * LANES / cpu_s(steps))
+    for env in envs.values():
+        env.seed(0)
+        env.reset()
+    spent = cpu_s_in_turn(3 if quick else 5, {name: partial(play, env) for name, env in envs.items()})
+    rate = {name: n_steps * LANES / statistics.median(seconds) for name, seconds in spent.items()}
+    (pods, _, bad, _), (long_pods, _, long_bad, _) = (env.episodes.totals for env in envs.values())
+    own_s, long_s = (f"{own.tick_seconds:g} s" for own in played.values())
     note = f"{LANES} lanes, random actions, observations and infos included"
-    return [figure("VecEnv", statistics.median(rates), "env steps per CPU-second", ">= 150000", note)]
+    same = f"the same actions in ticks of {long_s} over {own_s}, {envs['own'].episodes.totals[1]:.2g} requests"
+    return [
+        figure(f"VecEnv, ticks of {own_s}", rate["own"], "env steps per CPU-second", ">= 150000", note),
+        figure(f"VecEnv, ticks of {long_s} as in training", rate["long"], "env steps per CPU-second", ">= 150000", note),
+        figure("bad requests in a training's ticks", long_bad / bad, "ratio", "", same),
+        figure("pod-seconds in a training's ticks", long_pods / pods, "ratio", "", same),
+    ]
 
 
 def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
@@ -102,28 +112,32 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
     import torch
 
     from agents.actions import N_ACTIONS
-    from agents.env import DevOpsVecEnv, EnvSpec, spare_threads
+    from agents.env import DevOpsVecEnv, EnvSpec, in_long_ticks, worthwhile_threads
     from agents.learning.reference_env import FreeVecEnv
     from agents.learning.train import N_STEPS, make_ppo, start_from
 
     torch.set_num_threads(1)
-    threads = spare_threads()  # as a training has them
-    ours = DevOpsVecEnv(EnvSpec(load_profile("production"), _demo_trace()), LANES, threads=threads)
+    spec = EnvSpec(in_long_ticks(load_profile("production")), _demo_trace())  # as a training has it
+    threads = worthwhile_threads(spec, LANES)
+    ours = DevOpsVecEnv(spec, LANES, threads=threads)
     free = FreeVecEnv(ours)
-    frames = N_STEPS * LANES * (2 if quick else 5)
+    frames = N_STEPS * LANES
     learners = {"ours": make_ppo(ours, seed=0), "free": make_ppo(free, seed=0)}
     rates: dict[str, list[float]] = {"ours": [], "free": []}
     for learner in learners.values():
         start_from(learner, N_ACTIONS // 2)  # as a training starts: mostly one action
         learner.learn(N_STEPS * LANES)
-    for _ in range(3 if quick else 7):
+    for _ in range(9 if quick else 35):
         for name, learner in learners.items():
             began = time.perf_counter()
             learner.learn(frames)
             rates[name].append(frames / (time.perf_counter() - began))
     ours.close()
     ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["free"], strict=True))
-    note = f"{LANES} lanes, n_steps {N_STEPS}, batch 1024, 4 epochs, lanes on {threads} threads, torch on one, rounds in turn"
+    note = (
+        f"{LANES} lanes, n_steps {N_STEPS}, batch 1024, 4 epochs, ticks of {spec.profile.tick_seconds:g} s, lanes on "
+        f"{threads} threads, torch on one, rounds in turn"
+    )
     return [
         figure("PPO with our env", statistics.median(rates["ours"]), "frames per second", "", note),
         figure("PPO with a free env", statistics.median(rates["free"]), "frames per second", "", note),

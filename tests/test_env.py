@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.actions import N_ACTIONS, TARGET_UTILIZATIONS, describe_action, replicas_for
-from agents.env import DevOpsEnv, DevOpsVecEnv, EnvSpec, Episodes
+from agents.env import DevOpsEnv, DevOpsVecEnv, EnvSpec, Episodes, in_long_ticks, worthwhile_threads
 from agents.observation import (
     BOUND,
     LOG_LOAD_CENTER,
@@ -475,3 +476,53 @@ def test_observations_give_controllers_the_api_servers_view(production):
         pods = deployments.pods[first : first + replicas]
         assert (pods["sample_m"] > 0).all() and (deployments.pods["sample_m"][first + replicas] <= 0)
     np.testing.assert_array_equal(observations.telemetry["time_s"], [90.0, 90.0])
+
+
+# --- What a training plays
+
+
+@pytest.mark.parametrize(
+    ("tick_s", "scrape_s", "delay_s", "sync_s", "long_s"),
+    [(1, 15, 10, 15, 5), (1, 15, 0, 15, 5), (1, 4, 2, 4, 2), (0.5, 7, 7, 7, 3.5), (1, 17, 10, 15, 1), (0.1, 0.3, 0.3, 60, 0.3)],
+)
+def test_ticks_are_the_longest_that_all_periods_are_made_of(tick_s, scrape_s, delay_s, sync_s, long_s):
+    profile = load_profile("production").with_overrides(
+        {
+            "tick_seconds": tick_s,
+            "telemetry.scrape_interval_seconds": scrape_s,
+            "telemetry.delay_seconds": delay_s,
+            "controller.sync_period_seconds": sync_s,
+        }
+    )
+    played = in_long_ticks(profile)
+    assert played.tick_seconds == pytest.approx(long_s, rel=1e-12)
+    assert played.with_overrides({"tick_seconds": tick_s}) == profile
+
+
+def test_ticks_that_are_the_longest_stay():
+    profile = in_long_ticks(load_profile("production"))
+    assert in_long_ticks(profile) is profile
+
+
+@pytest.mark.parametrize("name", bundled_profiles())
+def test_long_ticks_play_the_same_world(name):
+    """The same actions under the same traffic: nearly the same pods run, and nearly as many requests go wrong."""
+    spec, totals = spec_of(name, episode_s=4 * HOUR_S), []
+    for profile in (spec.profile, in_long_ticks(spec.profile)):
+        env = DevOpsVecEnv(replace(spec, profile=profile), 16)
+        env.seed(3)
+        env.reset()
+        actions = np.random.default_rng(1)
+        for _ in range(600):
+            env.step(actions.integers(0, N_ACTIONS, (16, env.episodes.n_services)))
+        totals.append(env.episodes.totals)
+    pods, requests, bad, _ = totals[1] / totals[0]
+    assert pods == pytest.approx(1.0, abs=0.02)
+    assert requests == pytest.approx(1.0, abs=0.002)
+    assert bad == pytest.approx(1.0, abs=0.05)
+
+
+def test_small_steps_are_not_shared_among_threads():
+    spec = spec_of()
+    assert worthwhile_threads(replace(spec, profile=in_long_ticks(spec.profile)), 64) == 1
+    assert worthwhile_threads(spec, 10_000) == min(4, len(os.sched_getaffinity(0)))

@@ -23,7 +23,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.actions import N_ACTIONS, describe_action
-from agents.env import DevOpsVecEnv, EnvSpec, spare_threads
+from agents.env import DevOpsVecEnv, EnvSpec, in_long_ticks, worthwhile_threads
 from agents.learning.export import export_onnx
 from agents.learning.tuning import BUDGET_MARGIN, TunedHpa, calibrate_headroom, rank_actions, search_target, tune_hpa
 from agents.policies.learned import LearnedPolicy
@@ -142,8 +142,8 @@ def train(
         )
     if request.steps < 1:
         raise InputError("steps", f"must be at least 1 (got {request.steps})")
-    spec = EnvSpec(request.profile, request.trace, request.start_s, request.end_s)
-    vec_env = DevOpsVecEnv(spec, request.n_envs, threads=spare_threads())
+    spec = EnvSpec(in_long_ticks(request.profile), request.trace, request.start_s, request.end_s)
+    vec_env = DevOpsVecEnv(spec, request.n_envs, threads=worthwhile_threads(spec, request.n_envs))
     vec_env.seed(request.seed * 1_000_003)
     checkpoint = _Checkpoint(request)
     learner = make_ppo(vec_env, request.seed, request.learning_rate)

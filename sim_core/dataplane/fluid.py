@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim_core.assembly import phase_of
 from sim_core.compiled import glue, kernel
-from sim_core.dataplane.latency import book_latency, take_latency
+from sim_core.dataplane.latency import book_latency, moved_in_ticks_of, take_latency
 from sim_core.dataplane.services.fluid import LEAST, begin_tick, compose, serve_service, spread
 
 begin_components = phase_of("fluid", "begin")
@@ -54,7 +54,8 @@ def account_requests(lane, account, request_class, requests, flow, booked, windo
     if answered < LEAST:
         answered = 0.0
     else:
-        take_latency(booked, flow, lane.latency_threshold_s, request_class.latency_threshold_s)
+        moved = moved_in_ticks_of(lane.tick_s)
+        take_latency(booked, flow, lane.latency_threshold_s, request_class.latency_threshold_s, moved)
         good, good_own = answered * booked.within, answered * booked.within_own
         if good < LEAST:
             good = 0.0

@@ -14,6 +14,7 @@ from sim_core.dataplane.station import CURVE, POINT
 
 KNOWN_POINT = np.dtype([("tag", np.uint64), ("point", POINT)], align=True)
 _POINTS, _CURVES = 1 << 15, 1 << 10  # rows; powers of two
+_SIDE_BY_SIDE = 4  # points of a station in neighbouring rows
 
 
 def known_stations() -> dict[str, np.ndarray]:
@@ -44,23 +45,27 @@ def row_of(tag, table):
 
 
 @kernel
-def recall(known_points, tag, point):
-    """Sets POINT to the one with this tag; whether there is one."""
-    row = row_of(tag, known_points)
-    if known_points[row].tag == tag:
-        copy_point(point, known_points[row].point)
-        return True
-    if known_points[row ^ 1].tag == tag:
-        copy_point(point, known_points[row ^ 1].point)
-        return True
-    return False
+def row_beside(tag, place, table):
+    """The row of a table for what stands at a place of all that goes by this tag: neighbours lie side by side in memory."""
+    group = mixed(tag, float(place // _SIDE_BY_SIDE))
+    return (row_of(group, table) & -_SIDE_BY_SIDE) | (place % _SIDE_BY_SIDE)
 
 
 @kernel
-def remember(known_points, tag, point):
-    """Puts a POINT into its row; what stood there goes to the row beside it."""
-    row = row_of(tag, known_points)
-    known, other = known_points[row], known_points[row ^ 1]
+def recall(known_points, row, tag, point):
+    """Sets POINT to the one with this tag, which has its place in this row; whether there is one."""
+    if known_points[row].tag != tag:
+        row ^= _SIDE_BY_SIDE
+        if known_points[row].tag != tag:
+            return False
+    copy_point(point, known_points[row].point)
+    return True
+
+
+@kernel
+def remember(known_points, row, tag, point):
+    """Puts a POINT into its row; what stood there goes to the other row for such points."""
+    known, other = known_points[row], known_points[row ^ _SIDE_BY_SIDE]
     other.tag = known.tag
     copy_point(other.point, known.point)
     known.tag = tag

@@ -44,7 +44,7 @@ _POINT_SHARES = np.array([
 ])  # fmt: skip
 _BRANCH_MOVED = 1e-3  # relative change of branches from which on the slowest is worked out anew
 _FEW = 1e-3  # of requests: where no more are in time, it does not matter how they are spread
-_MOVED = 4e-3  # relative change of a latency distribution from which on it is worked out anew
+_MOVED = 4e-3  # relative change of a latency distribution from which on it is worked out anew, in ticks of a second
 _WRITTEN = 1e-2  # ... and written down anew: half the width of a bucket
 # Gauss-Legendre nodes and weights on [0, 1], for the slowest of branches
 # ln(1 + x) on [0, 1] within 4e-6: plenty for buckets of 2 %
@@ -137,7 +137,7 @@ def _bucket_of(time_s):
 
 
 @kernel
-def take_latency(booked, flow, threshold_s, own_threshold_s):
+def take_latency(booked, flow, threshold_s, own_threshold_s, moved=_MOVED):
     """Works the latency distribution of a class out anew where it has moved since it was booked last.
 
     It is that of all requests, if nobody gave up, cut off where so many remain as did not: up to the shortest timeout that
@@ -147,6 +147,7 @@ def take_latency(booked, flow, threshold_s, own_threshold_s):
     Args:
         booked: CLASS_FLOW.
         flow: ENDPOINT_FLOW where requests of the class enter; its `shape` is set.
+        moved: relative change of its times from which on it is worked out anew.
     """
     in_time, apart = 1.0 - flow.given_up, flow.apart
     mean, variance, third = flow.mean_s, flow.variance_s2, flow.third_s3
@@ -154,8 +155,8 @@ def take_latency(booked, flow, threshold_s, own_threshold_s):
         mean, variance, third = mean + flow.lost_mean_s, variance + flow.lost_variance_s2, third + flow.lost_third_s3
     if in_time <= _FEW or in_time >= 1.0 - _FEW or apart.share > 0.0:
         in_time = 1.0
-    others = abs(apart.share - booked.apart_share) > _MOVED * booked.apart_share
-    if not others and not _has_moved(mean, variance, third, booked.mean_s, booked.variance_s2, booked.third_s3, _MOVED):
+    others = abs(apart.share - booked.apart_share) > moved * booked.apart_share
+    if not others and not _has_moved(mean, variance, third, booked.mean_s, booked.variance_s2, booked.third_s3, moved):
         return
     booked.mean_s, booked.variance_s2, booked.third_s3 = mean, variance, third
     booked.apart_share = apart.share
@@ -174,6 +175,12 @@ def take_latency(booked, flow, threshold_s, own_threshold_s):
     booked.in_time, booked.sliced = in_time, False
     if others:
         booked.written_mean_s = -1.0
+
+
+@kernel
+def moved_in_ticks_of(tick_s):
+    """The change from which on distributions are worked out anew: as coarse as the ticks are, and never finer."""
+    return _MOVED * max(1.0, tick_s)
 
 
 @kernel

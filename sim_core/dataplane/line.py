@@ -13,7 +13,7 @@ import numpy as np
 
 from sim_core.compiled import kernel
 from sim_core.dataplane.grid import LAST, MOST, cell_of, edge_of
-from sim_core.dataplane.known import copy_point, mixed, recall, remember
+from sim_core.dataplane.known import copy_point, mixed, recall, remember, row_beside
 from sim_core.dataplane.queueing import (
     entry_weight,
     free_servers,
@@ -175,8 +175,9 @@ def line_at_rest(point, utilization, capacity, scv, room):
 @kernel
 def _take_edge(known_points, line, point, cell):
     """Sets POINT to that where a cell of the grid begins."""
-    tag = mixed(mixed(mixed(mixed(_LINES, line.servers), line.room), line.scv), float(cell))
-    if recall(known_points, tag, point):
+    line_tag = mixed(mixed(mixed(_LINES, line.servers), line.room), line.scv)
+    tag, row = mixed(line_tag, float(cell)), row_beside(line_tag, cell, known_points)
+    if recall(known_points, row, tag, point):
         return
     utilization = edge_of(cell)
     point.extra_variance_s2 = point.extra_third_s3 = 0.0
@@ -187,7 +188,7 @@ def _take_edge(known_points, line, point, cell):
         line_at_rest(point, utilization, line.servers, line.scv, line.room)
         point.open = max(0.0, min(point.open, line.room))
     point.utilization = utilization
-    remember(known_points, tag, point)
+    remember(known_points, row, tag, point)
 
 
 @kernel

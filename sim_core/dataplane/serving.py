@@ -11,7 +11,7 @@ from sim_core.dataplane.balanced import queued_part
 from sim_core.dataplane.balanced_corrections import loose_variance
 from sim_core.dataplane.curve import call_speed, draw_curve
 from sim_core.dataplane.grid import MOST, cell_of, edge_of
-from sim_core.dataplane.known import copy_point, mix_points, mixed, recall, remember, row_of
+from sim_core.dataplane.known import copy_point, mix_points, mixed, recall, remember, row_beside, row_of
 from sim_core.dataplane.queueing import third_cumulant_factor
 from sim_core.dataplane.services.records import FIFO, PROCESSOR_SHARING, ROUND_ROBIN
 from sim_core.dataplane.stationary import effective_slowness, keeps_equal, take_point
@@ -29,10 +29,10 @@ _QUICK = 12.0  # variance of what comes and goes in a tick, over that at rest, f
 @kernel
 def _take_edge(known_points, known_curves, state, point, cell):
     """Sets POINT to that at the edge where a cell begins."""
-    tag = mixed(state.tag, float(cell))
-    if not recall(known_points, tag, point):
+    tag, row = mixed(state.tag, float(cell)), row_beside(state.tag, cell, known_points)
+    if not recall(known_points, row, tag, point):
         take_point(state.asked, _curve_of(known_curves, state.asked), point, edge_of(cell))
-        remember(known_points, tag, point)
+        remember(known_points, row, tag, point)
 
 
 @kernel
