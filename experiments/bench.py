@@ -77,7 +77,7 @@ def fluid_engine(quick: bool) -> list[dict[str, Any]]:
 
 
 def vec_env(quick: bool) -> list[dict[str, Any]]:
-    """Env steps per CPU-second of the VecEnv, 64 lanes, random actions, 15 s decisions; in long ticks, and what they change."""
+    """Env steps per CPU-second of the VecEnv, random actions, 15 s decisions; in long ticks, and what they change."""
     from agents.env import DevOpsVecEnv, EnvSpec, in_long_ticks
 
     profile, trace = load_profile("production"), _demo_trace()
@@ -101,7 +101,9 @@ def vec_env(quick: bool) -> list[dict[str, Any]]:
     same = f"the same actions in ticks of {long_s} over {own_s}, {envs['own'].episodes.totals[1]:.2g} requests"
     return [
         figure(f"VecEnv, ticks of {own_s}", rate["own"], "env steps per CPU-second", ">= 150000", note),
-        figure(f"VecEnv, ticks of {long_s} as in training", rate["long"], "env steps per CPU-second", ">= 150000", note),
+        figure(
+            f"VecEnv, ticks of {long_s} as in training", rate["long"], "env steps per CPU-second", ">= 150000", note
+        ),
         figure("bad requests in a training's ticks", long_bad / bad, "ratio", "", same),
         figure("pod-seconds in a training's ticks", long_pods / pods, "ratio", "", same),
     ]

@@ -483,7 +483,14 @@ def test_observations_give_controllers_the_api_servers_view(production):
 
 @pytest.mark.parametrize(
     ("tick_s", "scrape_s", "delay_s", "sync_s", "long_s"),
-    [(1, 15, 10, 15, 5), (1, 15, 0, 15, 5), (1, 4, 2, 4, 2), (0.5, 7, 7, 7, 3.5), (1, 17, 10, 15, 1), (0.1, 0.3, 0.3, 60, 0.3)],
+    [
+        (1, 15, 10, 15, 5),
+        (1, 15, 0, 15, 5),
+        (1, 4, 2, 4, 2),
+        (0.5, 7, 7, 7, 3.5),
+        (1, 17, 10, 15, 1),
+        (0.1, 0.3, 0.3, 60, 0.3),
+    ],
 )
 def test_ticks_are_the_longest_that_all_periods_are_made_of(tick_s, scrape_s, delay_s, sync_s, long_s):
     profile = load_profile("production").with_overrides(

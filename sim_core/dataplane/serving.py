@@ -57,7 +57,7 @@ def _go_to(known_points, known_curves, state, utilization):
 
 @kernel
 def _settle(known_points, known_curves, load, state, inflow, capacity, before, unit):
-    """Sets `state.utilization`: that of the stationary station which holds what a pod holds after the tick.
+    """Sets `state.utilization`, that of the stationary station which holds what a pod holds after the tick, and `here`.
 
     A station in motion is taken for a stationary one at another utilization u, which holds open(u) calls: open(u) - before
     = inflow (1 - full) - capacity (1 - idle), by Newton's method. Implicit in time, so that a tick may be longer than the
@@ -95,10 +95,12 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         open_calls = below.open + part * (above.open - below.open)
         if abs(open_calls - before) <= max(_SLACK * (capacity + open_calls), _LAG * capacity * (1.0 - aim)):
             state.utilization = state.aim = aim
-            state.blocked = below.blocked + part * (above.blocked - below.blocked)
+            here = state.here
+            mix_points(here, below, above, part)
+            state.blocked = here.blocked
             if aim < 1.0:
-                wait = below.wait_s + part * (above.wait_s - below.wait_s)
-                state.variance = state.at_rest = _at_rest(_line(open_calls, wait, settled, places), places, aim, stir)
+                filled = min(1.0, here.open * here.wait_s / ((here.wait_s + settled) * places))
+                state.variance = state.at_rest = _at_rest(filled, places, aim, stir)
             return
     retries = 0.0  # what they add to the variance: twice their covariance with the length of lines
     if state.uneven > 0.0:
@@ -120,7 +122,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         gradient = (above.open - below.open) / width
         wait = below.wait_s + part * (above.wait_s - below.wait_s)
         line = _line(open_calls, wait, settled, places)
-        at_rest, bursts = _at_rest(line, places, at, stir), 0.0
+        at_rest, bursts = _at_rest(line / places, places, at, stir), 0.0
         if at > 1.0 and pods > 1.0:
             free = room - open_calls - 0.5 * stir / (at - 1.0)
             if free > 0.0:
@@ -181,6 +183,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     # Calls refused in bursts, of a geometric number that is that of the pods on the mean, are part of the noise.
     state.memory_s = 2.0 * state.variance / max(_LEAST, pulled + bursts) * load.tick_s
     state.moves = abs(state.ratio - 1.0) > 1e-3
+    _interpolate(state)
 
 
 @kernel
@@ -210,6 +213,7 @@ def _hold_back(known_points, known_curves, load, state, inflow, capacity, before
     admitted = most - before + capacity * state.utilization * (1.0 - blocked)
     state.blocked = 1.0 - min(1.0, max(0.0, admitted / inflow))
     state.ratio, state.moves = 1.0, False
+    _interpolate(state)
 
 
 @kernel
@@ -235,12 +239,11 @@ def _line(open_calls, wait, settled, places):
 
 
 @kernel
-def _at_rest(line, places, utilization, stir):
-    """Variance of a line at rest with so many calls: a truncated exponential distribution's, within 13 %.
+def _at_rest(part, places, utilization, stir):
+    """Variance of a line at rest with calls in so large a part of its places: a truncated exponential's, within 13 %.
 
     No more than that without a limit to the places, or, in overload, to those that are free.
     """
-    part = line / places
     square = part * (1.0 - part)
     variance = places * places * square * square * (1.0 + 4.0 / 3.0 * square)
     away = 2.0 * (1.0 - utilization)
@@ -370,7 +373,6 @@ def serve_station(known_points, known_curves, load, state, answer):
     _settle(known_points, known_curves, load, state, inflow, capacity, before, unit)
     if load.most_open > 0.0:
         _hold_back(known_points, known_curves, load, state, inflow, capacity, before)
-    _interpolate(state)
     here = state.here
     here.blocked = state.blocked
     after = min(here.open, before + inflow)
@@ -442,7 +444,9 @@ def _fluctuate(load, state, unit):
     per_call = unit / (load.cores * state.capacity)
     together = keeps_equal(load)
     of_lines_s2 = state.variance * per_call * per_call
-    state.common_variance_s2 = of_lines_s2 / (1.0 if together else load.ready)
+    state.common_variance_s2 = of_lines_s2
+    if not together:
+        state.common_variance_s2 /= load.ready
     if load.sharing == FIFO:  # calls that follow each other into a pod wait for the same work
         state.common_variance_s2 += max(0.0, met.wait_variance_s2 - of_lines_s2) / load.ready
     if not state.moves:

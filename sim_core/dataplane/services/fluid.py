@@ -174,10 +174,18 @@ def pass_on(service, flow, flows):
     left = max(0.0, left_expected + station.unserved + cold.unserved)
     for e in range(service.endpoints_first, service.endpoints_first + service.n_endpoints):
         own = flows[e]
-        share = own.inside / inside if inside > LEAST else 0.0
+        share = share_of(own.inside, inside)
         own.passed_on, own.inside = answer.served * share, left * share
-        share = own.inside_expected / expected if expected > LEAST else 0.0
+        share = share_of(own.inside_expected, expected)
         own.passed_on_expected, own.inside_expected = answer.passed_on * share, left_expected * share
+
+
+@kernel
+def share_of(part, whole):
+    """A part over the whole, 0 where there is none; most services have one endpoint, and divisions take long."""
+    if whole <= LEAST:
+        return 0.0
+    return 1.0 if part == whole else part / whole
 
 
 @kernel
