@@ -12,7 +12,7 @@ import pytest
 from scipy.linalg import expm
 
 from sim_core.dataplane.fit import load_of, serve_ticks, settled
-from sim_core.dataplane.known import known_stations
+from sim_core.dataplane.known import known_stations, mixed, recall, remember, row_beside
 from sim_core.dataplane.one_service import OneService, play
 from sim_core.dataplane.services.kinds import (
     BALANCINGS,
@@ -241,3 +241,30 @@ def test_calls_of_balanced_pods_vary_as_much_and_as_long_as_played(
     assert state["variance"][0] == pytest.approx(calls.var(), rel=0.25)
     off, later = calls - calls.mean(), max(1, round(float(state["memory_s"][0])))
     assert 0.0 <= (off[:-later] * off[later:]).mean() / calls.var() <= 0.6
+
+
+# --- What is known of stations
+
+
+def test_points_of_neighbouring_cells_lie_side_by_side():
+    """In groups of four, so that a station that moves finds the next one in the same lines of the cache."""
+    points = known_stations()["known_points"]
+    tag = np.uint64(mixed(np.uint64(7), 3.0))
+    rows = np.array([row_beside(tag, cell, points) for cell in range(400)])
+    assert rows.min() >= 0 and rows.max() < len(points)
+    assert (np.diff(rows)[np.arange(399) % 4 != 3] == 1).all()
+    assert len(set(rows[::4])) > 95  # and the groups all over the table
+
+
+def test_the_point_before_stays_in_the_other_row_until_a_third_comes():
+    points, row = known_stations()["known_points"], 12
+    found, point = np.zeros(1, points.dtype["point"]), np.zeros(1, points.dtype["point"])
+    tags = [np.uint64(mixed(np.uint64(1), float(number))) for number in range(3)]
+    for number, tag in enumerate(tags):
+        assert not recall(points, row, tag, found[0])
+        point["open"] = number
+        remember(points, row, tag, point[0])
+        for known in range(max(0, number - 1), number + 1):
+            assert recall(points, row, tags[known], found[0])
+            assert found[0]["open"] == known
+    assert not recall(points, row, tags[0], found[0])
