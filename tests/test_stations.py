@@ -24,7 +24,7 @@ from sim_core.dataplane.services.kinds import (
 )
 from sim_core.dataplane.services.records import FIFO, PROCESSOR_SHARING
 from sim_core.dataplane.serving import serve_station
-from sim_core.dataplane.station import ANSWER, STATION_STATE
+from sim_core.dataplane.station import ANSWER, LOAD, STATION_STATE
 from sim_core.profile import Profile
 from sim_core.theory import erlang_b
 from sim_core.world import Lane, build_tables
@@ -268,3 +268,20 @@ def test_the_point_before_stays_in_the_other_row_until_a_third_comes():
             assert recall(points, row, tags[known], found[0])
             assert found[0]["open"] == known
     assert not recall(points, row, tags[0], found[0])
+
+
+@pytest.mark.parametrize("scv", [0.25, 1.0, 4.0])
+def test_a_cpu_that_is_shared_is_busy_while_its_pod_fills(scv: float):
+    """However many calls end meanwhile: steady calls make it wait for their ends, very variable ones end early."""
+    load, state, answer = np.zeros(1, LOAD), np.zeros(1, STATION_STATE), np.zeros(1, ANSWER)
+    known = known_stations()
+    state["cell"] = -1
+    for name, value in {
+        "cold_factor": 1.0, "cores": 1.0, "workers": 10_000.0, "queue_limit": 100.0, "cpu_s": 0.01, "cpu_scv": scv,
+        "balancing": RANDOM, "nodes": 1, "sharing": PROCESSOR_SHARING, "quota_period_s": 0.1, "timeout_s": 1e3,
+        "tick_s": 1.0, "ready": 1.0, "pods": 1.0, "arrivals": 250.0, "expected": 250.0,
+    }.items():  # fmt: skip
+        load[name] = value
+    for tick in range(20):
+        serve_station(*known.values(), load[0], state[0], answer[0])
+        assert answer["cpu_core_s"][0] == pytest.approx(1.0, rel=0.01), tick
