@@ -272,7 +272,7 @@ def test_the_point_before_stays_in_the_other_row_until_a_third_comes():
 
 @pytest.mark.parametrize("scv", [0.25, 1.0, 4.0])
 def test_a_cpu_that_is_shared_is_busy_while_its_pod_fills(scv: float):
-    """However many calls end meanwhile: steady calls make it wait for their ends, very variable ones end early."""
+    """Whatever the scv of its calls."""
     load, state, answer = np.zeros(1, LOAD), np.zeros(1, STATION_STATE), np.zeros(1, ANSWER)
     known = known_stations()
     state["cell"] = -1

@@ -87,7 +87,9 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     places = max(1.0, load.workers + load.queue_limit - load.cores)
     room = load.workers + load.queue_limit - capacity * load.held_s / load.tick_s
     settled = unit / load.cores
-    heavier = heavier_of(load)
+    # What is left of a call at a CPU that is shared, over its mean CPU time, less 1: half of its scv beyond 1. (Steady calls
+    # end late, all of them: that is left out, for the CPU is booked by the calls that end.)
+    heavier = 0.5 * max(0.0, load.cpu_scv - 1.0) if load.sharing == PROCESSOR_SHARING else 0.0
     if not state.moves and state.uneven == 0.0:
         _go_to(known_points, known_curves, state, aim)
         part = (aim - below.utilization) / (above.utilization - below.utilization)
@@ -213,12 +215,6 @@ def _hold_back(known_points, known_curves, load, state, inflow, capacity, before
     state.blocked = 1.0 - min(1.0, max(0.0, admitted / inflow))
     state.ratio, state.moves = 1.0, False
     _interpolate(state)
-
-
-@kernel
-def heavier_of(load):
-    """What is left of a call at a CPU that is shared, over its mean CPU time, less 1: half of its scv beyond 1."""
-    return 0.5 * (load.cpu_scv - 1.0) if load.sharing == PROCESSOR_SHARING else 0.0
 
 
 @kernel
@@ -395,10 +391,7 @@ def serve_station(known_points, known_curves, load, state, answer):
     answer.passed_on = max(0.0, min(capacity * load.pods, (before - after) * load.pods + expected_admitted))
     answer.refused = offered - admitted
     answer.admitted = admitted
-    # While pods fill, the CPU is at work for calls that do not end yet, or, if their times vary much, for fewer than end.
-    begun = heavier_of(load) * (min(before, load.workers) - min(after, load.workers)) * load.pods
-    busy = served if begun == 0.0 else min(capacity * load.pods, max(0.0, work + begun))
-    answer.cpu_core_s = busy * unit
+    answer.cpu_core_s = served * unit
     answer.utilization = min(MOST, inflow / capacity)
     _as_met(state, capacity)
     _fluctuate(load, state, unit)
