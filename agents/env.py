@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
 INITIAL_REPLICAS = (0.9, 1.3)  # an episode starts with replicas in this range around what the load needs at 60 %
 
-MOST_TICK_S = 5.0  # that a profile may have
 _WORTH_A_THREAD = 500  # ticks of a service in a step
 
 # A step that is lost anyway gives no reason to learn how badly: no more than this many times the error budget is priced.
@@ -86,22 +83,6 @@ class EnvSpec:
         if self.episode_s > end_s - self.start_s:
             return replace(self, episode_s=end_s - self.start_s)
         return self
-
-
-def in_long_ticks(profile: Profile) -> Profile:
-    """The profile in the longest ticks, of at most 5 s, that make up its scrapes, syncs and delays: what learners play.
-
-    The fluid engine is implicit in time: longer ticks cost a learner next to nothing, and a decision takes fewer of them
-    (a third of the time in `production`, where the share of bad requests moves by 2 to 3 %). What is learned is set and
-    judged in the profile's own ticks.
-    """
-    telemetry = profile.telemetry
-    periods = telemetry.scrape_interval_seconds, telemetry.delay_seconds, profile.controller.sync_period_seconds
-    exact = [Fraction(period).limit_denominator(1000) for period in periods if period > 0.0]
-    scale = math.lcm(*(period.denominator for period in exact))
-    common_s = math.gcd(*(int(period * scale) for period in exact)) / scale
-    tick_s = common_s / max(1, math.ceil(common_s / MOST_TICK_S))
-    return profile.with_overrides({"tick_seconds": tick_s}) if tick_s > profile.tick_seconds else profile
 
 
 # Columns of the reward scales, one row a lane.

@@ -18,7 +18,7 @@ import numpy as np
 from experiments.benchmarks.engines import MEASURES
 from experiments.benchmarks.measuring import cpu_s, cpu_s_in_turn, figure, fill_kernel_cache
 from sim_core.intervals import interval
-from sim_core.profile import load_profile
+from sim_core.profile import in_long_ticks, load_profile
 from sim_core.simulation import Worlds
 from sim_core.workload import Trace, bundled_traffic
 from sim_core.world import Lane, scale_to_replicas
@@ -78,7 +78,7 @@ def fluid_engine(quick: bool) -> list[dict[str, Any]]:
 
 def vec_env(quick: bool) -> list[dict[str, Any]]:
     """Env steps per CPU-second of the VecEnv, random actions, 15 s decisions; in long ticks, and what they change."""
-    from agents.env import DevOpsVecEnv, EnvSpec, in_long_ticks
+    from agents.env import DevOpsVecEnv, EnvSpec
 
     profile, trace = load_profile("production"), _demo_trace()
     played = {"own": profile, "long": in_long_ticks(profile)}
@@ -114,7 +114,7 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
     import torch
 
     from agents.actions import N_ACTIONS
-    from agents.env import DevOpsVecEnv, EnvSpec, in_long_ticks, worthwhile_threads
+    from agents.env import DevOpsVecEnv, EnvSpec, worthwhile_threads
     from agents.learning.reference_env import FreeVecEnv
     from agents.learning.train import N_STEPS, make_ppo, start_from
 

@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -69,10 +70,18 @@ __all__ = [
     "bundled_profiles",
     "example_profiles",
     "ideal_latency_seconds",
+    "in_long_ticks",
     "load_profile",
     "profile_model",
     "warnings_of",
 ]
+
+_MAX_TICK_S = 5.0
+_PERIODS = (  # of whole ticks
+    ("telemetry", "scrape_interval_seconds"),
+    ("telemetry", "delay_seconds"),
+    ("controller", "sync_period_seconds"),
+)
 
 
 class Slo(Section):
@@ -155,7 +164,7 @@ class CoreProfile(Section):
 
     name: DnsLabel = Field(description="DNS label of the profile.")
     description: str = Field(min_length=1, max_length=1000, description="One or two sentences for people.")
-    tick_seconds: Number = Field(default=1.0, ge=0.1, le=5, description="Step of the simulation [s].")
+    tick_seconds: Number = Field(default=1.0, ge=0.1, le=_MAX_TICK_S, description="Step of the simulation [s].")
     slo: Slo = Field(description="Service level objective.")
     requests: tuple[RequestClass, ...] | None = Field(
         default=None,
@@ -285,11 +294,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
 
 
 def _ticks_broken(profile: Any) -> Iterator[Problem]:
-    for section, field in (
-        ("telemetry", "scrape_interval_seconds"),
-        ("telemetry", "delay_seconds"),
-        ("controller", "sync_period_seconds"),
-    ):
+    for section, field in _PERIODS:
         value = getattr(getattr(profile, section), field)
         if abs(math.remainder(value, profile.tick_seconds)) > 1e-9 * profile.tick_seconds:
             yield Problem((section, field), f"must be a multiple of tick_seconds {profile.tick_seconds:g}", value)
@@ -299,6 +304,21 @@ def _ticks_broken(profile: Any) -> Iterator[Problem]:
     if telemetry.delay_seconds > telemetry.scrape_interval_seconds:
         rule = f"must be at most scrape_interval_seconds {telemetry.scrape_interval_seconds:g}"
         yield Problem(("telemetry", "delay_seconds"), rule, telemetry.delay_seconds)
+
+
+def in_long_ticks(profile: Profile) -> Profile:
+    """The profile in the longest ticks that it may have: what learners play.
+
+    The fluid engine is implicit in time: longer ticks cost a learner next to nothing, and a decision takes fewer of them
+    (a third of the time in `production`, where the share of bad requests moves by 2 %).
+    """
+    periods = [
+        Fraction(getattr(getattr(profile, section), field)).limit_denominator(1000) for section, field in _PERIODS
+    ]
+    scale = math.lcm(*(period.denominator for period in periods))
+    common_s = math.gcd(*(int(period * scale) for period in periods)) / scale
+    tick_s = common_s / math.ceil(common_s / _MAX_TICK_S)
+    return profile.with_overrides({"tick_seconds": tick_s}) if tick_s > profile.tick_seconds else profile
 
 
 def ideal_latency_seconds(profile: Any) -> float:

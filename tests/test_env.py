@@ -17,7 +17,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.actions import N_ACTIONS, TARGET_UTILIZATIONS, describe_action, replicas_for
-from agents.env import DevOpsEnv, DevOpsVecEnv, EnvSpec, Episodes, in_long_ticks, worthwhile_threads
+from agents.env import DevOpsEnv, DevOpsVecEnv, EnvSpec, Episodes, worthwhile_threads
 from agents.observation import (
     BOUND,
     LOG_LOAD_CENTER,
@@ -28,7 +28,7 @@ from agents.observation import (
     observation_size,
 )
 from sim_core.errors import InputError
-from sim_core.profile import bundled_profiles, load_profile
+from sim_core.profile import bundled_profiles, in_long_ticks, load_profile
 from sim_core.simulation import Worlds
 from sim_core.workload import Trace
 from sim_core.world import LAYOUT, Lane, Scaler, scale_to_replicas

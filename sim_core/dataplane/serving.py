@@ -100,8 +100,8 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
             mix_points(here, below, above, part)
             state.blocked = here.blocked
             if aim < 1.0:
-                filled = min(1.0, here.open * here.wait_s / ((here.wait_s + settled) * places))
-                state.variance = state.at_rest = _at_rest(filled, places, aim, stir)
+                taken = _part_in_line(here.open, here.wait_s, settled, places)
+                state.variance = state.at_rest = _at_rest(taken, places, aim, stir)
             return
     retries = 0.0  # what they add to the variance: twice their covariance with the length of lines
     if state.uneven > 0.0:
@@ -122,8 +122,9 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         idle = max(0.0, 1.0 - at * (1.0 - blocked))
         gradient = (above.open - below.open) / width
         wait = below.wait_s + part * (above.wait_s - below.wait_s)
-        line = _line(open_calls, wait, settled, places)
-        at_rest, bursts = _at_rest(line / places, places, at, stir), 0.0
+        taken = _part_in_line(open_calls, wait, settled, places)
+        line = places * taken
+        at_rest, bursts = _at_rest(taken, places, at, stir), 0.0
         if at > 1.0 and pods > 1.0:
             free = room - open_calls - 0.5 * stir / (at - 1.0)
             if free > 0.0:
@@ -234,9 +235,9 @@ def stir_of(load):
 
 
 @kernel
-def _line(open_calls, wait, settled, places):
-    """The calls of a pod that wait, by the times that they wait and are served [calls]."""
-    return min(places, open_calls * wait / (wait + settled))
+def _part_in_line(open_calls, wait, settled, places):
+    """The part of a pod's places that waiting calls take, by the times that calls wait and are served [1]."""
+    return min(1.0, open_calls * wait / ((wait + settled) * places))
 
 
 @kernel
