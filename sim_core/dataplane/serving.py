@@ -88,8 +88,10 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     room = load.workers + load.queue_limit - capacity * load.held_s / load.tick_s
     settled = unit / load.cores
     # What is left of a call at a CPU that is shared, over its mean CPU time, less 1: half of its scv beyond 1. (Steady calls
-    # end late, all of them: that is left out, for the CPU is booked by the calls that end.)
-    heavier = 0.5 * max(0.0, load.cpu_scv - 1.0) if load.sharing == PROCESSOR_SHARING else 0.0
+    # end late, all of them; but CPU is booked by the calls that end, and most of a CPU in overload has to be.)
+    heavier = 0.5 * (load.cpu_scv - 1.0) if load.sharing == PROCESSOR_SHARING else 0.0
+    if heavier < 0.0 and inflow > capacity:
+        heavier = max(heavier, -((capacity / inflow) ** 2))
     if not state.moves and state.uneven == 0.0:
         _go_to(known_points, known_curves, state, aim)
         part = (aim - below.utilization) / (above.utilization - below.utilization)
