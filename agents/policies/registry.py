@@ -53,6 +53,8 @@ class Entry:
         required: those without which it cannot be made.
         tuner: finds its settings on the traffic before the held-out part where they are not given, as module:name of a
             function (profile, trace, start_s, end_s, budget_days) -> settings.
+        family: what its settings may be and which of them trades pods for good requests, as module:name of a
+            `agents.learning.search.Family`.
         scaler: the same as a scaler inside the simulation, as module:name; sweeps need it.
         trained: only the specification's own section `train` makes it.
     """
@@ -63,6 +65,7 @@ class Entry:
     settings: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     tuner: str | None = None
+    family: str | None = None
     scaler: str | None = None
     trained: bool = False
 
