@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.actions import action_space, replicas_for
-from agents.observation import BOUND, observation_size, observe, observe_lanes
+from agents.features import N_FEATURES, see_lanes, see_world
+from agents.observation import BOUND
+from agents.policies.rule import RULE_STATE, batch_of_rules, choose
 from sim_core.compiled import kernel
 from sim_core.dataplane.services.graph import resolve
 from sim_core.errors import InputError
 from sim_core.randomness import lane_key
 from sim_core.simulation import Worlds, cut, tick
+from sim_core.tables import rows
 from sim_core.world import Lane, Scaler, draw_clocks, initial_replicas
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from sim_core.workload import Trace
 
 INITIAL_REPLICAS = (0.9, 1.3)  # an episode starts with replicas in this range around what the load needs at 60 %
+
+MAX_RESIDUAL = 0.25  # of the log of the load, that an action can depart from the rule
 
 _WORTH_A_THREAD = 500  # ticks of a service in a step
 
@@ -42,6 +46,7 @@ class EnvSpec:
         episode_s: length of an episode [s].
         decision_s: time between two decisions [s]; None = the controller's sync period.
         bad_request_weight: what it costs to spend just the error budget, in the pods that the mean load keeps busy.
+        rule: settings of the rule that actions depart from, see `agents.policies.rule.rule_parameters`.
     """
 
     profile: Profile
@@ -51,6 +56,7 @@ class EnvSpec:
     episode_s: float = 4 * 3600.0
     decision_s: float | None = None
     bad_request_weight: float = 0.15
+    rule: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n_services(self) -> int:
@@ -90,26 +96,30 @@ PODS_SCALE, BAD_SCALE, LOAD_SCALE, BAD_LIMIT = 0, 1, 2, 3
 
 
 @kernel
-def step_lanes(tables, lanes, n_ticks, actions, scales, observations, rewards, sums, totals):
+def step_lanes(
+    tables, lanes, n_ticks, actions, rules, memories, capacity, least, most, scales, observations, rewards, sums, totals
+):
     """One decision of some lanes: actions become replicas, the world plays on, rewards and observations come out.
 
     Args:
         lanes: their indices, shape (k,).
-        actions: int64, shape (n_lanes, n_services).
+        actions: float32, one a service, as in the tables [-1 .. 1].
+        rules, memories, capacity, least, most: see `agents.policies.rule`.
         scales: float64, shape (n_lanes, 4): what a pod-second, a bad request and a request weigh, and the largest share of
             bad requests that is priced.
-        observations: float32, shape (n_lanes, observation_size): the vectors that the actions answer; overwritten.
-        rewards: float32, shape (n_lanes,).
+        observations: float32, shape (n_rows, N_FEATURES), a row a service; overwritten.
+        rewards: float32, shape (n_rows,); services of a lane share theirs.
         sums: float64, shape (n_lanes, 4): pod-seconds, requests, bad requests and reward of the episode so far.
         totals: float64, shape (4,): the same over all lanes and episodes.
     """
     for index in lanes:
         world = cut(tables, index)
-        n_services = len(world.services)
+        first, n_services = world.lane.services_first, len(world.services)
         for i in range(n_services):
-            service = world.services[i]
-            desired = replicas_for(observations[index], n_services, i, actions[index, i], 1.0)
-            world.service_states[i].desired_replicas = min(max(desired, service.min_replicas), service.max_replicas)
+            residual = MAX_RESIDUAL * min(max(actions[first + i], -1.0), 1.0)
+            world.service_states[i].desired_replicas = choose(
+                world, i, rules[first + i], memories[first + i], capacity, least, most, residual
+            )
         account = world.state.account
         pod_s, requests, good = account.pod_s, account.requests, account.good
         for _ in range(n_ticks):
@@ -121,11 +131,17 @@ def step_lanes(tables, lanes, n_ticks, actions, scales, observations, rewards, s
         reward = (
             scales[index, LOAD_SCALE] * requests - scales[index, PODS_SCALE] * pod_s - scales[index, BAD_SCALE] * priced
         )
-        rewards[index] = reward
         for k, amount in enumerate((pod_s, requests, bad, reward)):
             sums[index, k] += amount
             totals[k] += amount
-        observe(world, observations[index])
+        for i in range(n_services):
+            rewards[first + i] = reward
+        see_world(
+            world,
+            rows(rules, first, n_services),
+            rows(memories, first, n_services),
+            observations[first : first + n_services],
+        )
 
 
 def worthwhile_threads(spec: EnvSpec, n_envs: int) -> int:
@@ -151,6 +167,10 @@ class Episodes:
         self._helpers = ThreadPoolExecutor(len(self._parts) - 1) if len(self._parts) > 1 else None
         n_lanes = len(self.specs)
         self.n_services = self.worlds.n_services
+        self.lane_of_row = np.repeat(np.arange(n_lanes), self.worlds.params["n_services"])
+        self.rules, capacity = batch_of_rules([(spec.profile, spec.rule) for spec in self.specs])
+        self.memories = np.zeros(len(self.rules), dtype=RULE_STATE)
+        self._capacity = capacity.bad, capacity.least, capacity.most
         self.ticks_per_step = self.specs[0].ticks_per_step
         self.episode_steps = np.array(
             [
@@ -159,8 +179,8 @@ class Episodes:
             ]
         )
         self.ends = self.episode_steps.copy()  # the step after which each lane's episode is truncated
-        self.observations = np.zeros((n_lanes, observation_size(self.n_services)), dtype=np.float32)
-        self.rewards = np.zeros(n_lanes, dtype=np.float32)
+        self.observations = np.zeros((len(self.rules), N_FEATURES), dtype=np.float32)
+        self.rewards = np.zeros(len(self.rules), dtype=np.float32)
         self.sums = np.zeros((n_lanes, 4))
         self.steps = np.zeros(n_lanes, dtype=np.int64)
         self._totals = np.zeros((len(self._parts), 8))  # a line of the CPU's cache for each thread
@@ -203,10 +223,11 @@ class Episodes:
         self.sums[lanes] = 0.0
         self.steps[lanes] = 0
         self.ends[lanes] = self.episode_steps[lanes]
-        observe_lanes(self.worlds.tables, lanes, self.observations)
+        self.memories[np.isin(self.lane_of_row, lanes)] = np.zeros((), RULE_STATE)
+        see_lanes(self.worlds.tables, lanes, self.rules, self.memories, self.observations)
 
     def step(self, actions: np.ndarray) -> np.ndarray:
-        """One decision of every lane, actions of shape (n_lanes, n_services); returns which episodes are at their end."""
+        """One decision of every lane, actions of shape (n_rows,); returns which lanes' episodes are at their end."""
         rest = []
         if self._helpers is not None:
             rest = [self._helpers.submit(self._step, part, actions) for part in range(1, len(self._parts))]
@@ -219,8 +240,8 @@ class Episodes:
     def _step(self, part: int, actions: np.ndarray) -> None:
         tables, lanes = self._parts[part]
         step_lanes(
-            tables, lanes, self.ticks_per_step, actions, self.scales, self.observations, self.rewards, self.sums,
-            self._totals[part],
+            tables, lanes, self.ticks_per_step, actions, self.rules, self.memories, *self._capacity, self.scales,
+            self.observations, self.rewards, self.sums, self._totals[part],
         )  # fmt: skip
 
     @property
@@ -246,14 +267,19 @@ class Episodes:
 
 
 def _observation_space(n_services: int) -> gym.spaces.Box:
-    return gym.spaces.Box(-BOUND, BOUND, (observation_size(n_services),), dtype=np.float32)
+    return gym.spaces.Box(-BOUND, BOUND, (n_services * N_FEATURES,), dtype=np.float32)
 
 
-class DevOpsEnv(gym.Env[np.ndarray, Any]):
+def _action_space(n_services: int) -> gym.spaces.Box:
+    return gym.spaces.Box(-1.0, 1.0, (n_services,), dtype=np.float32)
+
+
+class DevOpsEnv(gym.Env[np.ndarray, np.ndarray]):
     """One environment profile under traffic, to be autoscaled.
 
-    Action space: `Discrete(N_ACTIONS)`, or `MultiDiscrete` with one entry a service; see `agents.actions`.
-    Observation space: `Box(-10, 10, (observation_size,), float32)`; entries in `agents.observation.feature_names`.
+    Action space: `Box(-1, 1, (n_services,))`: how far to depart from the rule (`agents/policies/rule.py`), as a share of
+    MAX_RESIDUAL, which is added to the log of the load that the rule provides for; 0 is the rule itself.
+    Observation space: `Box(-10, 10, (n_services * N_FEATURES,), float32)`; entries of a service in `agents.features.FEATURES`.
     Reward of a step: pods that the arriving load keeps busy, less pods that run (both over those of the mean load), less
     the weighted bad requests; see `EnvSpec`. The first term does not depend on the actions; it takes the day's cycle out
     of the returns.
@@ -267,7 +293,7 @@ class DevOpsEnv(gym.Env[np.ndarray, Any]):
         self._episodes = Episodes([spec])
         self._generator = np.random.default_rng(0)
         self.observation_space = _observation_space(self._episodes.n_services)
-        self.action_space = action_space(self._episodes.n_services)
+        self.action_space = _action_space(self._episodes.n_services)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -276,12 +302,12 @@ class DevOpsEnv(gym.Env[np.ndarray, Any]):
         if seed is not None:
             self._generator = np.random.default_rng(seed)
         self._episodes.begin(np.array([0]), [self._generator])
-        return self._episodes.observations[0].copy(), {}
+        return self._episodes.observations.flatten(), {}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        ended = self._episodes.step(np.asarray(action, dtype=np.int64).reshape(1, -1))
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        ended = self._episodes.step(np.asarray(action, dtype=np.float32).reshape(-1))
         info = self._episodes.summary(0) if ended[0] else {}
-        return self._episodes.observations[0].copy(), float(self._episodes.rewards[0]), False, bool(ended[0]), info
+        return self._episodes.observations.flatten(), float(self._episodes.rewards[0]), False, bool(ended[0]), info
 
 
 class OneProcessVecEnv(VecEnv):
@@ -306,26 +332,26 @@ class OneProcessVecEnv(VecEnv):
 
 
 class DevOpsVecEnv(OneProcessVecEnv):
-    """Many lanes in one kernel call, as stable-baselines3 wants them.
+    """Many lanes in one kernel call, as stable-baselines3 wants them: one environment a service of a lane.
 
+    Every service is decided for by the same policy, from a vector of its own; the services of a lane share its reward.
     Lane i behaves as a `DevOpsEnv` seeded with `seed + i`, except that the first episodes end at staggered times: lanes
     that all begin anew in the same step would make every few rollouts unlike the others. Ended episodes begin anew at
     once; the last observation is in `infos[i]["terminal_observation"]`, and `TimeLimit.truncated` is always set, since a
     time limit is the only end.
 
     Args:
+        n_lanes: of one spec; a list of specs has a lane for each.
         threads: that lanes are shared among; the outcome does not depend on them.
     """
 
-    def __init__(self, spec: EnvSpec | Sequence[EnvSpec], n_envs: int = 64, *, stagger: bool = True, threads: int = 1):
-        specs = [spec] * n_envs if isinstance(spec, EnvSpec) else list(spec)
+    def __init__(self, spec: EnvSpec | Sequence[EnvSpec], n_lanes: int = 64, *, stagger: bool = True, threads: int = 1):
+        specs = [spec] * n_lanes if isinstance(spec, EnvSpec) else list(spec)
         self.episodes = Episodes(specs, threads)
-        super().__init__(
-            len(specs), _observation_space(self.episodes.n_services), action_space(self.episodes.n_services)
-        )
+        super().__init__(len(self.episodes.rules), _observation_space(1), _action_space(1))
         self._stagger = stagger
-        self._generators = [np.random.default_rng(i) for i in range(self.num_envs)]
-        self._actions = np.zeros((self.num_envs, self.episodes.n_services), dtype=np.int64)
+        self._generators = [np.random.default_rng(i) for i in range(len(specs))]
+        self._actions = np.zeros(self.num_envs, dtype=np.float32)
         self._infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
 
     def close(self) -> None:
@@ -334,18 +360,18 @@ class DevOpsVecEnv(OneProcessVecEnv):
 
     def seed(self, seed: int | None = None) -> list[int | None]:
         first = int(np.random.default_rng().integers(2**31)) if seed is None else seed
-        self._generators = [np.random.default_rng(first + i) for i in range(self.num_envs)]
-        return [first + i for i in range(self.num_envs)]
+        self._generators = [np.random.default_rng(first + i) for i in range(len(self.episodes.specs))]
+        return [first + int(lane) for lane in self.episodes.lane_of_row]
 
     def reset(self) -> np.ndarray:
-        episodes, lanes = self.episodes, np.arange(self.num_envs)
+        episodes, lanes = self.episodes, np.arange(len(self.episodes.specs))
         episodes.begin(lanes, self._generators)
         if self._stagger:
-            episodes.ends[:] = np.maximum(1, episodes.episode_steps * (lanes + 1) // self.num_envs)
+            episodes.ends[:] = np.maximum(1, episodes.episode_steps * (lanes + 1) // len(lanes))
         return episodes.observations.copy()
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._actions[:] = actions.reshape(self.num_envs, -1)
+        self._actions[:] = actions.reshape(self.num_envs)
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         episodes = self.episodes
@@ -354,12 +380,16 @@ class DevOpsVecEnv(OneProcessVecEnv):
         if ended.any():
             lanes = np.flatnonzero(ended)
             infos = [{} for _ in range(self.num_envs)]
-            for lane in lanes:
-                summary = episodes.summary(int(lane))
-                infos[lane] = {
-                    "terminal_observation": episodes.observations[lane].copy(),
+            for row in np.flatnonzero(ended[episodes.lane_of_row]):
+                lane = int(episodes.lane_of_row[row])
+                infos[row] = {
+                    "terminal_observation": episodes.observations[row].copy(),
                     "TimeLimit.truncated": True,
-                    "episode": {"r": float(episodes.sums[lane, 3]), "l": int(episodes.steps[lane]), **summary},
+                    "episode": {
+                        "r": float(episodes.sums[lane, 3]),
+                        "l": int(episodes.steps[lane]),
+                        **episodes.summary(lane),
+                    },
                 }
             episodes.begin(lanes, self._generators)
-        return episodes.observations.copy(), episodes.rewards.copy(), ended, infos
+        return episodes.observations.copy(), episodes.rewards.copy(), ended[episodes.lane_of_row], infos

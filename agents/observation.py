@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -286,6 +287,13 @@ class Observations:
         out = np.empty((self.n_lanes, observation_size(self.n_services)), dtype=np.float32)
         observe_lanes(self._worlds.tables, np.arange(self.n_lanes), out)
         return out
+
+    def decide(self, kernel: Callable[..., None], *arguments: Any) -> None:
+        """Runs a kernel of this package over all lanes: `kernel(tables, lanes, *arguments)`.
+
+        Such a kernel reads what `observe` reads: published scrapes, Deployments and their pods, the clock, earlier days.
+        """
+        kernel(self._worlds.tables, np.arange(self.n_lanes), *arguments)
 
     @property
     def deployments(self) -> Deployments:

@@ -245,6 +245,7 @@ class Worlds:
         self._bytes: dict[int, list[np.ndarray]] = {}
         self._everyone = np.arange(len(lanes))
         self._threads = max(1, min(threads, len(lanes)))
+        self._pool: ThreadPoolExecutor | None = None
         # Each thread has a place of its own for the samples that it collects and the stations that it knows.
         others = range(1, self._threads)
         self._parts = [
@@ -319,9 +320,10 @@ class Worlds:
         if self._threads == 1:
             self._advance(0, self._everyone, ticks)
             return
-        with ThreadPoolExecutor(self._threads) as pool:
-            lanes = [lanes for _, lanes in self.parts]
-            list(pool.map(self._advance, range(self._threads), lanes, [ticks[part] for part in lanes]))
+        if self._pool is None:  # kept: a policy from outside is asked every few ticks
+            self._pool = ThreadPoolExecutor(self._threads)
+        lanes = [lanes for _, lanes in self.parts]
+        list(self._pool.map(self._advance, range(self._threads), lanes, [ticks[part] for part in lanes]))
 
     def _advance(self, part: int, lanes: np.ndarray, ticks: np.ndarray) -> None:
         if self.engines is None:

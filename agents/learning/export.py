@@ -1,73 +1,68 @@
-"""A trained policy as an ONNX file: observation vectors in, desired replicas out, nothing that can run code."""
+"""A trained policy as one ONNX file: features of a service in, a residual on the log of its load out, and the rule inside.
+
+The network is in the graph, the rule's settings and what it was trained on are in the file's metadata as JSON. Nothing in
+it can run code.
+"""
 
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import onnx
 import torch
 
-from agents.actions import BASES, N_ACTIONS, PEAK_FEATURE, TARGET_UTILIZATIONS
-from agents.observation import LOG_LOAD_CENTER, N_SERVICE_FEATURES, observation_size
-from sim_core.profile import Profile
+from agents.env import MAX_RESIDUAL
+from agents.features import FEATURES, LAYOUT_VERSION, N_FEATURES
 
-INPUT, OUTPUT = "observation", "replicas"
+INPUT, OUTPUT = "features", "residual"
 
 
-class _DesiredReplicas(torch.nn.Module):
-    """The policy network, its most probable action, and `agents.actions.replicas_for` in tensors."""
+class _Residual(torch.nn.Module):
+    """The mean of what some policies would most probably do."""
 
-    def __init__(self, policy: Any, profile: Profile, headroom: float):
+    def __init__(self, policies: Sequence[Any], kept: float):
         super().__init__()
-        self.n_services = len(profile.services)
-        self.features = policy.mlp_extractor.policy_net
-        self.action_net = policy.action_net
-        self.headroom = headroom
-        self.register_buffer("targets", torch.tensor(TARGET_UTILIZATIONS, dtype=torch.float64))
-        self.register_buffer("limits", torch.tensor([[s.replicas.min, s.replicas.max] for s in profile.services]))
+        self.bodies = torch.nn.ModuleList([policy.mlp_extractor.policy_net for policy in policies])
+        self.heads = torch.nn.ModuleList([policy.action_net for policy in policies])
+        self.kept = kept
 
-    def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        logits = self.action_net(self.features(observation))
-        season = self.n_services * N_SERVICE_FEATURES
-        columns = []
-        for i in range(self.n_services):
-            at = i * N_SERVICE_FEATURES
-            changes = []
-            for window, ahead in BASES.tolist():
-                parts = []
-                if window > 0:
-                    parts.append(observation[:, at + PEAK_FEATURE + window])
-                if ahead >= 0:
-                    parts.append(observation[:, season + ahead])
-                changes.append(
-                    torch.maximum(*parts) if len(parts) == 2 else parts[0] if parts else observation[:, at] * 0.0
-                )
-            log_load = observation[:, at : at + 1].double() + LOG_LOAD_CENTER + torch.stack(changes, dim=1).double()
-            wanted = torch.exp(log_load).unsqueeze(2) * self.headroom / self.targets - 1e-3
-            choices = torch.ceil(wanted).flatten(start_dim=1)
-            action = logits[:, i * N_ACTIONS : (i + 1) * N_ACTIONS].argmax(dim=1, keepdim=True)
-            replicas = choices.gather(1, action).squeeze(1)
-            columns.append(
-                torch.minimum(torch.maximum(replicas, self.limits[i, 0].double()), self.limits[i, 1].double())
-            )
-        return torch.stack(columns, dim=1).to(torch.int64)
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        pairs = zip(self.bodies, self.heads, strict=True)
+        actions = torch.stack([torch.clamp(head(body(features)), -1.0, 1.0) for body, head in pairs])
+        return actions.mean(dim=0) * (MAX_RESIDUAL * self.kept)
 
 
-def export_onnx(policy: Any, profile: Profile, headroom: float) -> bytes:
-    """The policy as ONNX.
+def export_onnx(
+    policies: Sequence[Any], rule: Mapping[str, Any], kept: float, about: Mapping[str, Any] | None = None
+) -> bytes:
+    """Policies as one ONNX model.
 
     Args:
-        policy: an SB3 `ActorCriticPolicy` trained on this profile's spaces.
-        headroom: factor on the replicas before they are rounded up [1].
+        policies: SB3 `ActorCriticPolicy`s trained with this rule; their residuals are averaged.
+        rule: its settings.
+        kept: share of the residual that is kept [1]; with 0 the rule alone decides.
+        about: what it was trained on, plain data.
 
     Returns:
-        A model with input `observation`, float32 (n, observation_size), and output `replicas`, int64 (n, n_services).
+        A model with input `features`, float32 (n, N_FEATURES), and output `residual`, float32 (n, 1).
     """
-    module = _DesiredReplicas(policy, profile, headroom).eval()
-    example = torch.zeros((2, observation_size(len(profile.services))))
+    module = _Residual(policies, kept).eval()
     file = io.BytesIO()
     torch.onnx.export(
-        module, (example,), file, dynamo=False, opset_version=17, input_names=[INPUT], output_names=[OUTPUT],
-        dynamic_axes={INPUT: {0: "n"}, OUTPUT: {0: "n"}},
+        module, (torch.zeros((2, N_FEATURES)),), file, dynamo=False, opset_version=17, input_names=[INPUT],
+        output_names=[OUTPUT], dynamic_axes={INPUT: {0: "n"}, OUTPUT: {0: "n"}},
     )  # fmt: skip
-    return file.getvalue()
+    return with_metadata(file.getvalue(), {"rule": dict(rule), "kept": kept, "about": dict(about or {})})
+
+
+def with_metadata(model: bytes, changes: Mapping[str, Any]) -> bytes:
+    """The same network with other metadata: `rule`, `kept`, `about`; layout and features are this version's."""
+    loaded = onnx.load_model_from_string(model)
+    known = {entry.key: entry.value for entry in loaded.metadata_props}
+    known |= {"layout": str(LAYOUT_VERSION), "features": json.dumps(FEATURES)}
+    known |= {name: json.dumps(value) for name, value in changes.items()}
+    onnx.helper.set_model_props(loaded, known)
+    return loaded.SerializeToString()

@@ -1,8 +1,9 @@
-"""Training of an autoscaler with PPO from stable-baselines3.
+"""Training of an autoscaler with PPO from stable-baselines3, on top of a searched rule.
 
-The agent starts as the best fixed action (itself a rate-based autoscaler) and learns when to depart from it. What it
-learns at a fixed price of bad requests keeps no SLO exactly; so at the end one number, the headroom, is set on the
-training traffic such that the policy attains there what the HPA tuned on the same traffic attains, and a margin more.
+First the rule's settings are searched on the training traffic; it is the floor. Then PPO learns when to provide for more or
+less than the rule does; a dual price of bad requests follows the error budget meanwhile, so that what is learned keeps the
+SLO. Last, a part of the traffic that neither has seen decides how much of the residual is kept: where it gains nothing
+there, the rule alone is what ships.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.actions import N_ACTIONS, describe_action
-from agents.env import DevOpsVecEnv, EnvSpec, worthwhile_threads
-from agents.learning.export import export_onnx
-from agents.learning.tuning import BUDGET_MARGIN, TunedHpa, calibrate_headroom, rank_actions, search_target, tune_hpa
+from agents.env import BAD_SCALE, DevOpsVecEnv, EnvSpec, worthwhile_threads
+from agents.learning.export import export_onnx, with_metadata
+from agents.learning.search import DAY_S, Found, Part, requests_by_lane, search, search_target
+from agents.policies.contract import play
 from agents.policies.learned import LearnedPolicy
+from agents.policies.rule import FAMILY
 from sim_core.errors import InputError
 from sim_core.profile import Profile, in_long_ticks
 from sim_core.workload import Trace
+from sim_core.world import Lane
 
 Row = dict[str, Any]
 
@@ -40,9 +43,19 @@ HIDDEN = (64, 64)
 GAMMA = 0.9  # a horizon of about ten decisions: longer than a pod takes to start and to warm up
 GAE_LAMBDA = 0.8
 ENTROPY = 0.0
-# Logit of the best fixed action above the others at the start. Every action that differs from the last starts or ends
-# pods, so noise costs: a policy that explores much looks worse than it is.
-START_BIAS = 2.0
+# Spread of the first actions, as a share of MAX_RESIDUAL: every residual that differs from the last starts or ends pods,
+# so noise costs, and a policy that explores much looks worse than it is.
+FIRST_LOG_STD = -1.6
+DUAL_RATE = (
+    0.1  # by how much the log of the dual price moves for each budget that a rollout spends too much or too little
+)
+DUAL_BOUNDS = (0.2, 5.0)  # of the dual price over the first one
+KEPT = (0.0, 0.33, 0.67, 1.0)  # shares of the residual that are tried on the validation part
+LEAST_GAIN = 0.003  # of the pods, that a share must save on the validation part to be kept
+VALIDATION_SEEDS = 3
+VALIDATION_SEED = 78_000
+_PRICE_FACTORS = (0.2, 0.35, 0.6, 1.0, 1.7, 3.0, 5.0)  # that validation and calibration try
+CONSTANT = 0.01  # residuals nearer than this to their median count as one constant action
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,7 @@ class TrainRequest:
         trace: already scaled to the profile.
         start_s, end_s: the part of the trace that may be seen [s].
         steps: env steps over all lanes; rounded up to whole rollouts.
+        search_days: simulated days that the search for the rule may spend.
         folder: for checkpoints and the exported model; None: nothing is kept on disk but the result.
     """
 
@@ -63,14 +77,23 @@ class TrainRequest:
     steps: int = 500_000
     seed: int = 1
     n_envs: int = 64
-    learning_rate: float = 7e-4
+    learning_rate: float = 5e-4
+    search_days: float = 300.0
     folder: str | None = None
     checkpoint_every: int = 10  # rollouts
 
     @property
     def simulated_days(self) -> float:
-        """What the steps come to, over all lanes [days]; the HPA is tuned with as much."""
-        return self.steps * self.profile.controller.sync_period_seconds / 86_400.0
+        """What search and steps come to [days]; rivals are tuned with as much."""
+        return self.search_days + self.steps * self.profile.controller.sync_period_seconds / DAY_S
+
+    @property
+    def validation_start_s(self) -> float:
+        """Where the part begins that decides how much is kept: the last day, or a quarter of what there is [s]."""
+        length_s = self.end_s - self.start_s
+        sync_s = self.profile.controller.sync_period_seconds
+        kept_s = DAY_S if length_s >= 3.0 * DAY_S else max(sync_s, math.floor(0.25 * length_s / sync_s) * sync_s)
+        return self.end_s - kept_s
 
 
 @dataclass(frozen=True)
@@ -78,26 +101,47 @@ class TrainResult:
     """A trained policy and how it came about.
 
     Attributes:
-        onnx: the model, observation vectors in, desired replicas out.
-        headroom: the factor that is built into it.
-        hpa: the HPA tuned on the same traffic with as many simulated days.
-        calibration: rows of (headroom, slo_attainment, cost_usd) on the training traffic.
+        onnx: the model, see `agents.learning.export`.
+        rule: settings of the rule inside.
+        kept: share of the residual that is kept [1].
+        validation: rows of (kept, price, slo_attainment, pods_usd) on the validation part.
+        gain_over_rule: pods that the residual saves on the validation part at equal attainment [1]; None: no frontier of
+            the two reaches the objective there.
+        action_std: spread of its actions at the end of the learning, as a share of the largest residual [1].
+        action_entropy: of its distribution of actions [nat].
+        constant_share: of the decisions on the validation part that are the median action [1].
+        calibration: rows of (price, slo_attainment, pods_usd) on all of the training traffic.
         settings: of the learner, plain data.
     """
 
     onnx: bytes
-    headroom: float
+    rule: dict[str, Any]
+    kept: float
+    validation: list[dict[str, float]]
+    gain_over_rule: float | None
+    action_std: float
+    action_entropy: float
+    constant_share: float
     calibration: list[dict[str, float]]
     steps: int
     seed: int
     wall_s: float
-    best_fixed_action: str
-    hpa: TunedHpa
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def verdict(self) -> str:
+        """How the learning went, in a line for people; a policy that does nothing says so."""
+        gain = "unknown" if self.gain_over_rule is None else f"{self.gain_over_rule:+.1%} of the pods"
+        what = f"residual kept at {self.kept:.0%}" if self.kept > 0.0 else "the residual gained nothing: the rule ships"
+        collapsed = "; collapsed to one action" if self.constant_share > 0.95 else ""
+        return (
+            f"{what}; gain over the rule {gain} on the validation part; action entropy {self.action_entropy:.2f} nat, "
+            f"constant action in {self.constant_share:.0%} of the decisions{collapsed}"
+        )
 
-def make_ppo(env: VecEnv, seed: int, learning_rate: float = 7e-4) -> PPO:
-    """The learner as this project uses it, on any VecEnv."""
+
+def make_ppo(env: VecEnv, seed: int, learning_rate: float = 5e-4) -> PPO:
+    """The learner as this project uses it, on any VecEnv with continuous actions."""
     learner = PPO(
         "MlpPolicy",
         env,
@@ -108,7 +152,7 @@ def make_ppo(env: VecEnv, seed: int, learning_rate: float = 7e-4) -> PPO:
         gamma=GAMMA,
         gae_lambda=GAE_LAMBDA,
         ent_coef=ENTROPY,
-        policy_kwargs={"net_arch": list(HIDDEN)},
+        policy_kwargs={"net_arch": list(HIDDEN), "log_std_init": FIRST_LOG_STD},
         seed=seed,
         device="cpu",
         verbose=0,
@@ -124,11 +168,11 @@ def train(
     on_progress: Callable[[list[Row]], None] = lambda rows: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
-    """Trains, calibrates and exports.
+    """Searches the rule, learns the residual, decides how much of it is kept, calibrates and exports.
 
     Args:
         on_progress: gets one row a rollout: `step`, `rollout/*`, `slo/*`, `train/*`, `time/*`.
-        should_stop: asked after every rollout; true ends the learning early and goes on to calibrate.
+        should_stop: asked after every rollout; true ends the learning early and goes on to validate.
 
     Raises:
         InputError: the training part does not lie in the trace, or is shorter than an hour.
@@ -142,37 +186,30 @@ def train(
         )
     if request.steps < 1:
         raise InputError("steps", f"must be at least 1 (got {request.steps})")
-    spec = EnvSpec(in_long_ticks(request.profile), request.trace, request.start_s, request.end_s)
-    vec_env = DevOpsVecEnv(spec, request.n_envs, threads=worthwhile_threads(spec, request.n_envs))
-    vec_env.seed(request.seed * 1_000_003)
-    checkpoint = _Checkpoint(request)
-    learner = make_ppo(vec_env, request.seed, request.learning_rate)
-    best_action = rank_actions(request.profile, request.trace, request.start_s, request.end_s, request.seed)
-    if not checkpoint.restore(learner, vec_env):
-        start_from(learner, best_action)
-    left = request.steps - learner.num_timesteps
-    if left > 0:
-        callback = _Progress(request, vec_env, checkpoint, on_progress, should_stop)
-        learner.learn(left, callback=callback, reset_num_timesteps=learner.num_timesteps == 0)
-    vec_env.close()
-    part = request.profile, request.trace, request.start_s, request.end_s
-    hpa = tune_hpa(*part, budget_days=request.simulated_days)
-    # Held-out comparisons count only at equal or better attainment: aim a margin above the tuned HPA.
-    margin = BUDGET_MARGIN * (1.0 - request.profile.slo.objective)
-    aim = min(max(search_target(request.profile), hpa.slo_attainment + margin), 1.0 - 1e-6)
-    headroom, calibration = calibrate_headroom(
-        lambda factor: LearnedPolicy(export_onnx(learner.policy, request.profile, factor)), *part, attainment=aim
-    )
-    model = export_onnx(learner.policy, request.profile, headroom)
+    learned_end_s = request.validation_start_s
+    part = Part(request.profile, request.trace, request.start_s, learned_end_s)
+    found = search(FAMILY, part, request.search_days)
+    spec = EnvSpec(in_long_ticks(request.profile), request.trace, request.start_s, learned_end_s, rule=found.settings)
+    learner, steps = learn(request, [spec] * request.n_envs, on_progress, should_stop)
+    network = export_onnx([learner.policy], found.settings, 1.0)
+    chosen = choose_kept(network, found, Part(request.profile, request.trace, learned_end_s, request.end_s))
+    whole = Part(request.profile, request.trace, request.start_s, request.end_s)
+    price, calibration = calibrate(chosen.model, whole)
+    rule = {**found.settings, "price": price}
+    std = float(np.exp(learner.policy.log_std.detach().numpy().mean()))
     return TrainResult(
-        onnx=model,
-        headroom=headroom,
+        onnx=with_metadata(chosen.model, {"rule": rule, "about": {"trace": request.trace.name, "steps": steps}}),
+        rule=rule,
+        kept=chosen.kept,
+        validation=chosen.rows,
+        gain_over_rule=chosen.gain,
+        action_std=std,
+        action_entropy=0.5 * math.log(2.0 * math.pi * math.e) + math.log(std),
+        constant_share=chosen.constant_share,
         calibration=calibration,
-        steps=int(learner.num_timesteps) // (N_STEPS * request.n_envs) * N_STEPS * request.n_envs,
+        steps=steps,
         seed=request.seed,
         wall_s=time.monotonic() - began,
-        best_fixed_action=describe_action(best_action),
-        hpa=hpa,
         settings={
             "algorithm": "ppo",
             "n_envs": request.n_envs,
@@ -183,15 +220,150 @@ def train(
             "learning_rate": request.learning_rate,
             "hidden": list(HIDDEN),
             "episode_s": spec.check().episode_s,
+            "search_days": found.simulated_days,
+            "search_candidates": found.candidates,
         },
     )
 
 
-def start_from(learner: PPO, action: int) -> None:
-    """Biases a new policy towards one fixed action of every service."""
-    with torch.no_grad():
-        bias = learner.policy.action_net.bias
-        bias[action::N_ACTIONS] += START_BIAS
+def learn(
+    request: TrainRequest,
+    specs: Sequence[EnvSpec],
+    on_progress: Callable[[list[Row]], None] = lambda rows: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[PPO, int]:
+    """The residual of a rule, learned by PPO on some lanes, from the last checkpoint on where there is one.
+
+    Args:
+        specs: one a lane.
+
+    Returns:
+        the learner, and the env steps that it made.
+    """
+    vec_env = DevOpsVecEnv(specs, threads=worthwhile_threads(specs[0], len(specs)))
+    vec_env.seed(request.seed * 1_000_003)
+    checkpoint = _Checkpoint(request)
+    learner = make_ppo(vec_env, request.seed, request.learning_rate)
+    checkpoint.restore(learner, vec_env)
+    left = request.steps - learner.num_timesteps
+    if left > 0:
+        callback = _Progress(request, vec_env, checkpoint, on_progress, should_stop)
+        learner.learn(left, callback=callback, reset_num_timesteps=learner.num_timesteps == 0)
+    vec_env.close()
+    frames = N_STEPS * vec_env.num_envs
+    return learner, int(learner.num_timesteps) // frames * frames
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the validation part decided.
+
+    Attributes:
+        model: with the share of the residual that is kept.
+        rows, gain, constant_share: see `TrainResult`.
+    """
+
+    model: bytes
+    kept: float
+    rows: list[dict[str, float]]
+    gain: float | None
+    constant_share: float
+
+
+def choose_kept(network: bytes, found: Found, part: Part) -> Chosen:
+    """How much of a residual is kept: the share that needs the fewest pods at the objective, on traffic it has not seen.
+
+    Args:
+        network: a model that keeps all of it.
+        found: the rule.
+        part: the validation part.
+    """
+    rows: list[dict[str, float]] = []
+    pods: dict[float, float] = {}
+    constant_share = 1.0
+    for kept in KEPT:
+        model = with_metadata(network, {"kept": kept})
+        outcomes = []
+        for factor in _PRICE_FACTORS:
+            price = found.settings["price"] * factor
+            policy = LearnedPolicy(model, price=price)
+            attained, usd, residuals = _outcome(policy, part, VALIDATION_SEED, VALIDATION_SEEDS)
+            outcomes.append((attained, usd))
+            rows.append({"kept": kept, "price": price, "slo_attainment": attained, "pods_usd": usd})
+            if kept == 1.0 and factor == 1.0:
+                constant_share = float(np.mean(np.abs(residuals - np.median(residuals)) < CONSTANT))
+        pods[kept] = pods_at(outcomes, part.profile.slo.objective)
+    gains = {kept: 1.0 - pods[kept] / pods[0.0] for kept in KEPT if math.isfinite(pods[kept] / pods[0.0])}
+    best = max(gains, key=lambda kept: gains[kept], default=0.0)
+    kept = best if gains.get(best, 0.0) >= LEAST_GAIN else 0.0
+    gain = max((gains[share] for share in gains if share > 0.0), default=None)
+    return Chosen(with_metadata(network, {"kept": kept}), kept, rows, gain, constant_share)
+
+
+def pods_at(outcomes: Sequence[tuple[float, float]], attainment: float) -> float:
+    """Cost of pods at an SLO attainment, on the line through the logs of the bad shares; NaN where it is not reached.
+
+    Args:
+        outcomes: (attainment, cost of pods) of settings of one policy.
+    """
+    bad = np.log(np.maximum([1.0 - attained for attained, _ in outcomes], 1e-9))
+    order = np.argsort(bad)
+    cost = np.minimum.accumulate(np.array([usd for _, usd in outcomes])[order])
+    aim = math.log(1.0 - attainment)
+    if not bad[order[0]] <= aim <= bad[order[-1]]:
+        return math.nan
+    return float(np.interp(aim, bad[order], cost))
+
+
+def calibrate(model: bytes, part: Part) -> tuple[float, list[dict[str, float]]]:
+    """The least price with which a model keeps the SLO on some traffic, with a margin; the highest where none does.
+
+    Returns:
+        price, and rows of (price, slo_attainment, pods_usd), in the order they were tried.
+    """
+    base = LearnedPolicy(model).rule["price"]
+    rows = []
+    for factor in _PRICE_FACTORS:
+        price = min(max(base * factor, 0.004), 4.0)
+        attained, usd, _ = _outcome(LearnedPolicy(model, price=price), part, VALIDATION_SEED, 1)
+        rows.append({"price": price, "slo_attainment": attained, "pods_usd": usd})
+    bad = np.minimum.accumulate([1.0 - row["slo_attainment"] for row in rows])
+    aim = 1.0 - search_target(part.profile)
+    if bad[-1] > aim:
+        return rows[-1]["price"], rows
+    prices = np.log([row["price"] for row in rows])
+    # np.interp wants rising places: dearer bad requests are fewer
+    log_price = np.interp(math.log(aim), np.log(np.maximum(bad[::-1], 1e-9)), prices[::-1])
+    return float(math.exp(log_price)), rows
+
+
+def _outcome(policy: LearnedPolicy, part: Part, first_seed: int, seeds: int) -> tuple[float, float, np.ndarray]:
+    """SLO attainment and cost of pods [USD a day] over the days of a part, and what was added to the logs of loads."""
+    profile = in_long_ticks(part.profile)
+    lanes = [Lane(profile, part.trace, first_seed + k, at) for at in part.starts_s for k in range(seeds)]
+    watched = _Watched(policy)
+    played = play(lanes, watched, part.block_s, threads=2)
+    requests = requests_by_lane(played)
+    attained = float((played.indicators["slo_attainment"].to_numpy() * requests).sum() / requests.sum())
+    usd = float(played.indicators["cost_pods_usd"].sum()) / (len(lanes) * part.block_s / DAY_S)
+    return attained, usd, np.concatenate(watched.residuals)
+
+
+class _Watched:
+    """A learned policy whose residuals are noted."""
+
+    name = "watched"
+
+    def __init__(self, policy: LearnedPolicy):
+        self._policy = policy
+        self.residuals: list[np.ndarray] = []
+        self.reset, self.scalers = policy.reset, policy.scalers
+
+    def predict(self, observations: Any) -> np.ndarray:
+        """Decides, and notes what the decision was made of."""
+        desired = self._policy.predict(observations)
+        self.residuals.append(self._policy.states["residual"].copy())
+        return desired
 
 
 class _Checkpoint:
@@ -230,7 +402,7 @@ class _Checkpoint:
 
 
 class _Progress(BaseCallback):
-    """After every rollout: reports a row, saves a checkpoint."""
+    """After every rollout: moves the dual price, reports a row, saves a checkpoint."""
 
     def __init__(
         self,
@@ -248,6 +420,8 @@ class _Progress(BaseCallback):
         self._first_step = 0
         self._stop = False
         self._rollouts = 0
+        self._first_scale = vec_env.episodes.scales[:, BAD_SCALE].copy()
+        self._dual = 1.0
 
     def _on_training_start(self) -> None:
         self._first_step = self.num_timesteps
@@ -270,7 +444,11 @@ class _Progress(BaseCallback):
         pod_s, requests, bad, reward = now - self._before
         self._before = now
         spent = bad / max(requests * (1.0 - self._request.profile.slo.objective), 1e-9)
-        steps = N_STEPS * self._env.num_envs
+        self._dual *= math.exp(DUAL_RATE * (min(spent, 3.0) - 1.0))
+        self._dual = min(max(self._dual, DUAL_BOUNDS[0]), DUAL_BOUNDS[1])
+        episodes.scales[:, BAD_SCALE] = self._dual * self._first_scale
+        lanes = len(episodes.specs)
+        steps = N_STEPS * lanes
         seconds = steps * episodes.step_s
         row: Row = {
             "step": int(self.num_timesteps),
@@ -280,10 +458,12 @@ class _Progress(BaseCallback):
             "rollout/ep_rew_mean": float(reward / steps * episodes.episode_steps.mean()),
             "slo/attainment": float(1.0 - bad / max(requests, 1e-9)),
             "slo/error_budget_spent": float(spent),
+            "slo/dual_price": self._dual,
             "time/env_steps_per_s": (self.num_timesteps - self._first_step) / (time.monotonic() - self._began),
             "time/wall_s": time.monotonic() - self._began,
         }
-        for name in ("train/approx_kl", "train/explained_variance", "train/entropy_loss", "train/value_loss"):
+        names = ("approx_kl", "explained_variance", "entropy_loss", "value_loss", "std")
+        for name in (f"train/{name}" for name in names):
             value = self.logger.name_to_value.get(name)
             if value is not None and math.isfinite(value):
                 row[name] = float(value)

@@ -57,7 +57,7 @@ def bad_shares(profile: Profile, service: int) -> tuple[np.ndarray, np.ndarray]:
         bad: share of bad requests, shape (max_replicas + 1, n_points); row 0 is 1.
     """
     limit = profile.services[service].replicas.max
-    full_rate = _requests_per_pod_s(profile, service)
+    full_rate = requests_per_pod_s(profile, service)
     assert full_rate is not None  # the least pods are enough for a service that nobody asks anything of
     n_steps = int(_RAMP_S / _RAMP_STEP_S)
     ramp = np.linspace(*_RAMP, n_steps)
@@ -73,7 +73,7 @@ def bad_shares(profile: Profile, service: int) -> tuple[np.ndarray, np.ndarray]:
     return ramp, bad
 
 
-def _requests_per_pod_s(profile: Profile, service: int) -> float | None:
+def requests_per_pod_s(profile: Profile, service: int) -> float | None:
     """User requests per second that use up one pod of a service [1/s]; None where no request ever asks anything of it.
 
     What runs out first is its CPU limit, or its workers, which are held while it waits for others.
@@ -190,7 +190,7 @@ class _Future:
         """Replicas with the least sum of pods and bad requests; `bad_cost` is what it costs if all are bad [pods]."""
         service = self._profile.services[i]
         best = np.full(len(load), service.replicas.min)
-        full_rate = _requests_per_pod_s(self._profile, i)
+        full_rate = requests_per_pod_s(self._profile, i)
         if full_rate is None:
             return best
         per_pod = full_rate * self._tick_s

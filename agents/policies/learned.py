@@ -1,14 +1,17 @@
-"""A trained policy: an ONNX model run on observation vectors. Needs no torch."""
+"""A trained policy: the rule of `agents/policies/rule.py` with a residual from an ONNX model. Needs no torch."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from agents.observation import Observations, observation_size
+from agents.features import FEATURES, LAYOUT_VERSION, N_FEATURES, choose_lanes, see_lanes
+from agents.observation import Observations
+from agents.policies.rule import RULE_STATE, Capacity, batch_of_rules
 from sim_core.errors import ModelError
 from sim_core.world import Lane, Scaler
 
@@ -20,12 +23,15 @@ class LearnedPolicy:
         model: the ONNX file's content.
         name: for tables.
         metadata: what the model was trained on, as registered with it.
+        price: of the error budget, instead of the model's own; what trades pods for good requests.
 
     Raises:
-        ModelError: the content is no such model.
+        ModelError: the content is no such model, or one for another layout of features.
     """
 
-    def __init__(self, model: bytes, name: str = "agent", metadata: dict[str, Any] | None = None):
+    def __init__(
+        self, model: bytes, name: str = "agent", metadata: dict[str, Any] | None = None, price: float | None = None
+    ):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
@@ -33,28 +39,56 @@ class LearnedPolicy:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ModelError(name, f"must be an ONNX model that onnxruntime can load ({error})") from error
+        told = self._session.get_modelmeta().custom_metadata_map
+        layout = told.get("layout", "1")
+        if layout != str(LAYOUT_VERSION):
+            raise ModelError(
+                name,
+                f"reads features of layout version {layout}; this version makes layout {LAYOUT_VERSION}; train it again",
+            )
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 2 or len(outputs[0].shape) != 2:
-            raise ModelError(name, "must map observation vectors (n, size) to replicas (n, services)")
+        shape = [list(place.shape) for place in (*inputs, *outputs)]
+        if len(shape) != 2 or len(shape[0]) != 2 or shape[0][1] != N_FEATURES or shape[1][1:] != [1]:
+            raise ModelError(name, f"must map {N_FEATURES} features of a service to one residual (got shapes {shape})")
+        if json.loads(told.get("features", "[]")) != list(FEATURES):
+            raise ModelError(name, "reads features of other names than this version makes; train it again")
         self.name = name
         self.metadata = metadata or {}
-        self._input, self._size, self._n_services = inputs[0].name, inputs[0].shape[1], outputs[0].shape[1]
+        self.rule: dict[str, float] = json.loads(told["rule"])
+        if price is not None:
+            self.rule["price"] = price
+        self.kept = float(json.loads(told["kept"]))
+        self.about: dict[str, Any] = json.loads(told.get("about", "{}"))
+        self._input = inputs[0].name
+        self.rules, self.capacity = np.zeros(0), Capacity(0.4, 1.2, np.zeros((1, 1, 2)))
+        self.states = np.zeros(0, dtype=RULE_STATE)
+        self.features = np.zeros((0, N_FEATURES), dtype=np.float32)
 
-    def fits(self, n_services: int) -> bool:
-        """Whether it reads the observations of so many services, as this version makes them."""
-        return bool(self._size == observation_size(n_services))
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The rule's settings and the share of the residual that is kept."""
+        return {**self.rule, "kept": self.kept}
 
     def reset(self, lanes: Sequence[Lane], duration_s: float) -> None:
-        n_services = max(len(lane.profile.services) for lane in lanes)
-        if not self.fits(n_services):
-            raise ModelError(
-                self.name,
-                f"reads observations of {self._size} entries; profile '{lanes[0].profile.name}' gives "
-                f"{observation_size(n_services)}; use a model that was trained on this profile",
-            )
+        self.rules, self.capacity = batch_of_rules([(lane.profile, self.rule) for lane in lanes])
+        self.states = np.zeros(len(self.rules), dtype=RULE_STATE)
+        self.features = np.zeros((len(self.rules), N_FEATURES), dtype=np.float32)
 
     def predict(self, observations: Observations) -> np.ndarray:
-        return np.asarray(self._session.run(None, {self._input: observations.vectors})[0])
+        observations.decide(see_lanes, self.rules, self.states, self.features)
+        residuals = np.zeros(len(self.rules))
+        if self.kept > 0.0:
+            residuals[:] = self.residuals(self.features)
+        desired = np.zeros((observations.n_lanes, observations.n_services), dtype=np.int64)
+        capacity = self.capacity
+        observations.decide(
+            choose_lanes, self.rules, self.states, capacity.bad, capacity.least, capacity.most, residuals, desired
+        )
+        return desired
+
+    def residuals(self, features: np.ndarray) -> np.ndarray:
+        """What the network adds to the logs of loads, float32, shape (n,), for features of shape (n, N_FEATURES)."""
+        return np.asarray(self._session.run(None, {self._input: features})[0])[:, 0]
 
     def scalers(self) -> list[Scaler] | None:
         return None
