@@ -25,7 +25,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.actions import N_ACTIONS, describe_action
 from agents.env import DevOpsVecEnv, EnvSpec, worthwhile_threads
 from agents.learning.export import export_onnx
-from agents.learning.tuning import BUDGET_MARGIN, TunedHpa, calibrate_headroom, rank_actions, search_target, tune_hpa
+from agents.learning.search import BUDGET_MARGIN, search_target
+from agents.learning.tuning import TunedHpa, calibrate_headroom, rank_actions, tune_hpa
 from agents.policies.learned import LearnedPolicy
 from sim_core.errors import InputError
 from sim_core.profile import Profile, in_long_ticks
