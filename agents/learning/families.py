@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 
 from agents.learning.search import Family, Parameter, Part
+from agents.policies.forecast import ForecastPolicy
 from agents.policies.hpa import HpaPolicy
 from agents.policies.request_rate import RequestRatePolicy
+from agents.policies.scheduled import ScheduledPolicy
 from agents.policies.static import StaticPolicy
 from sim_core.world import capacity_per_replica
 
@@ -15,6 +17,7 @@ from sim_core.world import capacity_per_replica
 STATIC_UTILIZATIONS = (1.0, 0.4)
 # No fewer pods are kept than run at this utilization of the mean load: more would be a static fleet.
 _LEAST_UTILIZATION = 0.7
+_HEADROOM = Parameter("headroom", 0.9, 5.0, log=True, default=1.0 / 0.7)
 
 
 def static_parameters(part: Part) -> Sequence[Parameter]:
@@ -63,6 +66,30 @@ def request_rate_parameters(part: Part) -> Sequence[Parameter]:
     return [Parameter("target_utilization", 0.2, 1.2, log=True, default=0.7), *pace_parameters(part)]
 
 
+def scheduled_parameters(part: Part) -> Sequence[Parameter]:
+    """Headroom over the load, what the schedule counts, and how both are followed."""
+    return [
+        _HEADROOM,
+        Parameter("schedule_share", 0.3, 1.5, default=0.9),
+        Parameter("quantile", 0.0, 1.0, default=0.5),
+        Parameter("days", 1, 7, whole=True, default=3),
+        *pace_parameters(part),
+    ]
+
+
+def forecast_parameters(part: Part) -> Sequence[Parameter]:
+    """Headroom over the load, which forecast counts and how much of its spread, and how both are followed."""
+    return [
+        _HEADROOM,
+        Parameter("quantile", 0.05, 0.95, default=0.5),
+        Parameter("mstl_share", 0.0, 1.0, default=0.3),
+        Parameter("extra_lead_s", 0.0, 600.0, default=0.0),
+        *pace_parameters(part),
+    ]
+
+
 STATIC = Family(static_parameters, StaticPolicy.by_lane, "replicas")
 HPA = Family(hpa_parameters, HpaPolicy.by_lane, "target_cpu_utilization_pct")
 REQUEST_RATE = Family(request_rate_parameters, RequestRatePolicy.by_lane, "target_utilization")
+SCHEDULED = Family(scheduled_parameters, ScheduledPolicy.by_lane, "headroom")
+FORECAST = Family(forecast_parameters, ForecastPolicy.by_lane, "headroom")

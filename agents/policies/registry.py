@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
-from agents.policies.settings import PACE_SETTINGS, REQUEST_RATE, names_of
+from agents.policies.settings import FORECAST, PACE_SETTINGS, REQUEST_RATE, SCHEDULED, names_of
 from sim_core.controlplane.hpa_settings import HPA_SETTINGS
 from sim_core.errors import PolicyError, nearest
 
@@ -95,6 +95,14 @@ POLICIES: Mapping[str, Entry] = {
         _entry(
             "request-rate", "agents.policies.request_rate:RequestRatePolicy", "run", "evaluate", "evaluation",
             settings=(*names_of(REQUEST_RATE), *PACE_SETTINGS), family=f"{_FAMILIES}:REQUEST_RATE", tuned=True,
+        ),
+        _entry(
+            "scheduled", "agents.policies.scheduled:ScheduledPolicy", "run", "evaluate", "evaluation",
+            settings=(*names_of(SCHEDULED), *PACE_SETTINGS), family=f"{_FAMILIES}:SCHEDULED", tuned=True,
+        ),
+        _entry(
+            "forecast", "agents.policies.forecast:ForecastPolicy", "run", "evaluate", "evaluation",
+            settings=(*names_of(FORECAST), *PACE_SETTINGS), family=f"{_FAMILIES}:FORECAST", tuned=True,
         ),
         _entry("clairvoyant", "agents.policies.clairvoyant:ClairvoyantPolicy", "run", "evaluate", "evaluation"),
         _entry("agent", "agents.policies.learned:LearnedPolicy", "evaluation", trained=True),
