@@ -15,6 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.features import N_FEATURES, see_lanes, see_world
 from agents.observation import BOUND
 from agents.policies.rule import RULE_STATE, batch_of_rules, choose
+from agents.policies.settings import RULE as RULE_SETTINGS
+from agents.policies.settings import completed
 from sim_core.compiled import kernel
 from sim_core.dataplane.services.graph import resolve
 from sim_core.errors import InputError
@@ -46,7 +48,7 @@ class EnvSpec:
         episode_s: length of an episode [s].
         decision_s: time between two decisions [s]; None = the controller's sync period.
         bad_request_weight: what it costs to spend just the error budget, in the pods that the mean load keeps busy.
-        rule: settings of the rule that actions depart from, see `agents.policies.rule.rule_parameters`.
+        rule: settings of the rule that actions depart from, see `agents.policies.settings.RULE`.
     """
 
     profile: Profile
@@ -168,7 +170,9 @@ class Episodes:
         n_lanes = len(self.specs)
         self.n_services = self.worlds.n_services
         self.lane_of_row = np.repeat(np.arange(n_lanes), self.worlds.params["n_services"])
-        self.rules, capacity = batch_of_rules([(spec.profile, spec.rule) for spec in self.specs])
+        self.rules, capacity = batch_of_rules(
+            [(spec.profile, completed("rule", RULE_SETTINGS, spec.rule)) for spec in self.specs]
+        )
         self.memories = np.zeros(len(self.rules), dtype=RULE_STATE)
         self._capacity = capacity.bad, capacity.least, capacity.most
         self.ticks_per_step = self.specs[0].ticks_per_step

@@ -257,6 +257,33 @@ class Observations:
         return self._worlds.time_s
 
     @property
+    def clock_s(self) -> np.ndarray:
+        """Time of the traffic, which begins at a midnight, shape (n_lanes,) [s]."""
+        return np.asarray(self._worlds.params["traffic"]["start_s"] + self.time_s)
+
+    def past_rates(self, lane: int, step_s: float) -> np.ndarray:
+        """What a metrics database remembers of a lane's traffic: mean request rates in steps from the first midnight on.
+
+        Steps of the trace count that have ended, been scraped and been published: nothing here looks ahead.
+
+        Args:
+            step_s: length of a step [s].
+
+        Returns:
+            New array, shape (n_steps,) [1/s]: step k is from k to k + 1 times `step_s` of `clock_s`.
+        """
+        params = self._worlds.params[lane]
+        traffic = params["traffic"]
+        unseen_s = (params["scrape_ticks"] + params["publish_ticks"]) * params["tick_s"]
+        known_s = float(traffic["start_s"]) + float(self.time_s[lane]) - float(unseen_s)
+        n_known = min(max(0, int(known_s / traffic["step_s"])), int(traffic["length"]))
+        rates = self._worlds.tables.rates[traffic["offset"] : traffic["offset"] + n_known]
+        requests = np.concatenate([[0.0], np.cumsum(rates * traffic["step_s"])])
+        n_steps = int(n_known * traffic["step_s"] / step_s)
+        ends = np.interp(np.arange(n_steps + 1) * step_s, np.arange(n_known + 1) * traffic["step_s"], requests)
+        return np.asarray(np.diff(ends) / step_s)
+
+    @property
     def telemetry(self) -> np.ndarray:
         """Newest published scrape, records `TELEMETRY`, shape (n_lanes,)."""
         return self._worlds.telemetry()

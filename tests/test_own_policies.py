@@ -99,11 +99,11 @@ def refused(text: str) -> str:
 
 
 def test_every_policy_is_made_by_the_entry_that_names_it():
-    """A factory, scaler or tuner that is not there would only be missed by who names that policy."""
+    """A factory, family or scaler that is not there would only be missed by who names that policy."""
     from pkgutil import resolve_name
 
     for entry in POLICIES.values():
-        references = (entry.factory, entry.tuner, entry.scaler)
+        references = (entry.factory, entry.family, entry.scaler)
         assert all(callable(resolve_name(reference)) for reference in references if reference)
         if not (entry.trained or entry.required):
             assert policy_of(choice_of(entry.name, next(iter(entry.places)))).name == entry.name

@@ -593,7 +593,10 @@ def test_hpa_settings_out_of_range_are_refused(production):
         "tolerance": (-1.0, float("inf"), "none"),
         "scale_down_stabilization_window_seconds": (-1, 99_999),
         "scale_up_stabilization_window_seconds": (-1, 99_999),
+        "scale_up_percent_per_minute": (-3, 0),
+        "scale_up_pods_per_minute": (0, 2.5),
         "scale_down_percent_per_minute": (-3, 0),
+        "scale_down_pods_per_minute": (-1, 0),
     }
     assert set(wrong) == set(HPA_SETTINGS)
     for name, values in wrong.items():

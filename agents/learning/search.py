@@ -64,10 +64,7 @@ class Parameter:
     def at(self, unit: float) -> float | int:
         """The value at a place from 0 to 1."""
         unit = min(max(unit, 0.0), 1.0)
-        if self.log:
-            value = self.low * (self.high / self.low) ** unit
-        else:
-            value = self.low + unit * (self.high - self.low)
+        value = self.low * (self.high / self.low) ** unit if self.log else self.low + unit * (self.high - self.low)
         value = min(max(value, self.low), self.high)
         return round(value) if self.whole else float(value)
 

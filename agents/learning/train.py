@@ -25,10 +25,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.env import BAD_SCALE, DevOpsVecEnv, EnvSpec, worthwhile_threads
 from agents.learning.export import export_onnx, with_metadata
+from agents.learning.families import RULE
 from agents.learning.search import DAY_S, Found, Part, requests_by_lane, search, search_target
 from agents.policies.contract import play
 from agents.policies.learned import LearnedPolicy
-from agents.policies.rule import FAMILY
 from sim_core.errors import InputError
 from sim_core.profile import Profile, in_long_ticks
 from sim_core.workload import Trace
@@ -188,7 +188,7 @@ def train(
         raise InputError("steps", f"must be at least 1 (got {request.steps})")
     learned_end_s = request.validation_start_s
     part = Part(request.profile, request.trace, request.start_s, learned_end_s)
-    found = search(FAMILY, part, request.search_days)
+    found = search(RULE, part, request.search_days)
     spec = EnvSpec(in_long_ticks(request.profile), request.trace, request.start_s, learned_end_s, rule=found.settings)
     learner, steps = learn(request, [spec] * request.n_envs, on_progress, should_stop)
     network = export_onnx([learner.policy], found.settings, 1.0)

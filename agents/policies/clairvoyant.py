@@ -15,8 +15,8 @@ from functools import lru_cache
 import numpy as np
 
 from agents.observation import Observations
+from agents.policies.capacity import requests_per_pod_s, time_to_ready_s
 from sim_core.compiled import kernel
-from sim_core.dataplane.services.graph import resolve
 from sim_core.profile import Profile
 from sim_core.simulation import Worlds, cut, simulate
 from sim_core.workload import Trace
@@ -71,21 +71,6 @@ def bad_shares(profile: Profile, service: int) -> tuple[np.ndarray, np.ndarray]:
     bad = 1.0 - np.nan_to_num(timeline["slo_attainment"], nan=1.0)
     bad = np.maximum.accumulate(np.vstack([np.ones(n_steps), bad]), axis=1)
     return ramp, bad
-
-
-def requests_per_pod_s(profile: Profile, service: int) -> float | None:
-    """User requests per second that use up one pod of a service [1/s]; None where no request ever asks anything of it.
-
-    What runs out first is its CPU limit, or its workers, which are held while it waits for others.
-    """
-    graph, container = resolve(profile), profile.services[service].container
-    cpu_s = graph.cpu_seconds_per_request[service]
-    calls = zip(graph.endpoints, graph.endpoint_visits, graph.idle_s, strict=True)
-    held_s = sum(visits * idle_s for endpoint, visits, idle_s in calls if endpoint.service == service)
-    if held_s == 0.0:
-        return None
-    by_workers = container.workers / held_s
-    return min(by_workers, container.cpu_limit_cores / cpu_s) if cpu_s > 0.0 else by_workers
 
 
 class ClairvoyantPolicy:
@@ -153,12 +138,7 @@ class _Future:
             arrivals_ahead(worlds.tables, lane, row)
         self._sync_phases = params["sync_phase_ticks"].tolist()
         self._needed: dict[tuple[int, float, float], np.ndarray] = {}
-        self._lead_s = []
-        for service in self._profile.services:
-            life = service.lifecycle
-            startup_s = life.startup_seconds * (1.0 + life.startup_scv**0.5)
-            ready_s = max(startup_s, life.readiness.initial_delay_seconds) + 0.5 * life.readiness.period_seconds
-            self._lead_s.append(life.scheduling_seconds + life.image_pull_seconds + ready_s)
+        self._lead_s = [time_to_ready_s(service) for service in self._profile.services]
 
     def schedule(self, lane: int, price: float, extra_lead_s: float, smoothing_s: float) -> np.ndarray:
         """Replicas by sync, shape (n_syncs, n_services) [pods]."""

@@ -14,6 +14,8 @@ from sim_core.engines import FLUID, check_engine
 from sim_core.simulation import Simulation, TimelineRecorder, Worlds, check_duration, simulate
 from sim_core.world import Lane, Scaler
 
+_WORTH_THREADS = 3000  # ticks of all lanes between two decisions: fewer are done before threads have begun
+
 
 class Policy(Protocol):
     """Whoever decides how many replicas there shall be."""
@@ -70,6 +72,8 @@ def play(
     if not through_predict and trace_share == 0.0:
         return simulate(steered, duration_s, timeline_step_s, engine, threads)
     # With the replicas that the policy's own scalers would begin with.
+    if through_predict and engine == FLUID and len(lanes) * _ticks_of_a_sync(lanes[0]) < _WORTH_THREADS:
+        threads = 1
     worlds = Worlds(steered, engine, threads, trace_share)
     if through_predict:
         worlds.tables.services["scaler"]["kind"] = EXTERNAL
@@ -91,3 +95,7 @@ def play(
     if trace_share > 0.0:
         on_end(worlds)
     return Simulation.of(worlds, recorder)
+
+
+def _ticks_of_a_sync(lane: Lane) -> float:
+    return lane.profile.controller.sync_period_seconds / lane.profile.tick_seconds

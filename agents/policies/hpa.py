@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 from agents.observation import Observations
+from agents.policies.settings import for_lanes
 from sim_core.controlplane.hpa import reconcile_hpa
 from sim_core.controlplane.hpa_logs import down_events_of, place_logs, recommendations_of, up_events_of
 from sim_core.controlplane.hpa_records import EVENT, HPA, HPA_STATE, RECOMMENDATION
@@ -27,27 +29,37 @@ class HpaPolicy:
     name = "hpa"
 
     def __init__(self, **settings: object):
-        self._scaler = Scaler.hpa(**settings)
+        self._chosen = [Scaler.hpa(**settings)]
         self.settings = dict(settings)
-        self._n_lanes = 0
+        self._scalers: list[Scaler] = []
         self._hpa = np.zeros(0, dtype=HPA)
         self._state = np.zeros(0, dtype=HPA_STATE)
         self._logs = np.zeros(0, RECOMMENDATION), np.zeros(0, EVENT), np.zeros(0, EVENT)
         self._samples = np.zeros((MAX_METRICS, 1), dtype=SAMPLE)
 
+    @classmethod
+    def by_lane(cls, settings: Sequence[Mapping[str, Any]]) -> HpaPolicy:
+        """A policy that plays lane k with settings k."""
+        policy = cls()
+        policy._chosen = [Scaler.hpa(**each) for each in settings]
+        return policy
+
     def reset(self, lanes: Sequence[Lane], duration_s: float) -> None:
-        self._n_lanes = len(lanes)
-        settings = tuple(sorted(self.settings.items()))
-        services = [(lane.profile, i) for lane in lanes for i in range(len(lane.profile.services))]
-        self._hpa = np.array([hpa_of_service(profile, i, settings) for profile, i in services], dtype=HPA)
-        self._state = np.zeros(len(services), dtype=HPA_STATE)
+        self._scalers = for_lanes(self._chosen, len(lanes))
+        records = [
+            hpa_of_service(lane.profile, i, tuple(sorted(scaler.settings.items())))
+            for lane, scaler in zip(lanes, self._scalers, strict=True)
+            for i in range(len(lane.profile.services))
+        ]
+        self._hpa = np.array(records, dtype=HPA)
+        self._state = np.zeros(len(records), dtype=HPA_STATE)
         rows = place_logs(self._hpa)
         self._logs = (
             np.zeros(max(1, rows.recommendations), RECOMMENDATION),
             np.zeros(max(1, rows.up_events), EVENT),
             np.zeros(max(1, rows.down_events), EVENT),
         )
-        self._samples = np.zeros((MAX_METRICS, _most_pods(lanes)), dtype=SAMPLE)
+        self._samples = np.zeros((MAX_METRICS, most_pods(lanes)), dtype=SAMPLE)
 
     def predict(self, observations: Observations) -> np.ndarray:
         desired = np.zeros((observations.n_lanes, observations.n_services), dtype=np.int64)
@@ -58,7 +70,7 @@ class HpaPolicy:
         return desired
 
     def scalers(self) -> list[Scaler]:
-        return [self._scaler] * self._n_lanes
+        return self._scalers
 
 
 @njit(cache=True)
@@ -82,6 +94,6 @@ def _reconcile_lanes(
             )  # fmt: skip
 
 
-def _most_pods(lanes: Sequence[Lane]) -> int:
+def most_pods(lanes: Sequence[Lane]) -> int:
     """Rows that the largest service of these lanes has for its pods."""
     return max(pod_rows(service.replicas.max) for lane in lanes for service in lane.profile.services)

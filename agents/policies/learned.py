@@ -11,7 +11,7 @@ import onnxruntime
 
 from agents.features import FEATURES, LAYOUT_VERSION, N_FEATURES, choose_lanes, see_lanes
 from agents.observation import Observations
-from agents.policies.rule import RULE_STATE, Capacity, batch_of_rules
+from agents.policies.rule import NOTHING, RULE_STATE, batch_of_rules
 from sim_core.errors import ModelError
 from sim_core.world import Lane, Scaler
 
@@ -60,7 +60,7 @@ class LearnedPolicy:
         self.kept = float(json.loads(told["kept"]))
         self.about: dict[str, Any] = json.loads(told.get("about", "{}"))
         self._input = inputs[0].name
-        self.rules, self.capacity = np.zeros(0), Capacity(0.4, 1.2, np.zeros((1, 1, 2)))
+        self.rules, self.capacity = np.zeros(0), NOTHING
         self.states = np.zeros(0, dtype=RULE_STATE)
         self.features = np.zeros((0, N_FEATURES), dtype=np.float32)
 

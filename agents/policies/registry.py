@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
+from agents.policies.settings import FORECAST, PACE_SETTINGS, REQUEST_RATE, RULE, SCHEDULED, names_of
 from sim_core.controlplane.hpa_settings import HPA_SETTINGS
 from sim_core.errors import PolicyError, nearest
 
 if TYPE_CHECKING:
+    from agents.learning.search import Family
     from agents.policies.contract import Policy
     from sim_core.profile import Profile
     from sim_core.workload import Trace
@@ -39,6 +41,7 @@ OWN_FORM = "my_module:MyPolicy"
 _MODEL = re.compile(r"models:/[^/@]+(@[^/@]+|/\d+)")
 _LOGGED_MODEL = re.compile(r"models:/m-[0-9a-f]{32}|runs:/[0-9a-f]{32}(/.+)?")  # for specifications
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_FAMILIES = "agents.learning.families"
 _CALL = re.compile(r"([^(]*)\((.*)\)", re.DOTALL)
 
 
@@ -51,10 +54,9 @@ class Entry:
         places: where it may be named.
         settings: the names of its settings.
         required: those without which it cannot be made.
-        tuner: finds its settings on the traffic before the held-out part where they are not given, as module:name of a
-            function (profile, trace, start_s, end_s, budget_days) -> settings.
         family: what its settings may be and which of them trades pods for good requests, as module:name of a
             `agents.learning.search.Family`.
+        tuned: comparisons on held-out traffic search for its settings, on the traffic before, where none are given.
         scaler: the same as a scaler inside the simulation, as module:name; sweeps need it.
         trained: only the specification's own section `train` makes it.
     """
@@ -64,8 +66,8 @@ class Entry:
     places: frozenset[Place]
     settings: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
-    tuner: str | None = None
     family: str | None = None
+    tuned: bool = False
     scaler: str | None = None
     trained: bool = False
 
@@ -79,16 +81,32 @@ POLICIES: Mapping[str, Entry] = {
     for entry in (
         _entry(
             "static", "agents.policies.static:StaticPolicy", "run", "evaluate", "sweep", "evaluation",
-            settings=("replicas",), required=("replicas",), tuner="agents.learning.tuning:static_settings",
+            settings=("replicas",), required=("replicas",), family=f"{_FAMILIES}:STATIC", tuned=True,
             scaler="sim_core.world:Scaler.static",
         ),
         _entry(
             "hpa", "agents.policies.hpa:HpaPolicy", "run", "evaluate", "sweep", "evaluation",
-            settings=HPA_SETTINGS, scaler="sim_core.world:Scaler.hpa",
+            settings=HPA_SETTINGS, family=f"{_FAMILIES}:HPA", scaler="sim_core.world:Scaler.hpa",
         ),
         _entry(
             "hpa-tuned", "agents.policies.hpa:HpaPolicy", "evaluate", "evaluation",
-            tuner="agents.learning.tuning:hpa_settings",
+            family=f"{_FAMILIES}:HPA", tuned=True,
+        ),
+        _entry(
+            "request-rate", "agents.policies.request_rate:RequestRatePolicy", "run", "evaluate", "evaluation",
+            settings=(*names_of(REQUEST_RATE), *PACE_SETTINGS), family=f"{_FAMILIES}:REQUEST_RATE", tuned=True,
+        ),
+        _entry(
+            "scheduled", "agents.policies.scheduled:ScheduledPolicy", "run", "evaluate", "evaluation",
+            settings=(*names_of(SCHEDULED), *PACE_SETTINGS), family=f"{_FAMILIES}:SCHEDULED", tuned=True,
+        ),
+        _entry(
+            "forecast", "agents.policies.forecast:ForecastPolicy", "run", "evaluate", "evaluation",
+            settings=(*names_of(FORECAST), *PACE_SETTINGS), family=f"{_FAMILIES}:FORECAST", tuned=True,
+        ),
+        _entry(
+            "rule", "agents.policies.rule:RulePolicy", "run", "evaluate", "evaluation",
+            settings=names_of(RULE), family=f"{_FAMILIES}:RULE", tuned=True,
         ),
         _entry("clairvoyant", "agents.policies.clairvoyant:ClairvoyantPolicy", "run", "evaluate", "evaluation"),
         _entry("agent", "agents.policies.learned:LearnedPolicy", "evaluation", trained=True),
@@ -138,7 +156,7 @@ class Choice:
     @property
     def tuned(self) -> bool:
         """Whether its settings have to be found on the traffic before the held-out part."""
-        return self.entry is not None and self.entry.tuner is not None and not self.settings
+        return self.entry is not None and self.entry.tuned and not self.settings
 
     def with_settings(self, given: Mapping[str, Any]) -> Choice:
         """The same with settings that come from options; its own win."""
@@ -226,16 +244,28 @@ def check_made(choices: Iterable[Choice]) -> None:
 def tuned_policy(
     choice: Choice, profile: Profile, trace: Trace, start_s: float, end_s: float, budget_days: float
 ) -> Policy:
-    """A policy with the settings that its tuner finds on a part of the traffic.
+    """A policy with the settings that the search of its family finds on a part of the traffic.
 
     Args:
         choice: a tuned one.
         start_s, end_s: the part [s].
         budget_days: simulated days that the search may spend.
     """
-    assert choice.entry is not None and choice.entry.tuner is not None
-    settings = resolve_name(choice.entry.tuner)(profile, trace, start_s, end_s, budget_days)
-    return policy_of(choice.with_settings(settings))
+    from agents.learning.search import Part, search
+
+    found = search(family_of(choice), Part(profile, trace, start_s, end_s), budget_days)
+    return policy_of(choice.with_settings(found.settings))
+
+
+def family_of(choice: Choice) -> Family:
+    """What the settings of a policy of this package may be.
+
+    Args:
+        choice: one whose entry names a family.
+    """
+    assert choice.entry is not None and choice.entry.family is not None
+    family: Family = resolve_name(choice.entry.family)
+    return family
 
 
 def scaler_of(name: str, settings: Mapping[str, Any]) -> Scaler:

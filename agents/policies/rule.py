@@ -1,10 +1,10 @@
 """A rule that decides as an operator with a forecast would: the pods that cost least, counting what bad requests cost.
 
-Of every number of pods it knows what share of the requests goes wrong at which load (`capacity_tables`, from the profile alone), and
-of the load that lies ahead a forecast and its spread (`agents/forecasting.py`). It takes the number for which pods and
-expected bad requests together cost least, at one price of the error budget: a newsvendor's choice. The price follows the
-budget: what was spent too fast makes it dear. Then what makes it safe: metrics that are old hold what is there, what the
-newest scrape needs is kept, steps are bounded, pods that should have been ready by now do not count.
+Of every number of pods it knows what share of the requests goes wrong at which load (`capacity_tables`, from the profile
+alone), and of the load that lies ahead a forecast and its spread (`agents/forecasting.py`). It takes the number for which
+pods and expected bad requests together cost least, at one price of the error budget: a newsvendor's choice. The price
+follows the budget: what was spent too fast makes it dear. Then what makes it safe: metrics that are old hold what is
+there, what the newest scrape needs is kept, steps are bounded, pods that should have been ready by now do not count.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from agents.forecasting import FORECAST, FORECAST_STATE, HORIZONS, days_before, follow, look_ahead, season_at
-from agents.learning.search import Family, Parameter, Part
 from agents.observation import Observations, load_of, scrape_of
-from agents.policies.clairvoyant import bad_shares, requests_per_pod_s
+from agents.policies.capacity import requests_per_pod_s, time_to_ready_s
+from agents.policies.clairvoyant import bad_shares
+from agents.policies.settings import RULE as RULE_SETTINGS
+from agents.policies.settings import completed, for_lanes
 from sim_core.compiled import kernel, phase
 from sim_core.controlplane.pods import READY_TRUE
 from sim_core.dataplane.services.graph import resolve
-from sim_core.errors import PolicyError, nearest
 from sim_core.profile import Profile
 from sim_core.simulation import cut
 from sim_core.tables import rows
@@ -106,6 +107,9 @@ class Capacity:
     bad: np.ndarray
 
 
+NOTHING = Capacity(0.4, 1.2, np.zeros((1, 1, 2)))
+
+
 @lru_cache(maxsize=8)
 def capacity_tables(profile: Profile) -> Capacity:
     """What the services of a profile can take, see `clairvoyant.bad_shares`; no traffic is looked at."""
@@ -114,8 +118,7 @@ def capacity_tables(profile: Profile) -> Capacity:
         if requests_per_pod_s(profile, i) is None:
             tables.append(np.zeros((1, 120)))
         else:
-            utilization, bad = bad_shares(profile, i)
-            tables.append(bad)
+            tables.append(bad_shares(profile, i)[1])
     rows_needed = max(len(table) for table in tables)
     padded = [np.concatenate([t, np.repeat(t[-1:], rows_needed - len(t), axis=0)]) for t in tables]
     return Capacity(0.4, 1.2, np.ascontiguousarray(np.stack(padded)))
@@ -298,48 +301,29 @@ def decide_lanes(tables, lanes, rules, states, capacity, least, most, desired):
             desired[index, i] = choose(world, i, rule, memory, capacity, least, most, 0.0)
 
 
-def rule_parameters(part: Part | None = None) -> tuple[Parameter, ...]:
-    """What the rule may be set to; the same for every profile and traffic."""
-    return (
-        Parameter("rise_s", 4.0, 600.0, log=True, default=20.0),
-        Parameter("fall_s", 4.0, 900.0, log=True, default=60.0),
-        Parameter("trend_s", 30.0, 1800.0, log=True, default=180.0),
-        Parameter("trend_weight", 0.0, 1.2, default=0.3),
-        Parameter("season_weight", 0.0, 1.2, default=0.5),
-        Parameter("spread_s", 120.0, 14_400.0, log=True, default=1800.0),
-        Parameter("spread_weight", 0.0, 2.5, default=0.8),
-        Parameter("tail", 0.0, 0.6, default=0.1),
-        Parameter("count_weight", 0.0, 0.6, default=0.1),
-        Parameter("price", 0.004, 4.0, log=True, default=0.1),
-        Parameter("feedback", 0.0, 3.0, default=0.7),
-        Parameter("hold_s", 0.0, 900.0, default=60.0),
-        Parameter("backlog_weight", 0.0, 2.0, default=0.5),
-    )
-
-
 _FORECAST_NAMES = frozenset(FORECAST.names or ())
 
 
 def rule_rows(profile: Profile, settings: Mapping[str, Any]) -> np.ndarray:
-    """RULE records of a profile's services, shape (n_services,); `capacity` counts within the profile."""
+    """RULE records of a profile's services, shape (n_services,); `capacity` counts within the profile.
+
+    Args:
+        settings: all of `agents.policies.settings.RULE`.
+    """
     graph = resolve(profile)
     made = np.zeros(len(profile.services), dtype=RULE)
     for i, service in enumerate(profile.services):
-        row, container, life = made[i], service.container, service.lifecycle
-        for parameter in rule_parameters():
-            target = row["forecast"] if parameter.name in _FORECAST_NAMES else row
-            target[parameter.name] = settings.get(parameter.name, parameter.default)
+        row, container = made[i], service.container
+        for name, value in settings.items():
+            (row["forecast"] if name in _FORECAST_NAMES else row)[name] = value
         per_request = graph.cpu_seconds_per_request[i] / container.cpu_request_cores
         full_rate = requests_per_pod_s(profile, i)
         row["full_load"] = max(per_request * full_rate, 1e-9) if full_rate is not None else 1.0
         row["work_s"] = per_request / max(row["full_load"], 1e-9)
         row["budget"] = 1.0 - profile.slo.objective
         sync_s = profile.controller.sync_period_seconds
-        startup_s = life.startup_seconds * (1.0 + life.startup_scv**0.5)
-        ready_s = max(startup_s, life.readiness.initial_delay_seconds) + 0.5 * life.readiness.period_seconds
-        lead_s = life.scheduling_seconds + life.image_pull_seconds + ready_s
-        row["ahead_s"] = 0.5 * sync_s, lead_s + 0.5 * sync_s
-        row["overdue_s"] = life.image_pull_seconds + 3.0 * ready_s + 10.0
+        row["ahead_s"] = 0.5 * sync_s, time_to_ready_s(service) + 0.5 * sync_s
+        row["overdue_s"] = 3.0 * time_to_ready_s(service) + 10.0
         row["capacity"] = i
         row["min_replicas"], row["max_replicas"] = service.replicas.min, service.replicas.max
     return made
@@ -371,28 +355,32 @@ class RulePolicy:
     """The rule as a policy.
 
     Args:
-        settings: by name, see `rule_parameters`; those of one lane, or a list of settings, one for each lane.
+        settings: see `agents.policies.settings.RULE`.
 
     Raises:
-        PolicyError: unknown settings, or values outside of their range; all at once.
+        PolicyError: unknown names or wrong values; all at once.
     """
 
     name = "rule"
 
-    def __init__(self, by_lane: Sequence[Mapping[str, Any]] | None = None, **settings: Any):
-        self.settings = dict(settings)
-        self._by_lane = by_lane
-        problems = _problems(settings)
-        if problems:
-            raise PolicyError(self.name, problems)
+    def __init__(self, **settings: Any):
+        self.settings = completed(self.name, RULE_SETTINGS, settings)
+        self._chosen: list[Mapping[str, Any]] = [self.settings]
         self.rules = np.zeros(0, dtype=RULE)
         self.states = np.zeros(0, dtype=RULE_STATE)
-        self.capacity = Capacity(0.4, 1.2, np.zeros((1, 1, 2)))
+        self.capacity = NOTHING
+
+    @classmethod
+    def by_lane(cls, settings: Sequence[Mapping[str, Any]]) -> RulePolicy:
+        """A policy that plays lane k with settings k."""
+        policy = cls()
+        policy._chosen = [completed(cls.name, RULE_SETTINGS, each) for each in settings]
+        return policy
 
     def reset(self, lanes: Sequence[Lane], duration_s: float) -> None:
-        by_lane = [self.settings] * len(lanes) if self._by_lane is None else self._by_lane
+        chosen = for_lanes(self._chosen, len(lanes))
         self.rules, self.capacity = batch_of_rules(
-            [(lane.profile, settings) for lane, settings in zip(lanes, by_lane, strict=True)]
+            [(lane.profile, settings) for lane, settings in zip(lanes, chosen, strict=True)]
         )
         self.states = np.zeros(len(self.rules), dtype=RULE_STATE)
 
@@ -404,24 +392,3 @@ class RulePolicy:
 
     def scalers(self) -> list[Scaler] | None:
         return None
-
-
-def _problems(settings: Mapping[str, Any]) -> list[str]:
-    known = {parameter.name: parameter for parameter in rule_parameters()}
-    problems = []
-    for name, value in settings.items():
-        if name not in known:
-            problems.append(f"{name}: unknown setting{nearest(name, known)}")
-        elif isinstance(value, bool) or not isinstance(value, int | float):
-            problems.append(f"{name}: must be a number (got {value!r})")
-        elif not known[name].low <= value <= known[name].high:
-            problems.append(f"{name}: must be from {known[name].low:g} to {known[name].high:g} (got {value:g})")
-    return problems
-
-
-FAMILY = Family(
-    parameters=rule_parameters,
-    policy_of=lambda settings: RulePolicy(settings),
-    knob="price",
-    knob_factors=(0.1, 0.22, 0.45, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0),
-)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from agents.observation import Observations
+from agents.policies.settings import for_lanes
 from sim_core.dataplane.services.profile import MAX_PODS
 from sim_core.errors import PolicyError
 from sim_core.world import Lane, Scaler
@@ -22,16 +24,30 @@ class StaticPolicy:
     name = "static"
 
     def __init__(self, replicas: int):
-        if not 1 <= replicas <= MAX_PODS:
-            raise PolicyError("static", f"replicas: must be between 1 and {MAX_PODS} (got {replicas})")
-        self.replicas = int(replicas)
-        self._n_lanes = 0
+        self.settings: dict[str, Any] = {"replicas": _checked(replicas)}
+        self._chosen = [self.settings["replicas"]]
+        self._replicas = np.zeros(0, dtype=np.int64)
+
+    @classmethod
+    def by_lane(cls, settings: Sequence[Mapping[str, Any]]) -> StaticPolicy:
+        """A policy that plays lane k with settings k."""
+        policy = cls(settings[0]["replicas"])
+        policy._chosen = [_checked(each["replicas"]) for each in settings]
+        return policy
 
     def reset(self, lanes: Sequence[Lane], duration_s: float) -> None:
-        self._n_lanes = len(lanes)
+        self._replicas = np.array(for_lanes(self._chosen, len(lanes)), dtype=np.int64)
 
     def predict(self, observations: Observations) -> np.ndarray:
-        return np.full((observations.n_lanes, observations.n_services), self.replicas, dtype=np.int64)
+        return np.repeat(self._replicas[:, None], observations.n_services, axis=1)
 
     def scalers(self) -> list[Scaler]:
-        return [Scaler.static(self.replicas)] * self._n_lanes
+        return [Scaler.static(int(replicas)) for replicas in self._replicas]
+
+
+def _checked(replicas: Any) -> int:
+    if isinstance(replicas, bool) or not isinstance(replicas, int | float) or not float(replicas).is_integer():
+        raise PolicyError("static", f"replicas: must be a whole number (got {replicas!r})")
+    if not 1 <= replicas <= MAX_PODS:
+        raise PolicyError("static", f"replicas: must be between 1 and {MAX_PODS} (got {replicas})")
+    return int(replicas)

@@ -247,10 +247,15 @@ def hpa_of_service(profile: Profile, index: int, settings: tuple[tuple[str, obje
         if name in values:
             behavior = behavior or {"scale_up": None, "scale_down": None}
             behavior[direction] = {**(behavior[direction] or {}), "stabilization_window_s": values[name]}
-    if "scale_down_percent_per_minute" in values:
-        behavior = behavior or {"scale_up": None, "scale_down": None}
-        pace = {"type": "Percent", "value": values["scale_down_percent_per_minute"], "period_s": 60}
-        behavior["scale_down"] = {**(behavior["scale_down"] or {}), "policies": [pace]}
+    for direction in ("scale_up", "scale_down"):
+        paces = [
+            {"type": kind, "value": values[name], "period_s": 60}
+            for kind in ("Percent", "Pods")
+            if (name := f"{direction}_{kind.lower()}_per_minute") in values
+        ]
+        if paces:
+            behavior = behavior or {"scale_up": None, "scale_down": None}
+            behavior[direction] = {**(behavior[direction] or {}), "policies": paces}
     return hpa_record(
         min_replicas=int(values.get("min_replicas", service.replicas.min)),  # type: ignore[call-overload]
         max_replicas=service.replicas.max,
