@@ -83,7 +83,7 @@ def vec_env(quick: bool) -> list[dict[str, Any]]:
     profile, trace = load_profile("production"), _demo_trace()
     played = {"own": profile, "long": in_long_ticks(profile)}
     envs = {name: DevOpsVecEnv(EnvSpec(own, trace), LANES) for name, own in played.items()}
-    actions = np.random.default_rng(0).integers(0, envs["own"].action_space.n, size=(64, LANES))
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, size=(64, LANES, 1)).astype(np.float32)
     n_steps = 300 if quick else 2000
 
     def play(env: DevOpsVecEnv) -> None:
@@ -113,10 +113,9 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
     """PPO's frames per second with our env, and over those with an env that costs nothing."""
     import torch
 
-    from agents.actions import N_ACTIONS
     from agents.env import DevOpsVecEnv, EnvSpec, worthwhile_threads
     from agents.learning.reference_env import FreeVecEnv
-    from agents.learning.train import N_STEPS, make_ppo, start_from
+    from agents.learning.train import N_STEPS, make_ppo
 
     torch.set_num_threads(1)
     spec = EnvSpec(in_long_ticks(load_profile("production")), _demo_trace())  # as a training has it
@@ -127,7 +126,6 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
     learners = {"ours": make_ppo(ours, seed=0), "free": make_ppo(free, seed=0)}
     rates: dict[str, list[float]] = {"ours": [], "free": []}
     for learner in learners.values():
-        start_from(learner, N_ACTIONS // 2)  # as a training starts: mostly one action
         learner.learn(N_STEPS * LANES)
     for _ in range(9 if quick else 35):
         for name, learner in learners.items():
@@ -149,20 +147,23 @@ def training_against_free_env(quick: bool) -> list[dict[str, Any]]:
 
 def agent(quick: bool, trace: Trace) -> list[dict[str, Any]]:
     """Gap closed on the second half of a trace by agents trained on its first half, over training and evaluation seeds."""
-    from agents.learning.evaluate import EvaluateRequest, evaluate
+    from agents.learning.evaluate import BASELINE, EvaluateRequest, evaluate
     from agents.learning.train import TrainRequest, train
     from agents.policies.clairvoyant import ClairvoyantPolicy
     from agents.policies.contract import Policy
     from agents.policies.learned import LearnedPolicy
+    from agents.policies.registry import choice_of, tuned_policy
 
     profile = load_profile("production")
     trace = scale_to_replicas(trace, profile, PEAK_REPLICAS)
     half_s = trace.duration_s / 2
     steps, training_seeds, seeds = (100_000, 1, 3) if quick else (500_000, 5, 10)
     gaps, attained, baseline = [], [], []
+    budget_days = TrainRequest(profile, trace, 0.0, half_s, steps).simulated_days
+    hpa = tuned_policy(choice_of(BASELINE, "evaluation"), profile, trace, 0.0, half_s, budget_days)
     for seed in range(1, training_seeds + 1):
         trained = train(TrainRequest(profile, trace, 0.0, half_s, steps, seed))
-        policies: list[Policy] = [trained.hpa.policy(), ClairvoyantPolicy(), LearnedPolicy(trained.onnx)]
+        policies: list[Policy] = [hpa, ClairvoyantPolicy(), LearnedPolicy(trained.onnx)]
         outcome = evaluate(EvaluateRequest(profile, trace, policies, half_s, min(DAY_S, half_s), seeds))
         attainment = outcome.lanes.groupby("policy")["slo_attainment"].mean()
         if gap := outcome.gap_closed.get("agent"):

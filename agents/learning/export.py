@@ -23,16 +23,15 @@ INPUT, OUTPUT = "features", "residual"
 class _Residual(torch.nn.Module):
     """The mean of what some policies would most probably do."""
 
-    def __init__(self, policies: Sequence[Any], kept: float):
+    def __init__(self, policies: Sequence[Any]):
         super().__init__()
         self.bodies = torch.nn.ModuleList([policy.mlp_extractor.policy_net for policy in policies])
         self.heads = torch.nn.ModuleList([policy.action_net for policy in policies])
-        self.kept = kept
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         pairs = zip(self.bodies, self.heads, strict=True)
         actions = torch.stack([torch.clamp(head(body(features)), -1.0, 1.0) for body, head in pairs])
-        return actions.mean(dim=0) * (MAX_RESIDUAL * self.kept)
+        return actions.mean(dim=0) * MAX_RESIDUAL
 
 
 def export_onnx(
@@ -43,13 +42,13 @@ def export_onnx(
     Args:
         policies: SB3 `ActorCriticPolicy`s trained with this rule; their residuals are averaged.
         rule: its settings.
-        kept: share of the residual that is kept [1]; with 0 the rule alone decides.
+        kept: share of the residual that whoever plays the model keeps [1]; with 0 the rule alone decides.
         about: what it was trained on, plain data.
 
     Returns:
         A model with input `features`, float32 (n, N_FEATURES), and output `residual`, float32 (n, 1).
     """
-    module = _Residual(policies, kept).eval()
+    module = _Residual(policies).eval()
     file = io.BytesIO()
     torch.onnx.export(
         module, (torch.zeros((2, N_FEATURES)),), file, dynamo=False, opset_version=17, input_names=[INPUT],

@@ -78,7 +78,7 @@ class LearnedPolicy:
         observations.decide(see_lanes, self.rules, self.states, self.features)
         residuals = np.zeros(len(self.rules))
         if self.kept > 0.0:
-            residuals[:] = self.residuals(self.features)
+            residuals[:] = self.kept * self.residuals(self.features)
         desired = np.zeros((observations.n_lanes, observations.n_services), dtype=np.int64)
         capacity = self.capacity
         observations.decide(
