@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from agents.learning.evaluate import BASELINE, FIRST_SEED, EvaluateRequest, Evaluation, evaluate
+from agents.learning.search import budget_days
 from agents.policies.learned import LearnedPolicy
 from agents.policies.registry import Choice, choice_of, policy_of, tuned_policy
 from experiments.analysis.savings import Savings, savings
@@ -44,7 +45,7 @@ class HeldOut:
         tune_start_s, tune_end_s: the part that policies may be tuned on [s]; empty where equal.
         start_s, duration_s: the held-out part [s].
         seeds: evaluation seeds of each policy.
-        budget_steps: env steps of a training; a search may simulate as much.
+        budget_steps: env steps of a training; a search may simulate as much as that and the training's own search.
         names: policies by name; those of `models` among them.
         models: learned policies by name: content and metadata.
         engine: that all of them are played in; they are tuned in the fluid one.
@@ -205,8 +206,8 @@ def _build(choice: Choice, held_out: HeldOut) -> Policy:
     if not choice.tuned:
         return policy_of(choice)
     profile = held_out.profile
-    budget_days = held_out.budget_steps * profile.controller.sync_period_seconds / _DAY_S
-    return tuned_policy(choice, profile, held_out.trace, held_out.tune_start_s, held_out.tune_end_s, budget_days)
+    days = budget_days(held_out.budget_steps, profile.controller.sync_period_seconds)
+    return tuned_policy(choice, profile, held_out.trace, held_out.tune_start_s, held_out.tune_end_s, days)
 
 
 def policies_document(evaluation: Evaluation, duration_s: float) -> dict[str, dict[str, Any]]:

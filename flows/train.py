@@ -45,7 +45,7 @@ def train_visibly(job: Job, state: StateDir, progress: Progress, curve: CurveLog
             notes = [f"SLO {figure('slo_attainment', row['slo/attainment'])}"] if "slo/attainment" in row else []
             note = ", ".join([*notes, *(f"{name} {row[key]:,.4g}" for name, key in shown.items() if key in row)])
             if row["step"] >= job.steps:
-                note += "; setting its headroom"
+                note += "; deciding how much of it is kept"
             progress.update("train", min(row["step"], job.steps), job.steps, note)
 
     progress.update("train", 0, job.steps, "starting")

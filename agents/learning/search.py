@@ -29,6 +29,7 @@ SEARCH_SEED = 77_000  # of the lanes in which choices are compared; evaluations 
 BUDGET_MARGIN = 0.1
 MOST_DAYS = 4  # of the training traffic that a candidate plays: with more, too few candidates are played
 FINALISTS = 6
+LEAST_SEARCH_DAYS, MOST_SEARCH_DAYS = 20.0, 300.0  # of the search for a rule before a training
 _FINAL_SHARE = 0.2  # of the budget, for playing the finalists with other draws
 _SIGMA = 0.2  # of the range of a parameter: how far the first candidates lie from the start
 # How many times its pods a candidate is charged for spending the whole budget once more than it may; on the frontiers
@@ -143,6 +144,16 @@ class Found:
     pods_usd: float
     simulated_days: float
     candidates: int
+
+
+def budget_days(steps: int, decision_s: float) -> float:
+    """Simulated days that a training of so many steps takes, and its search before: rivals may spend as many.
+
+    Args:
+        decision_s: time between two steps [s].
+    """
+    learned_days = steps * decision_s / DAY_S
+    return learned_days + min(MOST_SEARCH_DAYS, max(LEAST_SEARCH_DAYS, 4.0 * learned_days))
 
 
 def search_target(profile: Profile) -> float:

@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.env import BAD_SCALE, DevOpsVecEnv, EnvSpec, worthwhile_threads
 from agents.learning.export import export_onnx, with_metadata
 from agents.learning.families import RULE
-from agents.learning.search import DAY_S, Found, Part, requests_by_lane, search, search_target
+from agents.learning.search import DAY_S, Found, Part, budget_days, requests_by_lane, search, search_target
 from agents.policies.contract import play
 from agents.policies.learned import LearnedPolicy
 from sim_core.errors import InputError
@@ -66,7 +66,6 @@ class TrainRequest:
         trace: already scaled to the profile.
         start_s, end_s: the part of the trace that may be seen [s].
         steps: env steps over all lanes; rounded up to whole rollouts.
-        search_days: simulated days that the search for the rule may spend.
         folder: for checkpoints and the exported model; None: nothing is kept on disk but the result.
     """
 
@@ -78,14 +77,18 @@ class TrainRequest:
     seed: int = 1
     n_envs: int = 64
     learning_rate: float = 5e-4
-    search_days: float = 300.0
     folder: str | None = None
     checkpoint_every: int = 10  # rollouts
 
     @property
     def simulated_days(self) -> float:
         """What search and steps come to [days]; rivals are tuned with as much."""
-        return self.search_days + self.steps * self.profile.controller.sync_period_seconds / DAY_S
+        return budget_days(self.steps, self.profile.controller.sync_period_seconds)
+
+    @property
+    def search_days(self) -> float:
+        """Simulated days that the search for the rule may spend."""
+        return self.simulated_days - self.steps * self.profile.controller.sync_period_seconds / DAY_S
 
     @property
     def validation_start_s(self) -> float:

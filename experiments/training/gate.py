@@ -11,6 +11,7 @@ from agents.learning.evaluate import BASELINE
 from agents.policies.learned import LearnedPolicy
 from experiments.held_out import model_content
 from experiments.tracking import CHAMPION, MlflowTracker, registered_name
+from sim_core.errors import ModelError
 from sim_core.intervals import interval
 
 if TYPE_CHECKING:
@@ -137,5 +138,8 @@ def reigning_champion(
     name = f"models:/{registered_name(profile.name)}@{CHAMPION}"
     content, metadata = model_content(name, state)
     same_profile = (metadata.get("training") or {}).get("profile_digest") == profile.digest
-    playable = LearnedPolicy(content, name).fits(len(profile.services))
-    return {name: (content, metadata)} if same_profile and playable and content != challenger else {}
+    try:
+        LearnedPolicy(content, name)
+    except ModelError:
+        return {}
+    return {name: (content, metadata)} if same_profile and content != challenger else {}

@@ -129,7 +129,7 @@ def train_agent(job: Job, state: StateDir, on_rows: Callable[[Rows], None], shou
         job.profile, job.trace, job.start_s, job.end_s, job.steps, job.seed, n_envs=job.lanes, folder=str(folder)
     )
     result = run_training(request, folder, on_rows, should_stop)
-    facts = {name: value for name, value in asdict(result).items() if name != "onnx"}
+    facts = {name: value for name, value in asdict(result).items() if name != "onnx"} | {"verdict": result.verdict}
     write_atomically(folder / _MODEL, result.onnx, "a trained policy")
     # Last: its presence says that all is there.
     write_atomically(folder / _RESULT, json.dumps(facts).encode(), "the outcome of a training")
