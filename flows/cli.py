@@ -232,6 +232,7 @@ def train(
 def evaluate(
     profile: options.Profile,
     policies: options.PolicyList = "static,hpa-tuned,clairvoyant",
+    rivals: options.RivalList = "",
     seeds: Annotated[int, typer.Option(min=1, max=4096, help="Paired seeds of each policy.")] = 10,
     start: options.Start = "7d",
     duration: options.Duration = "1d",
@@ -254,7 +255,7 @@ def evaluate(
     choice = TrafficChoice(trace, traffic, traffic_seed, scale_peak_to_replicas)
     named = split_outside(policies)
     request = EvaluationRequest(
-        profile, settings or [], choice, named, seeds, start, duration, state, not no_track, engine
+        profile, settings or [], choice, named, seeds, start, duration, state, not no_track, engine, rivals.split(",")
     )
     _present(lambda: evaluate_policies(request), show_evaluation, as_json, quiet)
 

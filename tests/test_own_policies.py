@@ -11,6 +11,7 @@ import pytest
 
 from agents.policies.contract import play
 from agents.policies.own import own_policy, sources_of
+from agents.learning.search import Family
 from agents.policies.registry import POLICIES, check_made, choice_of, choices_of, known, policy_of, split_outside
 from experiments.held_out import HeldOut, build_policies
 from experiments.planning.spec import spec_from_dict
@@ -103,8 +104,8 @@ def test_every_policy_is_made_by_the_entry_that_names_it():
     from pkgutil import resolve_name
 
     for entry in POLICIES.values():
-        references = (entry.factory, entry.family, entry.scaler)
-        assert all(callable(resolve_name(reference)) for reference in references if reference)
+        assert all(callable(resolve_name(reference)) for reference in (entry.factory, entry.scaler) if reference)
+        assert entry.family is None or isinstance(resolve_name(entry.family), Family)
         if not (entry.trained or entry.required):
             assert policy_of(choice_of(entry.name, next(iter(entry.places)))).name == entry.name
 

@@ -15,12 +15,15 @@ from agents.learning.export import export_onnx
 from agents.learning.train import make_ppo
 from agents.learning.tuning import tune_hpa
 from agents.observation import BOUND, Observations, observation_size
-from agents.policies.clairvoyant import ClairvoyantPolicy, arrivals_ahead, bad_shares
+from agents.policies.clairvoyant import ClairvoyantPolicy, KnownRatesPolicy, arrivals_ahead, bad_shares
 from agents.policies.contract import Policy, play
+from agents.policies.forecast import ForecastPolicy
 from agents.policies.hpa import HpaPolicy
 from agents.policies.learned import LearnedPolicy
 from agents.policies.own import OwnPolicy
 from agents.policies.registry import choice_of, policy_of
+from agents.policies.request_rate import RequestRatePolicy
+from agents.policies.scheduled import ScheduledPolicy
 from agents.policies.static import StaticPolicy
 from sim_core.errors import ModelError, PolicyError
 from sim_core.profile import Profile, load_profile
@@ -51,7 +54,9 @@ def networks() -> dict[str, bytes]:
     }
 
 
-KINDS = ("static", "hpa", "hpa with settings", "clairvoyant", "learned")
+KINDS = (
+    "static", "hpa", "hpa with settings", "request-rate", "scheduled", "forecast", "known-rates", "clairvoyant", "learned",
+)  # fmt: skip
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -72,6 +77,10 @@ def make_policy(request, networks) -> Callable[[Profile], Policy]:
         "hpa with settings": lambda profile: HpaPolicy(
             target_cpu_utilization_pct=55, scale_down_stabilization_window_seconds=0
         ),
+        "request-rate": lambda profile: RequestRatePolicy(),
+        "scheduled": lambda profile: ScheduledPolicy(),
+        "forecast": lambda profile: ForecastPolicy(),
+        "known-rates": lambda profile: KnownRatesPolicy(),
         "clairvoyant": lambda profile: ClairvoyantPolicy(),
         "learned": lambda profile: LearnedPolicy(networks[profile.name]),
     }[request.param]

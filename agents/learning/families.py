@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from agents.learning.search import Family, Parameter, Part
+from agents.policies.clairvoyant import ClairvoyantPolicy, KnownRatesPolicy
 from agents.policies.forecast import ForecastPolicy
 from agents.policies.hpa import HpaPolicy
 from agents.policies.request_rate import RequestRatePolicy
@@ -95,9 +96,19 @@ def rule_parameters(part: Part) -> Sequence[Parameter]:
     return [Parameter(s.name, s.low, s.high, log=s.low > 0.0, default=s.default) for s in RULE_SETTINGS]
 
 
+def clairvoyant_parameters(part: Part) -> Sequence[Parameter]:
+    """What bad requests cost; the rest is searched on the traffic that is played."""
+    return [Parameter("bad_request_price", 1e-3, 10.0, log=True, default=0.1)]
+
+
+# The trade is a wide one: a price says nothing of how many pods it buys.
+_PRICE_FACTORS = (0.02, 0.06, 0.15, 0.4, 1.0, 2.5, 6.0, 15.0)
+
 STATIC = Family(static_parameters, StaticPolicy.by_lane, "replicas")
 HPA = Family(hpa_parameters, HpaPolicy.by_lane, "target_cpu_utilization_pct")
 REQUEST_RATE = Family(request_rate_parameters, RequestRatePolicy.by_lane, "target_utilization")
 SCHEDULED = Family(scheduled_parameters, ScheduledPolicy.by_lane, "headroom")
 FORECAST = Family(forecast_parameters, ForecastPolicy.by_lane, "headroom")
 RULE = Family(rule_parameters, RulePolicy.by_lane, "price", (0.1, 0.22, 0.45, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0))
+KNOWN_RATES = Family(clairvoyant_parameters, KnownRatesPolicy.by_lane, "bad_request_price", _PRICE_FACTORS)
+CLAIRVOYANT = Family(clairvoyant_parameters, ClairvoyantPolicy.by_lane, "bad_request_price", _PRICE_FACTORS)

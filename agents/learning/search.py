@@ -82,12 +82,14 @@ class Part:
     Args:
         trace: scaled to the profile.
         start_s, end_s: the part [s].
+        most_days: of it that a candidate plays.
     """
 
     profile: Profile
     trace: Trace
     start_s: float
     end_s: float
+    most_days: int = MOST_DAYS
 
     @property
     def block_s(self) -> float:
@@ -97,9 +99,9 @@ class Part:
 
     @property
     def starts_s(self) -> list[float]:
-        """Where the days that candidates play begin [s]: at most MOST_DAYS, the last one of the part among them."""
+        """Where the days that candidates play begin [s]: at most `most_days`, the last one of the part among them."""
         n_days = max(1, int((self.end_s - self.start_s) / self.block_s + 1e-9))
-        chosen = np.unique(np.linspace(n_days - 1, 0, min(n_days, MOST_DAYS)).round().astype(int))
+        chosen = np.unique(np.linspace(n_days - 1, 0, min(n_days, self.most_days)).round().astype(int))
         return [float(self.end_s - (n_days - day) * self.block_s) for day in chosen]
 
 
@@ -161,17 +163,22 @@ def search_target(profile: Profile) -> float:
     return profile.slo.objective + BUDGET_MARGIN * (1.0 - profile.slo.objective)
 
 
-def search(family: Family, part: Part, budget_days: float, seed: int = SEARCH_SEED, threads: int = 2) -> Found:
+def search(
+    family: Family, part: Part | Sequence[Part], budget_days: float, seed: int = SEARCH_SEED, threads: int = 2
+) -> Found:
     """The settings of a family with the fewest pods that keep the SLO with a margin; where none does, the nearest to it.
 
     Args:
+        part: what is searched on; of several parts, which may be of different profiles, each counts alike: pods relative to
+            those of the first candidate, and what it is charged for missing the SLO.
         budget_days: simulated days that the search may spend; candidates are played in the profile's longest ticks. One
             candidate is always played.
         seed: of the draws of the first candidates' days.
         threads: that lanes are played on; the outcome does not depend on them.
     """
-    parameters = list(family.parameters(part))
-    field = _Field(family, part, threads)
+    parts = [part] if isinstance(part, Part) else list(part)
+    parameters = list(family.parameters(parts[0]))
+    field = _Field(family, parts, threads)
     start = [parameter.start for parameter in parameters]
     free = [k for k, parameter in enumerate(parameters) if parameter.high > parameter.low]
     n_final = min(FINALISTS, int(_FINAL_SHARE * budget_days / field.days))
@@ -241,75 +248,80 @@ def requests_by_lane(played: Simulation) -> np.ndarray:
 
 
 class _Field:
-    """Candidates that were played, and what came of them."""
+    """Candidates that were played, and what came of them on each part."""
 
-    def __init__(self, family: Family, part: Part, threads: int):
-        self._family, self._part, self._threads = family, part, threads
-        self._profile = in_long_ticks(part.profile)
-        self._allowed = 1.0 - search_target(part.profile)
-        self._pods: list[float] = []
-        self._bad: list[float] = []
-        self._requests: list[float] = []
-        self._plays: list[int] = []
+    def __init__(self, family: Family, parts: Sequence[Part], threads: int):
+        self._family, self._parts, self._threads = family, parts, threads
+        self._profiles = [in_long_ticks(part.profile) for part in parts]
+        self._allowed = np.array([1.0 - search_target(part.profile) for part in parts])
+        # Cost of pods [USD a day], bad requests and requests, summed over plays, shape (n_candidates, 3, n_parts).
+        self._sums = np.zeros((0, 3, len(parts)))
+        self._plays = np.zeros(0, dtype=int)
         self.tried: list[Settings] = []
         self.spent_days = 0.0
 
     @property
     def days(self) -> float:
         """Simulated days that one candidate takes."""
-        return len(self._part.starts_s) * self._part.block_s / DAY_S
+        return sum(len(part.starts_s) * part.block_s for part in self._parts) / DAY_S
 
     def play(self, candidates: Sequence[Settings], seed: int) -> np.ndarray:
         """Scores of new candidates, the lower the better, shape (n_candidates,)."""
-        for pods, bad, requests in self._outcomes(candidates, seed):
-            self._pods.append(pods)
-            self._bad.append(bad)
-            self._requests.append(requests)
-            self._plays.append(1)
+        self._sums = np.concatenate([self._sums, self._outcomes(candidates, seed)])
+        self._plays = np.append(self._plays, np.ones(len(candidates), dtype=int))
         self.tried += candidates
         return self._scores()[len(self.tried) - len(candidates) :]
 
     def finish(self, n: int, seed: int) -> None:
         """Plays the best ones once more with other draws: luck with the first ones is no merit."""
         finalists = np.argsort(self._scores(), kind="stable")[:n]
-        outcomes = self._outcomes([self.tried[k] for k in finalists], seed)
-        for k, (pods, bad, requests) in zip(finalists, outcomes, strict=True):
-            self._pods[k] += pods
-            self._bad[k] += bad
-            self._requests[k] += requests
-            self._plays[k] += 1
-        if n > 0:  # only those that were played again may win
-            self._plays = [plays if plays > 1 else 0 for plays in self._plays]
+        self._sums[finalists] += self._outcomes([self.tried[k] for k in finalists], seed)
+        self._plays[finalists] += 1
 
     def leader(self) -> Settings:
         """The best candidate so far."""
         return self.tried[int(np.argmin(self._scores()))]
 
     def best(self) -> Found:
-        """The fewest pods among those that keep the SLO with a margin, of those that were played the most."""
-        bad, pods = np.array(self._bad), np.array(self._pods) / np.maximum(self._plays, 1)
-        missed = bad / np.maximum(self._requests, 1e-9)
-        final = np.array(self._plays) == max(self._plays)
-        keeps = final & (missed <= self._allowed)
-        k = int(np.argmin(np.where(keeps, pods, np.inf)) if keeps.any() else np.argmin(np.where(final, missed, np.inf)))
-        return Found(self.tried[k], float(1.0 - missed[k]), float(pods[k]), self.spent_days, len(self.tried))
+        """The fewest pods among those that keep the SLO with a margin everywhere, of those that were played the most.
+
+        Where none does: of one part the one that comes nearest; of several the best score.
+        """
+        missed, final = self._missed(), self._plays == self._plays.max()
+        keeps = final & (missed <= self._allowed).all(axis=1)
+        if keeps.any():
+            k = int(np.argmin(np.where(keeps, self._scores(), np.inf)))
+        else:
+            worst = missed[:, 0] if len(self._parts) == 1 else self._scores()
+            k = int(np.argmin(np.where(final, worst, np.inf)))
+        pods, bad, requests = self._sums[k].sum(axis=1)
+        attained = 1.0 - bad / max(requests, 1e-9)
+        usd = pods / self._plays[k] / len(self._parts)
+        return Found(self.tried[k], float(attained), float(usd), self.spent_days, len(self.tried))
+
+    def _missed(self) -> np.ndarray:
+        return self._sums[:, 1] / np.maximum(self._sums[:, 2], 1e-9)
 
     def _scores(self) -> np.ndarray:
-        pods = np.array(self._pods) / np.maximum(self._plays, 1)
-        missed = np.array(self._bad) / np.maximum(self._requests, 1e-9)
-        return pods * (1.0 + _PENALTY * np.maximum(0.0, missed / self._allowed - 1.0))
+        pods = self._sums[:, 0] / self._plays[:, None]
+        charged = pods / pods[0] * (1.0 + _PENALTY * np.maximum(0.0, self._missed() / self._allowed - 1.0))
+        return charged.mean(axis=1)
 
-    def _outcomes(self, candidates: Sequence[Settings], seed: int) -> list[tuple[float, float, float]]:
-        """Cost of pods [USD a day], bad requests and requests of candidates over their days."""
+    def _outcomes(self, candidates: Sequence[Settings], seed: int) -> np.ndarray:
+        """Cost of pods [USD a day], bad requests and requests of candidates, shape (n_candidates, 3, n_parts)."""
+        outcomes = np.zeros((len(candidates), 3, len(self._parts)))
         if not candidates:
-            return []
-        part, starts = self._part, self._part.starts_s
-        lanes = [Lane(self._profile, part.trace, seed + day, at) for _ in candidates for day, at in enumerate(starts)]
-        settings = [candidate for candidate in candidates for _ in starts]
-        played = play(lanes, self._family.policy_of(settings), part.block_s, threads=self._threads)
+            return outcomes
+        for p, (part, profile) in enumerate(zip(self._parts, self._profiles, strict=True)):
+            starts = part.starts_s
+            lanes = [Lane(profile, part.trace, seed + day, at) for _ in candidates for day, at in enumerate(starts)]
+            settings = [candidate for candidate in candidates for _ in starts]
+            played = play(lanes, self._family.policy_of(settings), part.block_s, threads=self._threads)
+            shape = len(candidates), len(starts)
+            requests = requests_by_lane(played).reshape(shape)
+            bad = (1.0 - played.indicators["slo_attainment"].to_numpy().reshape(shape)) * requests
+            pods = played.indicators["cost_pods_usd"].to_numpy().reshape(shape).sum(axis=1)
+            days = len(starts) * part.block_s / DAY_S
+            outcomes[:, 0, p], outcomes[:, 1, p], outcomes[:, 2, p] = pods / days, bad.sum(axis=1), requests.sum(axis=1)
         self.spent_days += len(candidates) * self.days
-        shape = len(candidates), len(starts)
-        requests = requests_by_lane(played).reshape(shape)
-        bad = (1.0 - played.indicators["slo_attainment"].to_numpy().reshape(shape)) * requests
-        pods = played.indicators["cost_pods_usd"].to_numpy().reshape(shape).sum(axis=1) / self.days
-        return list(zip(pods, bad.sum(axis=1), requests.sum(axis=1), strict=True))
+        return outcomes

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
-from agents.policies.settings import FORECAST, PACE_SETTINGS, REQUEST_RATE, RULE, SCHEDULED, names_of
+from agents.policies.settings import CLAIRVOYANT, FORECAST, PACE_SETTINGS, REQUEST_RATE, RULE, SCHEDULED, names_of
 from sim_core.controlplane.hpa_settings import HPA_SETTINGS
 from sim_core.errors import PolicyError, nearest
 
@@ -108,10 +108,22 @@ POLICIES: Mapping[str, Entry] = {
             "rule", "agents.policies.rule:RulePolicy", "run", "evaluate", "evaluation",
             settings=names_of(RULE), family=f"{_FAMILIES}:RULE", tuned=True,
         ),
-        _entry("clairvoyant", "agents.policies.clairvoyant:ClairvoyantPolicy", "run", "evaluate", "evaluation"),
+        _entry(
+            "known-rates", "agents.policies.clairvoyant:KnownRatesPolicy", "run", "evaluate", "evaluation",
+            settings=names_of(CLAIRVOYANT), family=f"{_FAMILIES}:KNOWN_RATES",
+        ),
+        _entry(
+            "clairvoyant", "agents.policies.clairvoyant:ClairvoyantPolicy", "run", "evaluate", "evaluation",
+            settings=names_of(CLAIRVOYANT), family=f"{_FAMILIES}:CLAIRVOYANT",
+        ),
         _entry("agent", "agents.policies.learned:LearnedPolicy", "evaluation", trained=True),
     )
 }  # fmt: skip
+
+# What an autoscaler of one's own is compared with: each with settings found on the traffic before.
+RIVALS = ("static", "hpa-tuned", "request-rate", "scheduled", "forecast", "rule")
+ALL_RIVALS = "all"
+OPTIMUM = "clairvoyant"
 
 
 def known(place: Place) -> list[str]:
@@ -209,6 +221,32 @@ def choices_of(where: str, texts: Iterable[str], place: Place) -> list[Choice]:
     if problems:
         raise PolicyError(where, problems)
     return choices
+
+
+def with_rivals(where: str, rivals: Iterable[str], texts: Iterable[str]) -> list[str]:
+    """Policies to be compared: rivals, the optimum, and the others that were named.
+
+    Args:
+        where: the option that named the rivals, for the message.
+        rivals: names of RIVALS, or ALL_RIVALS; none: `texts` as they are.
+
+    Raises:
+        PolicyError: unknown rivals; all at once.
+    """
+    named = [name.strip() for name in rivals if name.strip()]
+    texts = [text.strip() for text in texts]
+    if not named:
+        return texts
+    choices = (ALL_RIVALS, *RIVALS)
+    problems = [
+        f"unknown rival {name!r} (known: {', '.join(choices)}){nearest(name, choices)}"
+        for name in named
+        if name not in choices
+    ]
+    if problems:
+        raise PolicyError(where, problems)
+    chosen = RIVALS if ALL_RIVALS in named else tuple(dict.fromkeys(named))
+    return [*dict.fromkeys([*chosen, OPTIMUM]), *(text for text in texts if text not in (*chosen, OPTIMUM))]
 
 
 def policy_of(choice: Choice) -> Policy:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.policies.registry import check_made, choices_of
+from agents.policies.registry import check_made, choices_of, with_rivals
 from flows.estimates import tell_time
 from flows.inputs import TrafficChoice, duration_s, load_profile, overrides, warn_of
 from flows.terminal.progress import Progress
@@ -33,6 +33,7 @@ class EvaluationRequest:
     state: Path | None
     track: bool = True
     engine: str = FLUID
+    rivals: Sequence[str] = ()
 
 
 def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
@@ -45,7 +46,8 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
         InputError: any part of the request is wrong, a model cannot be found, or a policy has nothing to be tuned on.
     """
     engine = check_engine(request.engine, "--engine")
-    choices = choices_of("--policies", request.policies, "evaluate")
+    named = with_rivals("--rivals", request.rivals, request.policies)
+    choices = choices_of("--policies", named, "evaluate")
     start_s, length_s = duration_s("--start", request.start), duration_s("--duration", request.duration)
     request.traffic.check()
     profile = load_profile(request.profile, overrides(request.settings))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import experiments
-from agents.policies.registry import described, known, split_outside
+from agents.policies.registry import ALL_RIVALS, OPTIMUM, RIVALS, described, known, split_outside
 from sim_core.bundled import TRAFFICS, names_in, profile_names
 from sim_core.engines import NAMES as ENGINE_NAMES
 from sim_core.engines import described as described_engines
@@ -39,6 +39,13 @@ def _policies(incomplete: str) -> list[str]:
     return [",".join([*named, name]) for name in left]
 
 
+def _rivals(incomplete: str) -> list[str]:
+    """Completes the last name of a list."""
+    *named, last = incomplete.split(",")
+    left = [name for name in (ALL_RIVALS, *RIVALS) if name.startswith(last) and name not in named]
+    return [",".join([*named, name]) for name in left]
+
+
 Profile = Annotated[
     str,
     typer.Argument(help="A bundled profile (see `profile list`) or the path of a YAML file.", autocompletion=_profile),
@@ -58,6 +65,14 @@ PolicyList = Annotated[
         "--policies",
         help=f"Comma-separated: {described('evaluate')}; settings as in static(replicas=8).",
         autocompletion=_policies,
+    ),
+]
+RivalList = Annotated[
+    str,
+    typer.Option(
+        "--rivals",
+        help=f"Compare with these too, and with {OPTIMUM}: {ALL_RIVALS}, or comma-separated: {', '.join(RIVALS)}.",
+        autocompletion=_rivals,
     ),
 ]
 Spec = Annotated[

@@ -129,6 +129,7 @@ def show_training(document: Mapping[str, Any]) -> None:
     print_table(
         f"{training['profile']}: {training['steps']:,} steps, seed {training['seed']}", ("last rollout", "value"), rows
     )
+    print(f"Learned: {training['outcome']['verdict']}")
     _show_gate(document["model"]["gate"])
     if model:
         print(f"Model: {model['name']} version {model['version']} ({', '.join(model['aliases'])})")
