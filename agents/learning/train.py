@@ -281,6 +281,27 @@ def choose_kept(network: bytes, found: Found, part: Part) -> Chosen:
         found: the rule.
         part: the validation part.
     """
+    pods, rows, constant_share = pods_of_shares(network, found.settings["price"], part)
+    gains = {kept: 1.0 - pods[kept] / pods[0.0] for kept in KEPT if math.isfinite(pods[kept] / pods[0.0])}
+    best = max(gains, key=lambda kept: gains[kept], default=0.0)
+    kept = best if gains.get(best, 0.0) >= LEAST_GAIN else 0.0
+    gain = max((gains[share] for share in gains if share > 0.0), default=None)
+    return Chosen(with_metadata(network, {"kept": kept}), kept, rows, gain, constant_share)
+
+
+def pods_of_shares(
+    network: bytes, price: float, part: Part
+) -> tuple[dict[float, float], list[dict[str, float]], float]:
+    """What each share of a residual needs at the objective on some traffic.
+
+    Args:
+        network: a model that keeps all of it.
+        price: of the error budget, around which the frontier is played.
+
+    Returns:
+        cost of pods by share (see `pods_at`), rows as in `TrainResult.validation`, and the share of decisions that are the
+        median action.
+    """
     rows: list[dict[str, float]] = []
     pods: dict[float, float] = {}
     constant_share = 1.0
@@ -288,19 +309,16 @@ def choose_kept(network: bytes, found: Found, part: Part) -> Chosen:
         model = with_metadata(network, {"kept": kept})
         outcomes = []
         for factor in _PRICE_FACTORS:
-            price = found.settings["price"] * factor
-            policy = LearnedPolicy(model, price=price)
-            attained, usd, residuals = _outcome(policy, part, VALIDATION_SEED, VALIDATION_SEEDS)
+            own = price * factor
+            attained, usd, residuals = _outcome(
+                LearnedPolicy(model, price=own), part, VALIDATION_SEED, VALIDATION_SEEDS
+            )
             outcomes.append((attained, usd))
-            rows.append({"kept": kept, "price": price, "slo_attainment": attained, "pods_usd": usd})
+            rows.append({"kept": kept, "price": own, "slo_attainment": attained, "pods_usd": usd})
             if kept == 1.0 and factor == 1.0:
                 constant_share = float(np.mean(np.abs(residuals - np.median(residuals)) < CONSTANT))
         pods[kept] = pods_at(outcomes, part.profile.slo.objective)
-    gains = {kept: 1.0 - pods[kept] / pods[0.0] for kept in KEPT if math.isfinite(pods[kept] / pods[0.0])}
-    best = max(gains, key=lambda kept: gains[kept], default=0.0)
-    kept = best if gains.get(best, 0.0) >= LEAST_GAIN else 0.0
-    gain = max((gains[share] for share in gains if share > 0.0), default=None)
-    return Chosen(with_metadata(network, {"kept": kept}), kept, rows, gain, constant_share)
+    return pods, rows, constant_share
 
 
 def pods_at(outcomes: Sequence[tuple[float, float]], attainment: float) -> float:
