@@ -125,6 +125,40 @@ def run(
 
 
 @app.command()
+def explain(
+    policy: Annotated[
+        str,
+        typer.Argument(
+            help="A registered model (models:/NAME@ALIAS), general, or rule; settings as in rule(price=0.2)."
+        ),
+    ],
+    profile: Annotated[
+        str, typer.Option("--profile", help="A bundled profile or the path of a YAML file.")
+    ] = "production",
+    at: Annotated[str, typer.Option("--at", help="Time of day of the decision, as 14:20.")] = "12:00",
+    trace: options.Trace = None,
+    traffic: options.Traffic = "diurnal",
+    traffic_seed: options.TrafficSeed = 0,
+    scale_peak_to_replicas: options.ScalePeak = None,
+    start: options.Start = "1d",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the lane.")] = 0,
+    settings: options.Settings = None,
+    output: Annotated[Path | None, typer.Option(help="Write every decision up to then into this Parquet file.")] = None,
+    state: options.State = None,
+    as_json: options.Json = False,
+) -> None:
+    """Tell what a learned policy decided at a moment, and why: forecast, uncertainty, budget, margin."""
+    from flows.commands.explain import ExplainRequest
+    from flows.commands.explain import explain as explained
+    from flows.inputs import TrafficChoice
+    from flows.terminal.tables import show_explanation
+
+    choice = TrafficChoice(trace, traffic, traffic_seed, scale_peak_to_replicas)
+    request = ExplainRequest(policy, profile, settings or [], choice, at, seed, start, state, output)
+    _present(lambda: explained(request), show_explanation, as_json)
+
+
+@app.command()
 def sweep(
     spec: options.Spec,
     trace: options.Trace = None,

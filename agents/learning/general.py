@@ -8,10 +8,10 @@ heart; the last day of each traffic decides how much of the residual is kept.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from agents.learning.export import export_onnx, with_metadata
 from agents.learning.families import RULE
 from agents.learning.search import DAY_S, Found, Part, search
 from agents.learning.train import KEPT, LEAST_GAIN, TrainRequest, learn, pods_of_shares
+from agents.policies.learned import GENERAL
 from sim_core.profile import in_long_ticks, load_profile
 from sim_core.workload import Trace, bundled_traffic, read_trace
 from sim_core.world import scale_to_replicas
@@ -103,20 +104,11 @@ def choose(network: bytes, found: Found, parts: Sequence[Part]) -> tuple[float, 
     return kept, {f"{kept:g}": mean for kept, mean in means.items()}
 
 
-MODEL = Path(__file__).parent.parent / "models" / "general.onnx"
-
-
-@cache
-def shipped() -> bytes:
-    """The general model of this package, see `agents/models/general.md`."""
-    return MODEL.read_bytes()
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the command line, makes the model and says what it is."""
     parser = argparse.ArgumentParser(prog="python -m agents.learning.general", description=__doc__)
     parser.add_argument("traces", nargs="*", type=Path, help="trace files, beside the bundled generators")
-    parser.add_argument("-o", "--output", type=Path, default=MODEL)
+    parser.add_argument("-o", "--output", type=Path, default=GENERAL)
     parser.add_argument("--search-days", type=float, default=2000.0)
     parser.add_argument("--steps", type=int, default=2_000_000)
     given = parser.parse_args(arguments)
@@ -124,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, facts = make([*(read_trace(path) for path in given.traces), *generated], given.search_days, given.steps)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_bytes(model)
+    digest = hashlib.sha256(model).hexdigest()
+    given.output.with_suffix(".sha256").write_text(f"{digest}  {given.output.name}\n")
     print(json.dumps(facts, indent=2))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,12 @@ import onnxruntime
 from agents.features import FEATURES, LAYOUT_VERSION, N_FEATURES, choose_lanes, see_lanes
 from agents.observation import Observations
 from agents.policies.rule import NOTHING, RULE_STATE, batch_of_rules
+from agents.policies.settings import RULE, completed
 from sim_core.errors import ModelError
 from sim_core.world import Lane, Scaler
+
+# Trained on many kinds of traffic by `agents.learning.general`; see the card beside it.
+GENERAL = Path(__file__).parent.parent / "models" / "general.onnx"
 
 
 class LearnedPolicy:
@@ -92,3 +98,29 @@ class LearnedPolicy:
 
     def scalers(self) -> list[Scaler] | None:
         return None
+
+
+def general_policy(price: float | None = None) -> LearnedPolicy:
+    """The pretrained model that comes with this package, for traffic that nobody has trained on.
+
+    Args:
+        price: of the error budget, instead of its own.
+
+    Raises:
+        ModelError: the file is missing, or is not the one that this version was released with.
+        PolicyError: a price that is none.
+    """
+    if price is not None:
+        completed("general", [setting for setting in RULE if setting.name == "price"], {"price": price})
+    try:
+        model = GENERAL.read_bytes()
+    except OSError as error:
+        raise ModelError("general", f"{GENERAL} cannot be read ({error.strerror}); install the package anew") from None
+    digest = hashlib.sha256(model).hexdigest()
+    released = GENERAL.with_suffix(".sha256").read_text().split()[0] if GENERAL.with_suffix(".sha256").exists() else ""
+    if digest != released:
+        raise ModelError(
+            "general",
+            f"{GENERAL} has SHA-256 {digest[:16]}..., released was {released[:16]}...; install the package anew",
+        )
+    return LearnedPolicy(model, "general", price=price)

@@ -108,6 +108,7 @@ POLICIES: Mapping[str, Entry] = {
             "rule", "agents.policies.rule:RulePolicy", "run", "evaluate", "evaluation",
             settings=names_of(RULE), family=f"{_FAMILIES}:RULE", tuned=True,
         ),
+        _entry("general", "agents.policies.learned:general_policy", "run", "evaluate", "evaluation", settings=("price",)),
         _entry(
             "known-rates", "agents.policies.clairvoyant:KnownRatesPolicy", "run", "evaluate", "evaluation",
             settings=names_of(CLAIRVOYANT), family=f"{_FAMILIES}:KNOWN_RATES",

@@ -59,6 +59,26 @@ def show_run(document: Mapping[str, Any]) -> None:
         print(f"Request traces: {', '.join(document['request_traces'])}")
 
 
+def show_explanation(document: Mapping[str, Any]) -> None:
+    """The decisions around a moment, then the one that was asked about in words."""
+    shown = {"load": ".1f", "forecast": ".1f", "uncertainty": ".0%", "budget_spent": ".0%", "price": ".3f"}
+    shown |= {"residual": "+.1%", "needed": ".0f", "margin": "+.0%", "desired": ".0f"}
+    rows = [
+        [
+            ("> " if row["asked"] else "  ") + row["clock"],
+            row["service"],
+            *(f"{row[name]:{form}}" for name, form in shown.items()),
+        ]
+        for row in document["decisions"]
+    ]
+    title = f"{document['policy']} on {document['profile']}, seed {document['seed']}"
+    print_table(title, ("time", "service", *(name.replace("_", " ") for name in shown)), rows)
+    for sentence in document["in_words"]:
+        print(sentence)
+    if document["output"]:
+        print(f"Decisions: {document['output']}")
+
+
 def _show_services(of: str, services: Mapping[str, Mapping[str, Any]]) -> None:
     rows = [[service, *_of_part(figures)] for service, figures in services.items()]
     print_table(f"Services{of}", ("service", *next(iter(services.values()))), rows)
