@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,14 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+from typer.testing import CliRunner
 
 from agents.learning import contestants, protocol
 from agents.learning.contestants import contestant_of, family_fit
 from agents.learning.protocol import Contestant, Outcomes, Trial, held_out_days, outcomes_of
 from agents.learning.search import Family, Parameter
 from agents.learning.verdict import BETTER, LOSS, MISSED, REACHED, TIE, WIN, cost_at, judge
+from agents.policies import registry
 from agents.policies.contract import Policy
 from agents.policies.registry import choice_of
+from flows.cli import _explained, app
 from sim_core.errors import InputError
 from sim_core.profile import Profile
 from sim_core.workload import Trace, read_trace
@@ -114,8 +119,8 @@ def test_a_trace_that_is_too_short_is_told_what_it_would_take():
     ("wrong", "words"),
     [
         ({"days": 4}, "--days must be at least 5"),
-        ({"block_s": 310.0}, "--block must be a multiple of the controllers' 15 s"),
-        ({"block_s": 30.0}, "--block must be at least a step"),
+        ({"block_s": 310.0}, "--block must be a multiple of the controllers' period of 15 s"),
+        ({"block_s": 30.0}, "--block must be at least a step of the trace, 1m"),
     ],
 )
 def test_wrong_days_and_blocks_are_refused(wrong, words):
@@ -332,12 +337,12 @@ def test_trainings_and_days_may_have_policies_of_their_own(trial):
 
 
 def test_a_policy_that_weighs_bad_requests_gets_a_frontier_of_prices(monkeypatch, trial):
-    entry = contestants.POLICIES["clairvoyant"]
+    entry = registry.POLICIES["clairvoyant"]
     if contestants.PRICE_KNOB not in entry.settings:
         from dataclasses import replace
 
         entry = replace(entry, settings=(contestants.PRICE_KNOB,))
-        monkeypatch.setitem(contestants.POLICIES, "clairvoyant", entry)
+        monkeypatch.setitem(registry.POLICIES, "clairvoyant", entry)
     (fit,) = contestant_of(choice_of("clairvoyant", "evaluate"), trial.parts()[:1], 1.0).fits
     assert fit.tuned == {} and [settings[contestants.PRICE_KNOB] for settings in fit.frontier] == list(
         contestants.PRICES
@@ -413,3 +418,98 @@ def test_policies_that_cannot_be_told_apart_tie():
     twins = [made_up(name, 25.0, [np.random.default_rng(1), np.random.default_rng(2)], np.random.default_rng(seed))
              for name, seed in (("a", 3), ("b", 4))]  # fmt: skip
     assert {row["outcome"] for row in rows_of(twins).values()} == {TIE}
+
+
+# --- the command
+
+
+def write_trace(path: Path, trace: Trace) -> Path:
+    rows = [f"{k * trace.step_s:g},{rate:.4f}" for k, rate in enumerate(trace.rates_per_s)]
+    path.write_text("t_seconds,requests_per_second\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, trial: Trial) -> Path:
+    """Two traces of seven blocks of a quarter of an hour, and one of an hour."""
+    traces = tmp_path / "traces"
+    traces.mkdir()
+    write_trace(traces / "waves.csv", trial.trace)
+    calm = Trace("calm", 60.0, np.sqrt(trial.trace.rates_per_s * trial.trace.mean_per_s))
+    write_trace(traces / "calm.csv", calm)
+    write_trace(traces / "short.csv", calm.slice(0.0, 3600.0))
+    (traces / "notes.txt").write_text("no trace")
+    return traces
+
+
+def sim(*args: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "200"})
+
+
+SMALL = ("--block", "15m", "--seeds", "2", "--budget-days", "0.2", "--peak-replicas", "10")
+
+
+@pytest.mark.slow
+def test_the_command_compares_over_a_folder_and_resumes(folder, tmp_path):
+    """One table with ranks, wins and losses; the short trace is named; what was played is not played again."""
+    state = tmp_path / "state"
+    asked = ("benchmark-agents", folder, "--policies", "static,hpa-tuned,clairvoyant", *SMALL, "--state", state)
+    done = sim(*asked, "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert [trace["trace"] for trace in document["traces"]] == ["calm", "waves"]
+    (short,) = document["skipped"]
+    assert "lasts 1h; the protocol takes 7 blocks" in short["why"]
+    policies = document["traces"][1]["policies"]
+    assert sorted(entry["rank"] or 0 for entry in policies.values()) == [0, 1, 2]
+    assert policies["clairvoyant"]["ceiling"] and policies["clairvoyant"]["rank"] is None
+    assert all(len(entry["frontier"]) >= 1 and entry["fixed_usd"] > 0 for entry in policies.values())
+    standings = {row["policy"]: row for row in document["standings"]}
+    assert set(standings) == {"static", "hpa-tuned"}
+    assert all(row["win"] + row["tie"] + row["loss"] == row["traces"] == 2 for row in standings.values())
+
+    kept = {file: file.stat().st_mtime_ns for file in (state / "contests").iterdir()}
+    assert len(kept) == 6
+    again = sim(*asked)
+    assert again.exit_code == 0, again.output
+    assert {file: file.stat().st_mtime_ns for file in (state / "contests").iterdir()} == kept
+    assert "Over 2 traces" in again.stdout and "waves: 5 held-out blocks of 15m" in again.stdout
+    assert "Left out: trace 'short'" in again.stdout
+
+    page = Path(document["report"]).read_text()
+    assert "figure-trace-1" in page and "Traces that were left out" in page and "hpa-tuned" in page
+    client = MlflowClient(f"sqlite:///{state / 'mlflow.db'}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "production"]
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = document["mlflow"]["run_id"]
+    assert len(runs) == 3 and runs["waves"].data.tags["mlflow.parentRunId"] == parent
+    assert runs["waves"].data.metrics["pods_usd/static"] == pytest.approx(policies["static"]["pods_usd"]["mean"])
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_all_that_is_wrong_with_a_benchmark_is_told_at_once(tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    wrong = ("--policies", "hpa-tunde,static", "--block", "7s", "--days", "3", "--peak-replicas", "4000")
+    state = tmp_path / "state"
+    done = sim("benchmark-agents", empty, tmp_path / "no.csv", *wrong, "--state", state)
+    assert done.exception is not None and _explained(done.exception) == 2
+    said = capsys.readouterr().err
+    for words in (
+        "empty: holds no trace",
+        "no.csv: no such file or folder",
+        "unknown policy 'hpa-tunde'",
+        "did you mean 'hpa-tuned'?",
+        "--block must be a multiple",
+        "--days must be at least 5",
+        "--peak-replicas: profile 'production' has at most 100 (got 4000)",
+    ):
+        assert words in said
+    assert not state.exists()
+
+
+def test_traces_that_are_all_too_short_are_refused(folder, tmp_path, capsys):
+    done = sim("benchmark-agents", folder / "short.csv", *SMALL, "--state", tmp_path / "state")
+    assert done.exception is not None and _explained(done.exception) == 2
+    assert "(105m) of 15m, or a --block of 8m" in capsys.readouterr().err
+    assert not (tmp_path / "state").exists()

@@ -3,7 +3,7 @@ requests."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pkgutil import resolve_name
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from agents.learning.protocol import CEILINGS, Contestant, Fit
 from agents.learning.search import Family, Part, Settings, search
 from agents.policies.contract import Policy
-from agents.policies.registry import POLICIES, Choice, Entry, policy_of
+from agents.policies.registry import Choice, choice_of, known, policy_of, tuned_policy
 
 PRICE_KNOB = "bad_request_price"  # trades pods for good requests where a policy weighs one against the other
 PRICES = tuple(float(price) for price in np.geomspace(0.004, 2.0, 8))
@@ -21,13 +21,8 @@ _PRICE_STEP = 3.0
 
 
 def known_contestants() -> list[str]:
-    """Policies that are compared unless others are named: all that can be tuned, and the ceilings."""
-    return [entry.name for entry in POLICIES.values() if _is_compared(entry)]
-
-
-def _is_compared(entry: Entry) -> bool:
-    tuned = entry.family is not None or entry.tuner is not None
-    return "evaluate" in entry.places and (tuned or entry.name in CEILINGS)
+    """Policies that are compared unless others are named: all whose settings are searched, and the ceilings."""
+    return [name for name in known("evaluate") if choice_of(name, "evaluate").tuned or name in CEILINGS]
 
 
 def contestant_of(choice: Choice, parts: Sequence[Part], budget_days: float, threads: int = 2) -> Contestant:
@@ -45,21 +40,24 @@ def contestant_of(choice: Choice, parts: Sequence[Part], budget_days: float, thr
         PolicyError: the policy cannot be made.
     """
     entry = choice.entry
-    if entry is not None and entry.family is not None and not _is_fixed(choice):
-        family: Family = resolve_name(entry.family)
-        fits = [family_fit(family, part, choice.settings, budget_days, threads) for part in parts]
-        return Contestant(choice.text, fits)
-    if entry is not None and entry.tuner is not None and not choice.settings:
-        tuner = resolve_name(entry.tuner)
-        found = [tuner(part.profile, part.trace, part.start_s, part.end_s, budget_days) for part in parts]
-        return Contestant(choice.text, [_fit(choice, settings) for settings in found], by_lane=False)
-    return Contestant(choice.text, [_fit(choice, dict(choice.settings))], by_lane=False)
+    family: Family | None = resolve_name(entry.family) if entry is not None and entry.family is not None else None
+    if family is not None and (choice.tuned or family.knob in choice.settings):
+        return Contestant(
+            choice.text, [family_fit(family, part, choice.settings, budget_days, threads) for part in parts]
+        )
+    if choice.tuned:
+        made = [tuned_policy(choice, part.profile, part.trace, part.start_s, part.end_s, budget_days) for part in parts]
+        return Contestant(choice.text, [_as_it_is(policy) for policy in made], by_lane=False)
+    return Contestant(choice.text, [_priced_fit(choice)], by_lane=False)
 
 
-def _is_fixed(choice: Choice) -> bool:
-    """Whether settings are given, but not the one that makes a frontier."""
-    assert choice.entry is not None and choice.entry.family is not None
-    return bool(choice.settings) and resolve_name(choice.entry.family).knob not in choice.settings
+def model_contestant(name: str, policies: Sequence[Policy]) -> Contestant:
+    """Learned policies that differ in their training seeds as one contestant; each is one point."""
+    made: list[Callable[[Sequence[Mapping[str, Any]]], Policy]] = [
+        lambda by_lane, policy=policy: policy  # type: ignore[misc]
+        for policy in policies
+    ]
+    return Contestant(name, [Fit({}, [], made)], by_lane=False)
 
 
 def family_fit(family: Family, part: Part, given: Mapping[str, Any], budget_days: float, threads: int = 2) -> Fit:
@@ -83,8 +81,13 @@ def family_fit(family: Family, part: Part, given: Mapping[str, Any], budget_days
     return Fit(tuned, frontier, [family.policy_of], wider)
 
 
-def _fit(choice: Choice, settings: Settings) -> Fit:
-    """A policy with settings, and with prices of a bad request where it takes one and none is given."""
+def _as_it_is(policy: Policy) -> Fit:
+    return Fit(dict(getattr(policy, "settings", {})), [], [lambda by_lane: policy])
+
+
+def _priced_fit(choice: Choice) -> Fit:
+    """A policy with its settings, and with prices of a bad request where it takes one and none is given."""
+    settings = dict(choice.settings)
 
     def made(by_lane: Sequence[Mapping[str, Any]]) -> Policy:
         return policy_of(replace(choice, settings=dict(by_lane[0])))

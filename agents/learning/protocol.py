@@ -66,16 +66,11 @@ def held_out_days(
         InputError: too few days are asked for, the trace is too short, which says what it would take, or its steps are
             longer than a block.
     """
+    check_rules(block_s, days, sync_s)
     where = f"trace '{trace.name}'"
-    problems = []
-    if days < LEAST_DAYS:
-        problems.append(f"--days must be at least {LEAST_DAYS} (got {days})")
-    if block_s < sync_s or abs(block_s / sync_s - round(block_s / sync_s)) > 1e-9:
-        problems.append(f"--block must be a multiple of the controllers' {sync_s:g} s (got {format_duration(block_s)})")
-    elif block_s < trace.step_s:
-        problems.append(f"--block must be at least a step of the trace, {trace.step_s:g} s (got {block_s:g} s)")
-    if problems:
-        raise InputError(where, problems)
+    if block_s < trace.step_s:
+        rule = f"--block must be at least a step of the trace, {format_duration(trace.step_s)}"
+        raise InputError(where, f"{rule} (got {format_duration(block_s)})")
     whole, needed = int(trace.duration_s / block_s + 1e-9), TUNING_BLOCKS + days
     if whole < needed:
         longest = format_duration(_fitting(trace, needed, sync_s))
@@ -87,6 +82,22 @@ def held_out_days(
         )
     starts_s = tuple(float(block) * block_s for block in range(whole - days, whole))
     return HeldOutDays(block_s, starts_s, starts_s if refit else (starts_s[0],) * days)
+
+
+def check_rules(block_s: float, days: int, sync_s: float) -> None:
+    """Whether there are enough days, and blocks that hold whole syncs [s].
+
+    Raises:
+        InputError: with both problems at once.
+    """
+    problems = []
+    if days < LEAST_DAYS:
+        problems.append(f"--days must be at least {LEAST_DAYS} (got {days})")
+    if block_s < sync_s or abs(block_s / sync_s - round(block_s / sync_s)) > 1e-9:
+        rule = f"--block must be a multiple of the controllers' period of {sync_s:g} s"
+        problems.append(f"{rule} (got {format_duration(block_s)})")
+    if problems:
+        raise InputError("protocol", problems)
 
 
 def _fitting(trace: Trace, blocks: int, sync_s: float) -> float:

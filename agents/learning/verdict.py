@@ -81,7 +81,9 @@ def judge(
     for row in rows:
         row["rank"] = None if row["ceiling"] else ranked.index(row["policy"]) + 1
         row["outcome"] = None if row["ceiling"] or len(costs) < 2 else _outcome(row)
-    return Verdict(pd.DataFrame(rows), _frontiers(pools), days, draws.levels)
+    table = pd.DataFrame(rows)
+    table["rank"] = pd.Series([row["rank"] for row in rows], dtype=object)  # whole numbers beside None
+    return Verdict(table, _frontiers(pools), days, draws.levels)
 
 
 def days_that_count(outcomes: Sequence[Outcomes]) -> list[int]:
