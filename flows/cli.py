@@ -295,6 +295,69 @@ def evaluate(
 
 
 @app.command()
+def benchmark_agents(
+    traces: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER|TRACE...", help="Trace files, and folders of them (.csv, .csv.gz).")
+    ],
+    profile: options.ProfileOption = "production",
+    policies: options.Contestants = None,
+    days: Annotated[int, typer.Option(help="Blocks at the end of each trace that are held out, at least 5.")] = 5,
+    block: Annotated[str, typer.Option(help="Length of a block: 24h; 5m for traces of an hour.")] = "24h",
+    seeds: Annotated[int, typer.Option(min=1, max=4096, help="Evaluation seeds on each day.")] = 4,
+    budget_days: Annotated[
+        float, typer.Option(min=0.0, help="Simulated days that the search for the settings of each policy may spend.")
+    ] = 80.0,
+    peak_replicas: Annotated[
+        int, typer.Option(min=1, help="Map the peak of each trace to what so many replicas serve at 70 % utilization.")
+    ] = 20,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Tune anew before each held-out day, on all that lies before; else once.")
+    ] = False,
+    own_ticks: Annotated[
+        bool,
+        typer.Option(
+            "--own-ticks", help="Play the profile's own ticks: five times as long, for nearly the same figures."
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The report, an HTML file; default: in the state folder.")
+    ] = None,
+    settings: options.Settings = None,
+    no_track: options.NoTrack = False,
+    state: options.State = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Compare policies by the protocol over the held-out days of many traces. Resumes.
+
+    The last whole blocks of each trace are held out, at least 5; policies are tuned on what lies before, at least 2. Each is
+    played with several values of the setting that trades pods for good requests, on the same draws, and compared by what
+    its pods cost at the same SLO attainment. Intervals are over days. Small logs lose their counting noise first.
+    """
+    from flows.commands.benchmark_agents import BenchmarkRequest
+    from flows.commands.benchmark_agents import benchmark_agents as run_protocol
+    from flows.terminal.standings import show_benchmark
+
+    request = BenchmarkRequest(
+        traces,
+        profile,
+        settings or [],
+        split_outside(policies) if policies is not None else [],
+        days,
+        block,
+        seeds,
+        budget_days,
+        peak_replicas,
+        refit,
+        own_ticks,
+        output,
+        state,
+        not no_track,
+    )
+    _present(lambda: run_protocol(request), show_benchmark, as_json, quiet, resumable=True)
+
+
+@app.command()
 def compare(
     sweeps: Annotated[
         list[str] | None, typer.Argument(help="Ids of sweeps or names of their specifications; default: the newest.")

@@ -75,7 +75,8 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 def test_every_command_has_help(sim):
     listed = sim("--help").stdout
-    for command in ("run", "sweep", "train", "evaluate", "compare", "report", "profile", "trace", "ui", "bench"):
+    commands = ("run", "sweep", "train", "evaluate", "compare", "report", "profile", "trace", "ui", "bench")
+    for command in (*commands, "benchmark-agents"):
         assert f"\n  {command} " in listed
         assert sim(command, "--help").returncode == 0
 
@@ -107,6 +108,7 @@ def test_every_command_has_help(sim):
         (["run", "production", "--engine", "requests", "--trace-requests", "2"], ["--trace-requests", "at most 1"]),
         (["sweep", "demo", "--engine", "request"], ["--engine", "did you mean 'requests'?"]),
         (["evaluate", "production", "--engine", "fluidd"], ["--engine", "did you mean 'fluid'?"]),
+        (["benchmark-agents", "no/such.csv", "--block", "1 week"], ["no/such.csv: no such file or folder", "--block"]),
         (["run", "production", "--duration", "1 fortnight"], ["--duration"]),
         (["run", "production", "--duration", "0s"], ["--duration", "greater than 0"]),
         (["run", "production", "--traffic", "diurnl"], ["diurnl", "diurnal"]),
@@ -233,7 +235,7 @@ def test_quiet_leaves_out_progress_and_keeps_errors(sim):
     assert (quiet.returncode, quiet.stderr) == (0, "")
     assert quiet.stdout == loud.stdout
     refused(sim("evaluate", "production", "--policies", "hpaa", "--quiet"), "hpaa")
-    for command in ("sweep", "train", "evaluate", "bench", "ui"):  # all that show progress
+    for command in ("sweep", "train", "evaluate", "benchmark-agents", "bench", "ui"):  # all that show progress
         assert "--quiet" in sim(command, "--help").stdout
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,12 @@ _RETURN_COLUMNS = ("episode_return", "rollout/ep_rew_mean", "ep_rew_mean")
 def dark_colors(data: ReportData) -> dict[str, str]:
     """Light colour -> the colour that takes its place on dark ground, for all that the figures use."""
     names = [o.policy for o in evaluated(data)] + [o.policy for o in swept(data)] + list(data.timelines)
-    styles = [*STYLES.values(), *styles_of(names).values()]
+    return dark_colors_of(styles_of(names).values())
+
+
+def dark_colors_of(used: Iterable[Style]) -> dict[str, str]:
+    """The same for the styles of some policies."""
+    styles = [*STYLES.values(), *used]
     return {**_DARK_INK, _SURFACE: _DARK_SURFACE, **{style.color: style.dark_color for style in styles}}
 
 
@@ -47,7 +52,7 @@ def comparison_figure(data: ReportData) -> go.Figure | None:
     if not outcomes:
         return None
     axis = nines_axis(_attainments(outcomes), data.objective)
-    figure = _cost_figure(axis, data)
+    figure = cost_figure(axis, data.objective)
     for outcome in outcomes:
         mean, low, high = (float(place) for place in axis.position([_values(outcome.attainment)])[0])
         figure.add_scatter(
@@ -70,7 +75,7 @@ def sweep_figure(data: ReportData) -> go.Figure | None:
     if not outcomes:
         return None
     axis = nines_axis([outcome.attainment.mean for outcome in outcomes], data.objective)
-    figure = _cost_figure(axis, data)
+    figure = cost_figure(axis, data.objective)
     places = axis.position([outcome.attainment.mean for outcome in outcomes])
     front = pareto_front([o.cost.mean for o in outcomes], [o.attainment.mean for o in outcomes])
     figure.add_scatter(
@@ -302,12 +307,13 @@ def _clock(time_s: np.ndarray) -> np.ndarray:
     return 1000.0 * time_s  # plotly's date axis counts milliseconds
 
 
-def _cost_figure(axis: NinesAxis, data: ReportData) -> go.Figure:
+def cost_figure(axis: NinesAxis, objective: float, title: str = "whole cost [$/day]") -> go.Figure:
+    """Empty axes for cost against SLO attainment, with the line of the objective [1]."""
     figure = go.Figure(layout=_base_layout())
     figure.update_layout(
         height=430,
         hovermode="closest",
-        xaxis={**_axis("whole cost [$/day]"), "tickprefix": "$"},
+        xaxis={**_axis(title), "tickprefix": "$"},
         yaxis={
             **_axis("SLO attainment [% of requests, scale of nines]"),
             "tickvals": axis.ticks,
@@ -315,9 +321,9 @@ def _cost_figure(axis: NinesAxis, data: ReportData) -> go.Figure:
             "range": [axis.low, axis.top + 0.06 * (axis.top - axis.low)],
         },
     )
-    goal = float(axis.position(data.objective))
+    goal = float(axis.position(objective))
     _threshold_line(figure, "y", goal)
-    _threshold_name(figure, f"SLO {objective_text(data.objective)}", y=goal, yref="y")
+    _threshold_name(figure, f"SLO {objective_text(objective)}", y=goal, yref="y")
     return figure
 
 

@@ -5,10 +5,7 @@ The page holds plotly.js once and refuses, by its content security policy, to lo
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-from plotly.offline import get_plotlyjs
 
 from experiments.analysis.amounts import NOTHING, number, objective_text, percent, seconds, usd
 from experiments.analysis.savings import MONTH_DAYS
@@ -37,6 +30,7 @@ from experiments.report.data import (
     evaluated,
     swept,
 )
+from experiments.report.html import Cell, Row, Table, page_of, write_file
 from experiments.report.series import pareto_front
 from experiments.report.words import (
     attainment_status,
@@ -53,9 +47,7 @@ from experiments.report.words import (
     within_slo,
     worded,
 )
-from experiments.store.files import write_atomically
 from sim_core.engines import engine_named
-from sim_core.errors import InputError, PlatformError
 from sim_core.units import format_duration
 
 MAX_SWEEP_ROWS = 1_000
@@ -94,7 +86,7 @@ def write_report(data: ReportData, path: str | Path) -> Path:
         InputError: the folder cannot be made or written.
     """
     page = render(data)
-    return _written(Path(path), page.encode("utf-8", errors="replace"))
+    return write_file(Path(path), page.encode("utf-8", errors="replace"))
 
 
 def write_pictures(data: ReportData, folder: str | Path) -> list[Path]:
@@ -111,7 +103,7 @@ def write_pictures(data: ReportData, folder: str | Path) -> list[Path]:
         if figure is not None:
             png = io.BytesIO()
             figure.savefig(png, format="png", dpi=160)
-            written.append(_written(Path(folder) / name, png.getvalue()))
+            written.append(write_file(Path(folder) / name, png.getvalue()))
     return written
 
 
@@ -123,21 +115,12 @@ def render(data: ReportData) -> str:
         "timeline": figures.timeline_figure(data),
         "learning": figures.learning_figure(data),
     }
-    present = {name: figure for name, figure in drawn.items() if figure is not None}
-    plotly_js = _script(get_plotlyjs()) if present else None
-    page_js = _script((_TEMPLATES / "report.js").read_text(encoding="utf-8"))
-    scripts = [script for script in (plotly_js, page_js) if script is not None]
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["breakable"] = _breakable
     outcomes, played = evaluated(data), swept(data)
     configurations = at_worst(played)
-    return environment.get_template("report.html.j2").render(
+    return page_of(
+        "report.html.j2",
+        drawn,
+        figures.dark_colors(data),
         data=data,
         answer=verdict(data),
         tiles=_tiles(outcomes, configurations, data),
@@ -149,52 +132,14 @@ def render(data: ReportData) -> str:
         classes=_class_table(outcomes, data.classes),
         sweep=_sweep_table(played, data),
         sweep_total=len(played),
-        figures=set(present),
-        figure_data=_json_for_page({"figures": _plain_figures(present), "dark": figures.dark_colors(data)}),
         traffic=_facts(data.traffic),
         provenance=_facts({k: v for k, v in data.provenance.items() if k != "commands"}),
         commands=_commands(data.provenance.get("commands")),
         profile_yaml=_yaml(data.profile),
         spec_yaml=_yaml(_with_durations(data.spec)) if data.spec else None,
-        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        plotly_js=plotly_js.body if plotly_js else None,
-        page_js=page_js.body,
-        script_hashes=Markup(" ".join(f"'{script.digest}'" for script in scripts)),
         engine=engine_named(data.engine),
         has_clairvoyant=any(outcome.role == "clairvoyant" for outcome in outcomes),
     )
-
-
-def _breakable(name: str) -> Markup:
-    """A name that may go on in the next line after each of its underscores."""
-    return escape(name).replace("_", Markup("_<wbr>"))
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table: what it says, what is said under it, and by what it sorts."""
-
-    text: str
-    note: str = ""
-    key: float | str | None = None
-    tone: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table; `color` is the policy's, `mark` sets the row off."""
-
-    label: str
-    note: str
-    color: str
-    cells: Sequence[Cell]
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    columns: Sequence[str]
-    rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -427,39 +372,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-@dataclass(frozen=True)
-class _Script:
-    body: Markup
-    digest: str
-
-
-def _script(source: str) -> _Script:
-    # Browsers read CR LF as LF before they hash, so what is hashed here must be what they will see.
-    text = source.replace("\r\n", "\n").replace("\r", "\n")
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return _Script(Markup(text), f"sha256-{digest}")
-
-
-def _plain_figures(drawn: Mapping[str, go.Figure]) -> dict[str, Any]:
-    return {name: json.loads(figure.to_json(engine="json")) for name, figure in drawn.items()}
-
-
-def _json_for_page(value: Any) -> Markup:
-    # Inside <script> nothing but `<` can end the element; & and > are spelled out for readers stricter than browsers.
-    text = json.dumps(value, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-def _written(place: Path, content: bytes) -> Path:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, content, place.name)
-    except (OSError, PlatformError) as error:
-        cause = error.__cause__ if isinstance(error, PlatformError) else error
-        remedy = "choose a folder that exists or can be made, and that you may write to"
-        raise InputError(
-            str(place), f"cannot be written: {getattr(cause, 'strerror', None) or cause}; {remedy}"
-        ) from error
-    return place

@@ -75,6 +75,17 @@ RivalList = Annotated[
         autocompletion=_rivals,
     ),
 ]
+ProfileOption = Annotated[
+    str, typer.Option("--profile", help="A bundled profile or the path of a YAML file.", autocompletion=_profile)
+]
+Contestants = Annotated[
+    str | None,
+    typer.Option(
+        "--policies",
+        help=f"Comma-separated: {described('evaluate')}; default: all whose settings are searched, and clairvoyant.",
+        autocompletion=_policies,
+    ),
+]
 Spec = Annotated[
     Path,
     typer.Argument(

@@ -1,0 +1,100 @@
+"""Contestants by their names: tuned within one budget, each with the frontier of the one setting that trades pods for good
+requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pkgutil import resolve_name
+from typing import Any
+
+import numpy as np
+
+from agents.learning.protocol import CEILINGS, Contestant, Fit
+from agents.learning.search import Family, Part, Settings, search
+from agents.policies.contract import Policy
+from agents.policies.registry import Choice, choice_of, known, policy_of, tuned_policy
+
+PRICE_KNOB = "bad_request_price"  # trades pods for good requests where a policy weighs one against the other
+PRICES = tuple(float(price) for price in np.geomspace(0.004, 2.0, 8))
+_PRICE_STEP = 3.0
+
+
+def known_contestants() -> list[str]:
+    """Policies that are compared unless others are named: all whose settings are searched, and the ceilings."""
+    return [name for name in known("evaluate") if choice_of(name, "evaluate").tuned or name in CEILINGS]
+
+
+def contestant_of(choice: Choice, parts: Sequence[Part], budget_days: float, threads: int = 2) -> Contestant:
+    """A policy of this package or of the user's own as a contestant.
+
+    Settings that are given are kept; else they are searched on each part. A policy without a knob has no frontier: it is
+    one point.
+
+    Args:
+        parts: of the traffic that it may be tuned on, one a fit.
+        budget_days: simulated days that the search on a part may spend.
+        threads: that a search plays on.
+
+    Raises:
+        PolicyError: the policy cannot be made.
+    """
+    entry = choice.entry
+    family: Family | None = resolve_name(entry.family) if entry is not None and entry.family is not None else None
+    if family is not None and (choice.tuned or family.knob in choice.settings):
+        return Contestant(
+            choice.text, [family_fit(family, part, choice.settings, budget_days, threads) for part in parts]
+        )
+    if choice.tuned:
+        made = [tuned_policy(choice, part.profile, part.trace, part.start_s, part.end_s, budget_days) for part in parts]
+        return Contestant(choice.text, [_as_it_is(policy) for policy in made], by_lane=False)
+    return Contestant(choice.text, [_priced_fit(choice)], by_lane=False)
+
+
+def model_contestant(name: str, policies: Sequence[Policy]) -> Contestant:
+    """Learned policies that differ in their training seeds as one contestant; each is one point."""
+    made: list[Callable[[Sequence[Mapping[str, Any]]], Policy]] = [
+        lambda by_lane, policy=policy: policy  # type: ignore[misc]
+        for policy in policies
+    ]
+    return Contestant(name, [Fit({}, [], made)], by_lane=False)
+
+
+def family_fit(family: Family, part: Part, given: Mapping[str, Any], budget_days: float, threads: int = 2) -> Fit:
+    """A family with the settings that are given, or with those that a search finds, and its frontier around them."""
+    tuned = dict(given) or search(family, part, budget_days, threads=threads).settings
+    knob = next(parameter for parameter in family.parameters(part) if parameter.name == family.knob)
+    step = max(
+        factor / before for before, factor in zip(family.knob_factors[:-1], family.knob_factors[1:], strict=True)
+    )
+
+    def wider(settings: Settings, last: bool) -> Settings | None:
+        value = settings[knob.name] * (step if last else 1.0 / step)
+        if knob.whole:
+            value = max(value, settings[knob.name] + 1) if last else min(value, settings[knob.name] - 1)
+        value = knob.at(knob.to_unit(min(max(value, knob.low), knob.high)))
+        return None if value == settings[knob.name] else {**settings, knob.name: value}
+
+    frontier = family.frontier(tuned, part)
+    # A value that went through the scale of its range and back is the same but for rounding: it is not played twice.
+    frontier = [tuned if np.isclose(entry[knob.name], tuned[knob.name], rtol=1e-9) else entry for entry in frontier]
+    return Fit(tuned, frontier, [family.policy_of], wider)
+
+
+def _as_it_is(policy: Policy) -> Fit:
+    return Fit(dict(getattr(policy, "settings", {})), [], [lambda by_lane: policy])
+
+
+def _priced_fit(choice: Choice) -> Fit:
+    """A policy with its settings, and with prices of a bad request where it takes one and none is given."""
+    settings = dict(choice.settings)
+
+    def made(by_lane: Sequence[Mapping[str, Any]]) -> Policy:
+        return policy_of(replace(choice, settings=dict(by_lane[0])))
+
+    def dearer(settings: Settings, last: bool) -> Settings | None:
+        return {**settings, PRICE_KNOB: settings[PRICE_KNOB] * (_PRICE_STEP if last else 1.0 / _PRICE_STEP)}
+
+    if choice.entry is None or PRICE_KNOB not in choice.entry.settings or PRICE_KNOB in settings:
+        return Fit(settings, [], [made])
+    return Fit(settings, [{**settings, PRICE_KNOB: price} for price in PRICES], [made], dearer)
