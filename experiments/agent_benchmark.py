@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from agents.learning.contestants import contestant_of, model_contestant
+from agents.learning.contestants import contestant_of, learned_contestant
 from agents.learning.protocol import Contestant, Outcomes, Trial, held_out_days, outcomes_of
 from agents.learning.verdict import LOSS, TIE, WIN, Verdict, judge
 from agents.policies.learned import LearnedPolicy
@@ -120,7 +120,9 @@ class AgentBenchmark:
                 "trace": trial.trace.digest,
                 "days": [trial.days.block_s, list(trial.days.starts_s), list(trial.days.tune_ends_s)],
                 "seeds": trial.seeds,
-                "budget_days": self.rules.budget_days if choice.tuned else None,
+                "budget_days": self.rules.budget_days
+                if choice.tuned or (choice.entry and choice.entry.trained)
+                else None,
                 "policy": choice.text,
                 "model": digest(model[0].hex()) if model else None,
                 "own": own_sources([choice.text]) if choice.is_own else {},
@@ -136,7 +138,7 @@ class AgentBenchmark:
         """
         if choice.text in self.models:
             content, metadata = self.models[choice.text]
-            return model_contestant(choice.text, [LearnedPolicy(content, choice.text, metadata)])
+            return learned_contestant(choice.text, [LearnedPolicy(content, choice.text, metadata)])
         trial = self.trials[name]
         return contestant_of(choice, trial.parts(), self.rules.budget_days, trial.threads)
 

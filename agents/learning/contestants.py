@@ -11,18 +11,26 @@ from typing import Any
 import numpy as np
 
 from agents.learning.protocol import CEILINGS, Contestant, Fit
-from agents.learning.search import Family, Part, Settings, search
+from agents.learning.search import DAY_S, Family, Part, Settings, search
 from agents.policies.contract import Policy
+from agents.policies.learned import LearnedPolicy, general_policy
 from agents.policies.registry import Choice, choice_of, known, policy_of, tuned_policy
+from sim_core.errors import PolicyError
 
 PRICE_KNOB = "bad_request_price"  # trades pods for good requests where a policy weighs one against the other
 PRICES = tuple(float(price) for price in np.geomspace(0.004, 2.0, 8))
 _PRICE_STEP = 3.0
+PRICE_FACTOR = "price_factor"  # of a learned policy's own price of the error budget
+PRICE_FACTORS = (0.15, 0.35, 0.6, 1.0, 1.7, 3.0, 6.0)
+LEARNED = ("agent", "general")
+LEARNED_SHARE = 0.4  # of the budget of a trained agent that it learns with; its rule is searched with the rest
+TRAINING_SEEDS = 2
 
 
 def known_contestants() -> list[str]:
     """Policies that are compared unless others are named: all whose settings are searched, and the ceilings."""
-    return [name for name in known("evaluate") if choice_of(name, "evaluate").tuned or name in CEILINGS]
+    others = (*CEILINGS, *LEARNED)
+    return [name for name in known("benchmark") if choice_of(name, "benchmark").tuned or name in others]
 
 
 def contestant_of(choice: Choice, parts: Sequence[Part], budget_days: float, threads: int = 2) -> Contestant:
@@ -40,6 +48,10 @@ def contestant_of(choice: Choice, parts: Sequence[Part], budget_days: float, thr
         PolicyError: the policy cannot be made.
     """
     entry = choice.entry
+    if entry is not None and entry.trained:
+        return trained_contestant(choice, parts, budget_days)
+    if choice.name == "general" and not choice.settings:
+        return learned_contestant(choice.text, [general_policy()])
     family: Family | None = resolve_name(entry.family) if entry is not None and entry.family is not None else None
     if family is not None and (choice.tuned or family.knob in choice.settings):
         return Contestant(
@@ -51,13 +63,43 @@ def contestant_of(choice: Choice, parts: Sequence[Part], budget_days: float, thr
     return Contestant(choice.text, [_priced_fit(choice)], by_lane=False)
 
 
-def model_contestant(name: str, policies: Sequence[Policy]) -> Contestant:
-    """Learned policies that differ in their training seeds as one contestant; each is one point."""
+def learned_contestant(name: str, models: Sequence[LearnedPolicy]) -> Contestant:
+    """Learned policies that differ in their training seeds as one contestant, each with prices around its own."""
+    frontier: list[Settings] = [{PRICE_FACTOR: factor} for factor in PRICE_FACTORS]
+
+    def wider(settings: Settings, last: bool) -> Settings | None:
+        factor = settings[PRICE_FACTOR] * (_PRICE_STEP if last else 1.0 / _PRICE_STEP)
+        return {PRICE_FACTOR: factor} if 1e-3 <= factor <= 1e3 else None
+
     made: list[Callable[[Sequence[Mapping[str, Any]]], Policy]] = [
-        lambda by_lane, policy=policy: policy  # type: ignore[misc]
-        for policy in policies
+        lambda by_lane, model=model: model.priced(by_lane[0][PRICE_FACTOR])  # type: ignore[misc]
+        for model in models
     ]
-    return Contestant(name, [Fit({}, [], made)], by_lane=False)
+    return Contestant(name, [Fit({PRICE_FACTOR: 1.0}, frontier, made, wider)], by_lane=False)
+
+
+def trained_contestant(choice: Choice, parts: Sequence[Part], budget_days: float) -> Contestant:
+    """Agents that are trained on a part, search and learning within the budget, one a training seed.
+
+    Raises:
+        PolicyError: policies are to be tuned anew before each day, which trainings are too long for.
+    """
+    from agents.learning.train import TrainRequest, train  # torch, only where something is trained
+
+    if len(parts) > 1:
+        raise PolicyError(choice.text, "is trained once, before the first held-out day; leave --refit out")
+    (part,) = parts
+    learned_days = LEARNED_SHARE * budget_days
+    steps = max(1, int(learned_days * DAY_S / part.profile.controller.sync_period_seconds))
+    models = [
+        train(
+            TrainRequest(
+                part.profile, part.trace, part.start_s, part.end_s, steps, seed, search_days=budget_days - learned_days
+            )
+        ).onnx
+        for seed in range(1, TRAINING_SEEDS + 1)
+    ]
+    return learned_contestant(choice.text, [LearnedPolicy(model, choice.text) for model in models])
 
 
 def family_fit(family: Family, part: Part, given: Mapping[str, Any], budget_days: float, threads: int = 2) -> Fit:

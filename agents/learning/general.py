@@ -23,8 +23,10 @@ from agents.learning.families import RULE
 from agents.learning.search import DAY_S, Found, Part, search
 from agents.learning.train import KEPT, LEAST_GAIN, TrainRequest, learn, pods_of_shares
 from agents.policies.learned import GENERAL
+from sim_core.errors import InputError
 from sim_core.profile import in_long_ticks, load_profile
 from sim_core.workload import Trace, bundled_traffic, read_trace
+from sim_core.workload.counting_noise import rate_estimate
 from sim_core.world import scale_to_replicas
 
 GENERATED = ("diurnal", "spiky", "flash-crowd")
@@ -43,7 +45,13 @@ def parts_of(traces: Sequence[Trace], seed: int = SEED) -> list[Part]:
     Args:
         traces: as they were recorded.
         seed: of the variants.
+
+    Raises:
+        InputError: a trace is shorter than two days.
     """
+    short = [trace.name for trace in traces if trace.duration_s < 2.0 * DAY_S]
+    if short:
+        raise InputError("traces", f"must last two days or more (shorter: {', '.join(short)})")
     generator = np.random.default_rng(seed)
     made = []
     for number, trace in enumerate(traces):
@@ -113,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2_000_000)
     given = parser.parse_args(arguments)
     generated = [bundled_traffic(name).generate(GENERATED_DAYS * DAY_S, seed=k) for k, name in enumerate(GENERATED)]
-    model, facts = make([*(read_trace(path) for path in given.traces), *generated], given.search_days, given.steps)
+    model, facts = make([*(rate_estimate(read_trace(path)) for path in given.traces), *generated], given.search_days, given.steps)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_bytes(model)
     digest = hashlib.sha256(model).hexdigest()

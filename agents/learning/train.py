@@ -66,6 +66,7 @@ class TrainRequest:
         trace: already scaled to the profile.
         start_s, end_s: the part of the trace that may be seen [s].
         steps: env steps over all lanes; rounded up to whole rollouts.
+        search_days: simulated days that the search for the rule may spend; None: what `budget_days` leaves for it.
         folder: for checkpoints and the exported model; None: nothing is kept on disk but the result.
     """
 
@@ -77,18 +78,26 @@ class TrainRequest:
     seed: int = 1
     n_envs: int = 64
     learning_rate: float = 5e-4
+    search_days: float | None = None
     folder: str | None = None
     checkpoint_every: int = 10  # rollouts
 
     @property
-    def simulated_days(self) -> float:
-        """What search and steps come to [days]; rivals are tuned with as much."""
-        return budget_days(self.steps, self.profile.controller.sync_period_seconds)
+    def learned_days(self) -> float:
+        """What the steps come to [days]."""
+        return self.steps * self.profile.controller.sync_period_seconds / DAY_S
 
     @property
-    def search_days(self) -> float:
+    def searched_days(self) -> float:
         """Simulated days that the search for the rule may spend."""
-        return self.simulated_days - self.steps * self.profile.controller.sync_period_seconds / DAY_S
+        if self.search_days is not None:
+            return self.search_days
+        return budget_days(self.steps, self.profile.controller.sync_period_seconds) - self.learned_days
+
+    @property
+    def simulated_days(self) -> float:
+        """What search and steps come to [days]; rivals are tuned with as much."""
+        return self.searched_days + self.learned_days
 
     @property
     def validation_start_s(self) -> float:
@@ -191,7 +200,7 @@ def train(
         raise InputError("steps", f"must be at least 1 (got {request.steps})")
     learned_end_s = request.validation_start_s
     part = Part(request.profile, request.trace, request.start_s, learned_end_s)
-    found = search(RULE, part, request.search_days)
+    found = search(RULE, part, request.searched_days)
     spec = EnvSpec(in_long_ticks(request.profile), request.trace, request.start_s, learned_end_s, rule=found.settings)
     learner, steps = learn(request, [spec] * request.n_envs, on_progress, should_stop)
     network = export_onnx([learner.policy], found.settings, 1.0)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Where policies are named: `devops-sim run`; `devops-sim evaluate`; the sections `policies` and `evaluation` of a
 # specification.
-Place = Literal["run", "evaluate", "sweep", "evaluation"]
+Place = Literal["run", "evaluate", "sweep", "evaluation", "benchmark"]
 
 ENTRY_POINTS = "devops_sim.policies"
 MODEL_FORM = "models:/NAME@ALIAS"
@@ -117,7 +117,7 @@ POLICIES: Mapping[str, Entry] = {
             "clairvoyant", "agents.policies.clairvoyant:ClairvoyantPolicy", "run", "evaluate", "evaluation",
             settings=names_of(CLAIRVOYANT), family=f"{_FAMILIES}:CLAIRVOYANT",
         ),
-        _entry("agent", "agents.policies.learned:LearnedPolicy", "evaluation", trained=True),
+        _entry("agent", "agents.policies.learned:LearnedPolicy", "evaluation", "benchmark", trained=True),
     )
 }  # fmt: skip
 
@@ -129,7 +129,8 @@ OPTIMUM = "clairvoyant"
 
 def known(place: Place) -> list[str]:
     """Names of this package's policies that may be used at a place."""
-    return [entry.name for entry in POLICIES.values() if place in entry.places]
+    places = {place, "evaluate"} if place == "benchmark" else {place}
+    return [entry.name for entry in POLICIES.values() if places & entry.places]
 
 
 def described(place: Place) -> str:

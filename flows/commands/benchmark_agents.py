@@ -58,7 +58,9 @@ def benchmark_agents(request: BenchmarkRequest) -> dict[str, Any]:
     problems: list[str] = []
     files = _collected(problems, lambda: trace_files(request.traces)) or []
     named = (
-        _collected(problems, lambda: choices_of("--policies", request.policies, "evaluate")) if request.policies else []
+        _collected(problems, lambda: choices_of("--policies", request.policies, "benchmark"))
+        if request.policies
+        else []
     )
     block_s = _collected(problems, lambda: duration_s("--block", request.block))
     profile = _collected(problems, lambda: load_profile(request.profile, overrides(request.settings)))
@@ -71,7 +73,7 @@ def benchmark_agents(request: BenchmarkRequest) -> dict[str, Any]:
     from experiments.store.state import StateDir
     from sim_core.workload import read_trace
 
-    choices = named or choices_of("--policies", known_contestants(), "evaluate")
+    choices = named or choices_of("--policies", known_contestants(), "benchmark")
     at = StateDir.at(request.state)
     models = {
         choice.text: _collected(problems, lambda text=choice.text: model_content(text, at))  # type: ignore[misc]
