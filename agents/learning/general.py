@@ -106,7 +106,8 @@ def choose(network: bytes, found: Found, parts: Sequence[Part]) -> tuple[float, 
         for kept in KEPT:
             if np.isfinite(pods[kept] / pods[0.0]):
                 gains[kept].append(1.0 - pods[kept] / pods[0.0])
-    means = {kept: float(np.mean(values)) for kept, values in gains.items() if values}
+    most = [kept for kept in KEPT if 2 * len(gains[kept]) >= len(parts)]  # a share that few of them can stand is none
+    means = {kept: float(np.mean(gains[kept])) for kept in most if gains[kept]}
     best = max(means, key=lambda kept: means[kept], default=0.0)
     kept = best if means.get(best, 0.0) >= LEAST_GAIN else 0.0
     return kept, {f"{kept:g}": mean for kept, mean in means.items()}
@@ -121,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2_000_000)
     given = parser.parse_args(arguments)
     generated = [bundled_traffic(name).generate(GENERATED_DAYS * DAY_S, seed=k) for k, name in enumerate(GENERATED)]
-    model, facts = make([*(rate_estimate(read_trace(path)) for path in given.traces), *generated], given.search_days, given.steps)
+    logged = [rate_estimate(read_trace(path)) for path in given.traces]
+    model, facts = make([*logged, *generated], given.search_days, given.steps)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_bytes(model)
     digest = hashlib.sha256(model).hexdigest()
