@@ -101,23 +101,14 @@ def test_every_failure_is_said_at_once():
 
 @pytest.fixture(scope="module")
 def policy() -> bytes:
-    """An ONNX model with the inputs and outputs of a learned policy of one service, and any weights."""
-    import io
+    """A learned policy with any weights."""
+    from agents.env import DevOpsVecEnv, EnvSpec
+    from agents.learning.export import export_onnx
+    from agents.learning.train import make_ppo
+    from agents.policies.settings import RULE
 
-    import torch
-
-    from agents.observation import observation_size
-
-    class Constant(torch.nn.Module):
-        def forward(self, observation):
-            return (observation[:, :1] * 0.0 + 5.0).to(torch.int64)
-
-    file = io.BytesIO()
-    torch.onnx.export(
-        Constant(), (torch.zeros((2, observation_size(1))),), file, dynamo=False, opset_version=17,
-        input_names=["observation"], output_names=["replicas"], dynamic_axes={"observation": {0: "n"}},
-    )  # fmt: skip
-    return file.getvalue()
+    env = DevOpsVecEnv(EnvSpec(load_profile("production"), flat(100.0)), 1)
+    return export_onnx([make_ppo(env, 0).policy], {setting.name: setting.default for setting in RULE}, 1.0)
 
 
 def job_of(**changes: object) -> Job:

@@ -10,21 +10,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.actions import N_ACTIONS, replicas_for
 from agents.learning.evaluate import EvaluateRequest, evaluate, gap_closed, no_room
-from agents.learning.search import SEARCH_SEED, search_target
-from agents.learning.train import N_STEPS, TrainRequest, TrainResult, train
-from agents.learning.tuning import (
-    HEADROOMS,
-    calibrate_headroom,
-    cheapest_that_keeps,
-    rank_actions,
-    tune_hpa,
+from agents.learning.search import search_target
+from agents.learning.train import (
+    KEPT,
+    LEAST_GAIN,
+    N_STEPS,
+    VALIDATION_SEED,
+    TrainRequest,
+    TrainResult,
+    calibrate,
+    pods_at,
+    train,
 )
 from agents.policies.clairvoyant import ClairvoyantPolicy
 from agents.policies.contract import play
 from agents.policies.hpa import HpaPolicy
 from agents.policies.learned import LearnedPolicy
+from agents.policies.registry import choice_of, tuned_policy
 from agents.policies.static import StaticPolicy
 from experiments import bench
 from experiments.held_out import policies_document
@@ -33,10 +36,9 @@ from flows.terminal.tables import show_evaluation
 from sim_core.errors import InputError, PolicyError
 from sim_core.indicators import INDICATORS, bounds_of
 from sim_core.intervals import interval
-from sim_core.profile import load_profile
-from sim_core.simulation import simulate
+from sim_core.profile import in_long_ticks, load_profile
 from sim_core.workload import Trace
-from sim_core.world import Lane, Scaler, scale_to_replicas
+from sim_core.world import Lane, scale_to_replicas
 from tests.conftest import flat, spiky_day
 
 HOUR_S = 3600.0
@@ -72,21 +74,65 @@ def test_a_training_reports_every_rollout_and_returns_a_model(trained):
         assert 2.0 <= row["rollout/replicas_mean"] <= 100.0
     assert {"train/approx_kl", "train/entropy_loss"} <= set(rows[-1])
     assert result.seed == REQUEST.seed
-    assert result.headroom in HEADROOMS
+    assert math.isfinite(result.action_entropy)
+    assert 0.0 < result.action_std < 1.0
+    assert result.action_entropy == pytest.approx(0.5 * math.log(2 * math.pi * math.e) + math.log(result.action_std))
 
 
-def test_a_trained_model_can_be_loaded_and_keeps_the_slo_where_it_was_calibrated(trained):
-    """Replayed on the lane of the calibration: attainment and cost are those that its rows report."""
+def test_a_trained_model_keeps_the_slo_where_its_price_was_set(trained):
+    """Replayed on the lane of the calibration: it keeps the search's aim but for the line between two prices."""
     result, _ = trained
-    lane = Lane(PRODUCTION, TRACE, SEARCH_SEED, PART[0])
+    lane = Lane(in_long_ticks(PRODUCTION), TRACE, VALIDATION_SEED, PART[0])
     table = play([lane], LearnedPolicy(result.onnx), PART[1] - PART[0]).indicators
-    rows = {row["headroom"]: row for row in result.calibration}
-    if result.headroom in rows:
-        assert table["slo_attainment"][0] == pytest.approx(rows[result.headroom]["slo_attainment"], abs=1e-12)
-        assert table["cost_usd"][0] == pytest.approx(rows[result.headroom]["cost_usd"], rel=1e-12)
-    assert table["slo_attainment"][0] >= search_target(PRODUCTION)
-    assert table["slo_attainment"][0] >= result.hpa.slo_attainment
+    reached = [row for row in result.calibration if row["slo_attainment"] >= search_target(PRODUCTION)]
+    assert reached, "else no price keeps the SLO here, and nothing is asked below"
+    assert table["slo_attainment"][0] >= PRODUCTION.slo.objective
     assert table["scale_events"][0] > 10
+    prices = [row["price"] for row in result.calibration]
+    assert min(prices) <= result.rule["price"] <= max(prices)
+    assert LearnedPolicy(result.onnx).settings == {**result.rule, "kept": result.kept}
+
+
+def test_what_is_kept_is_what_validation_says(trained):
+    """From its rows alone: the share with the fewest pods at the objective, or none where it saves too little."""
+    result, _ = trained
+    objective = PRODUCTION.slo.objective
+    at = {
+        kept: pods_at([(r["slo_attainment"], r["pods_usd"]) for r in result.validation if r["kept"] == kept], objective)
+        for kept in KEPT
+    }
+    gains = {kept: 1.0 - at[kept] / at[0.0] for kept in KEPT if math.isfinite(at[kept] / at[0.0])}
+    best = max(gains, key=lambda kept: gains[kept], default=0.0)
+    assert result.kept == (best if gains.get(best, 0.0) >= LEAST_GAIN else 0.0)
+    assert result.gain_over_rule == max((gain for kept, gain in gains.items() if kept > 0.0), default=None)
+    assert ("the rule ships" in result.verdict) == (result.kept == 0.0)
+
+
+def test_a_collapsed_policy_says_so(trained):
+    result, _ = trained
+    assert "collapsed to one action" in replace(result, constant_share=0.99).verdict
+    assert "collapsed" not in replace(result, constant_share=0.5).verdict
+
+
+def test_pods_at_an_attainment_by_hand():
+    """Bad shares of 2 % and 0.5 %, 100 and 120: at 1 %, half way in the log, 110. Never beyond what was played."""
+    assert pods_at([(0.98, 100.0), (0.995, 120.0)], 0.99) == pytest.approx(110.0)
+    assert pods_at([(0.98, 100.0), (0.995, 120.0)], 0.98) == pytest.approx(100.0)
+    assert math.isnan(pods_at([(0.98, 100.0), (0.995, 120.0)], 0.999))
+    assert math.isnan(pods_at([(0.999, 100.0)], 0.99))
+    # What is worse and dearer than another point is no part of the frontier.
+    assert pods_at([(0.98, 130.0), (0.995, 120.0)], 0.99) == pytest.approx(120.0)
+
+
+def test_a_price_that_keeps_the_slo_nowhere_is_the_highest(trained):
+    """Two pods at most under a load for twenty."""
+    from agents.learning.search import Part
+
+    result, _ = trained
+    tiny = PRODUCTION.with_overrides({"services.api.replicas.max": 2})
+    price, rows = calibrate(result.onnx, Part(tiny, TRACE, PART[0], PART[0] + HOUR_S))
+    assert price == max(row["price"] for row in rows)
+    assert all(row["slo_attainment"] < 0.5 for row in rows)
 
 
 def test_equal_requests_learn_the_same_and_another_seed_does_not(trained, tmp_path):
@@ -143,101 +189,6 @@ def test_what_cannot_be_learned_from_is_refused_at_once():
     ):
         with pytest.raises(InputError):
             train(replace(REQUEST, **wrong))
-
-
-# --- Searches
-
-
-def test_the_cheapest_that_keeps_the_objective_wins_else_the_best():
-    attained = np.array([0.999, 0.992, 0.985, 0.991])
-    cost = np.array([4.0, 2.0, 1.0, 3.0])
-    assert cheapest_that_keeps(attained, cost, 0.99) == 1
-    assert cheapest_that_keeps(attained, cost, 0.995) == 0
-    assert cheapest_that_keeps(attained, cost, 0.9999) == 0
-    assert cheapest_that_keeps(attained, cost, 0.5) == 2
-
-
-@pytest.mark.parametrize("budget_days", [4.0, 10.0])
-def test_a_tuned_hpa_keeps_the_slo_within_its_budget(budget_days):
-    """Attainment and cost are those of its settings, on a lane of the whole part."""
-    tuned = tune_hpa(PRODUCTION, TRACE, *PART, budget_days=budget_days)
-    assert 0.5 * budget_days < tuned.simulated_days <= budget_days
-    assert tuned.slo_attainment >= PRODUCTION.slo.objective
-    lane = Lane(PRODUCTION, TRACE, SEARCH_SEED, PART[0], Scaler.hpa(**tuned.settings))
-    again = simulate([lane], PART[1] - PART[0]).indicators
-    assert again["slo_attainment"][0] == tuned.slo_attainment
-    assert again["cost_usd"][0] == tuned.cost_usd
-    assert tuned.policy().name == "hpa-tuned"
-    assert tuned.policy().settings == tuned.settings
-
-
-def test_a_tuned_hpa_beats_the_profiles_own(trained):
-    """Cheaper than the one as written, or the one as written misses the search's aim."""
-    result, _ = trained
-    lane = Lane(PRODUCTION, TRACE, SEARCH_SEED, PART[0])
-    own = simulate([lane], PART[1] - PART[0]).indicators
-    assert result.hpa.cost_usd < own["cost_usd"][0] or own["slo_attainment"][0] < search_target(PRODUCTION)
-
-
-def test_a_search_that_cannot_keep_the_slo_returns_what_comes_nearest():
-    """Two pods at most, a load for twenty: no setting keeps the SLO, and the search says so."""
-    tiny = PRODUCTION.with_overrides({"services.api.replicas.max": 2})
-    tuned = tune_hpa(tiny, TRACE, PART[0], PART[0] + HOUR_S, budget_days=4.0)
-    assert tuned.slo_attainment < 0.5
-
-
-class FixedActions:
-    """Lane k always chooses action k."""
-
-    name = "fixed"
-
-    def reset(self, lanes, duration_s):
-        """Nothing is remembered."""
-
-    def predict(self, observations):
-        vectors = observations.vectors
-        return np.array([[replicas_for(vector, 1, 0, action, 1.0)] for action, vector in enumerate(vectors)])
-
-    def scalers(self):
-        return None
-
-
-def test_the_best_fixed_action_is_the_cheapest_that_keeps_the_slo():
-    """All of them as policies on the same traffic, under another seed: none that keeps the SLO costs 2 % less."""
-    first = rank_actions(PRODUCTION, TRACE, *PART, seed=1)
-    assert first == rank_actions(PRODUCTION, TRACE, *PART, seed=1)
-    # Scrapes and syncs come at moments of their own in every lane: what an action is worth is a mean over them.
-    tables = [
-        play([Lane(PRODUCTION, TRACE, seed, PART[0])] * N_ACTIONS, FixedActions(), PART[1] - PART[0]).indicators
-        for seed in (5, 6, 7, 8)
-    ]
-    table = sum(each[["slo_attainment", "cost_usd"]] for each in tables) / len(tables)
-    keeps = table["slo_attainment"] >= search_target(PRODUCTION)
-    assert keeps.any()
-    assert not keeps.all()
-    assert table["slo_attainment"][first] >= PRODUCTION.slo.objective
-    assert table["cost_usd"][first] <= 1.02 * table["cost_usd"][keeps].min()
-
-
-def test_the_headroom_is_the_least_that_attains():
-    """Against trying every one of them, with a policy that is simple: 10 pods times the headroom."""
-    trace = flat(330.0, 4 * HOUR_S)
-    part = PRODUCTION, trace, 0.0, 1800.0
-
-    def policy_with(headroom: float) -> StaticPolicy:
-        return StaticPolicy(round(10 * headroom))
-
-    attained = [
-        play([Lane(PRODUCTION, trace, SEARCH_SEED)], policy_with(h), 1800.0).indicators["slo_attainment"][0]
-        for h in HEADROOMS
-    ]
-    for aim in (0.95, 0.99, 0.999):
-        least = next((h for h, share in zip(HEADROOMS, attained, strict=True) if share >= aim), HEADROOMS[-1])
-        headroom, rows = calibrate_headroom(policy_with, *part, attainment=aim)
-        assert headroom == least
-        assert 1 <= len(rows) <= 6
-        for row in rows:
-            assert row["slo_attainment"] == attained[HEADROOMS.index(row["headroom"])]
 
 
 # --- Comparisons
@@ -338,7 +289,8 @@ def test_the_benchmark_takes_a_day_without_room(monkeypatch):
 @pytest.fixture(scope="module")
 def comparison(trained):
     result, _ = trained
-    policies = [StaticPolicy(6), HpaPolicy(), result.hpa.policy(), ClairvoyantPolicy(), LearnedPolicy(result.onnx)]
+    hpa = tuned_policy(choice_of("hpa-tuned", "evaluate"), PRODUCTION, TRACE, *PART, budget_days=10.0)
+    policies = [StaticPolicy(6), HpaPolicy(), hpa, ClairvoyantPolicy(), LearnedPolicy(result.onnx)]
     request = EvaluateRequest(PRODUCTION, TRACE, policies, 12 * HOUR_S, 2 * HOUR_S, seeds=4)
     told: list[str] = []
     return request, evaluate(request, told.append), told

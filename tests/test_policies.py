@@ -9,21 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from agents.actions import N_ACTIONS, TARGET_UTILIZATIONS, replicas_for
-from agents.env import DevOpsEnv, DevOpsVecEnv, EnvSpec
-from agents.learning.export import export_onnx
+from agents.env import MAX_RESIDUAL, DevOpsEnv, DevOpsVecEnv, EnvSpec
+from agents.features import LAYOUT_VERSION, N_FEATURES
+from agents.learning.export import export_onnx, with_metadata
 from agents.learning.train import make_ppo
-from agents.learning.tuning import tune_hpa
-from agents.observation import BOUND, Observations, observation_size
+from agents.observation import BOUND, Observations
 from agents.policies.clairvoyant import ClairvoyantPolicy, KnownRatesPolicy, arrivals_ahead, bad_shares
 from agents.policies.contract import Policy, play
 from agents.policies.forecast import ForecastPolicy
 from agents.policies.hpa import HpaPolicy
-from agents.policies.learned import LearnedPolicy
+from agents.policies.learned import GENERAL, LearnedPolicy, general_policy
 from agents.policies.own import OwnPolicy
-from agents.policies.registry import choice_of, policy_of
+from agents.policies.registry import choice_of, policy_of, tuned_policy
 from agents.policies.request_rate import RequestRatePolicy
+from agents.policies.rule import RulePolicy
 from agents.policies.scheduled import ScheduledPolicy
+from agents.policies.settings import RULE
 from agents.policies.static import StaticPolicy
 from sim_core.errors import ModelError, PolicyError
 from sim_core.profile import Profile, load_profile
@@ -35,9 +36,12 @@ START_S = 30_000.0
 MINUTES_S = 1800.0
 
 
-def untrained(profile: Profile, seed: int = 0, spread: float = 1.0) -> Any:
-    """A network that was never trained, whose logits differ enough that every action is chosen somewhere."""
-    spec = EnvSpec(profile, flat(100.0))
+RULE_DEFAULTS = {setting.name: setting.default for setting in RULE}
+
+
+def untrained(seed: int = 0, spread: float = 1.0) -> Any:
+    """A network that was never trained, whose actions reach both ends of their range."""
+    spec = EnvSpec(load_profile("production"), flat(100.0))
     policy = make_ppo(DevOpsVecEnv(spec, 1), seed).policy
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -47,15 +51,14 @@ def untrained(profile: Profile, seed: int = 0, spread: float = 1.0) -> Any:
 
 
 @pytest.fixture(scope="module")
-def networks() -> dict[str, bytes]:
-    return {
-        name: export_onnx(untrained(load_profile(name)), load_profile(name), 1.0)
-        for name in ("production", "experimental")
-    }
+def network() -> bytes:
+    """One model for all profiles: it reads a service at a time."""
+    return export_onnx([untrained()], RULE_DEFAULTS, 1.0)
 
 
 KINDS = (
-    "static", "hpa", "hpa with settings", "request-rate", "scheduled", "forecast", "known-rates", "clairvoyant", "learned",
+    "static", "hpa", "hpa with settings", "request-rate", "scheduled", "forecast", "rule", "known-rates", "clairvoyant",
+    "learned", "general",
 )  # fmt: skip
 
 
@@ -66,7 +69,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def make_policy(request, networks) -> Callable[[Profile], Policy]:
+def make_policy(request, network) -> Callable[[Profile], Policy]:
     """Makes a fresh policy of each kind for a profile."""
     if request.param not in KINDS:
         choice = choice_of(request.param, "evaluate")
@@ -82,7 +85,9 @@ def make_policy(request, networks) -> Callable[[Profile], Policy]:
         "forecast": lambda profile: ForecastPolicy(),
         "known-rates": lambda profile: KnownRatesPolicy(),
         "clairvoyant": lambda profile: ClairvoyantPolicy(),
-        "learned": lambda profile: LearnedPolicy(networks[profile.name]),
+        "rule": lambda profile: RulePolicy(),
+        "learned": lambda profile: LearnedPolicy(network),
+        "general": lambda profile: general_policy(),
     }[request.param]
 
 
@@ -155,10 +160,10 @@ def test_predict_and_the_simulation_inside_come_to_the_same(make_policy, name):
     assert inside.timeline["time_s"][-1] == MINUTES_S
 
 
-def test_policies_meet_the_same_traffic(networks):
+def test_policies_meet_the_same_traffic(network):
     """Paired seeds: whoever decides, every lane gets the same requests at every step."""
     lanes = lanes_of("production", 2)
-    policies = [StaticPolicy(4), HpaPolicy(), ClairvoyantPolicy(), LearnedPolicy(networks["production"])]
+    policies = [StaticPolicy(4), HpaPolicy(), ClairvoyantPolicy(), LearnedPolicy(network)]
     loads = [play(lanes, policy, MINUTES_S, 60.0).timeline["load_per_s"] for policy in policies]
     for load in loads[1:]:
         np.testing.assert_array_equal(loads[0], load)
@@ -218,7 +223,7 @@ def test_the_clairvoyant_is_cheaper_than_the_tuned_hpa_and_keeps_the_slo(product
     """On a spiky afternoon on which the HPA was tuned itself: no other policy may have it better."""
     trace = scale_to_replicas(spiky_day(1.0), production, 30)
     duration_s = 6 * 3600.0
-    tuned = tune_hpa(production, trace, START_S, START_S + duration_s, budget_days=10.0).policy()
+    tuned = tuned_policy(choice_of("hpa-tuned", "evaluate"), production, trace, START_S, START_S + duration_s, 10.0)
     lanes = [Lane(production, trace, seed + k, START_S) for k in range(4)]
     hpa = play(lanes, tuned, duration_s).indicators
     best = play(lanes, ClairvoyantPolicy(), duration_s).indicators
@@ -229,105 +234,111 @@ def test_the_clairvoyant_is_cheaper_than_the_tuned_hpa_and_keeps_the_slo(product
 # --- Learned
 
 
-def random_vectors(n_services: int, n: int, seed: int) -> np.ndarray:
-    """Vectors across the whole box, half of them like those that worlds show."""
+def random_features(n: int, seed: int) -> np.ndarray:
+    """Vectors across the whole box, half of them like those that worlds show, shape (n, N_FEATURES)."""
     generator = np.random.default_rng(seed)
-    vectors = generator.uniform(-BOUND, BOUND, size=(n, observation_size(n_services)))
+    vectors = generator.uniform(-BOUND, BOUND, size=(n, N_FEATURES))
     vectors[::2] *= generator.uniform(0.0, 0.2, size=(n + 1) // 2)[:, None]
     return vectors.astype(np.float32)
 
 
+def test_the_exported_model_does_what_the_agents_did():
+    """5,000 vectors: the mean of what two networks most probably do, as a share of the largest residual."""
+    policies = [untrained(seed, spread=0.3) for seed in (4, 5)]
+    model = LearnedPolicy(export_onnx(policies, RULE_DEFAULTS, 1.0))
+    features = random_features(5000, seed=1)
+    actions = [np.clip(policy.predict(features, deterministic=True)[0], -1.0, 1.0)[:, 0] for policy in policies]
+    np.testing.assert_allclose(model.residuals(features), MAX_RESIDUAL * np.mean(actions, axis=0), atol=1e-6)
+    assert np.ptp(model.residuals(features)) > 1.5 * MAX_RESIDUAL  # else few actions were compared
+
+
 @pytest.mark.parametrize("name", ["production", "experimental"])
-@pytest.mark.parametrize("headroom", [1.0, 1.07])
-def test_the_exported_model_does_what_the_agent_did(name, headroom):
-    """5,000 vectors: the network's most probable action, turned into replicas as in the environment, within limits."""
-    profile = load_profile(name)
-    n_services = len(profile.services)
-    policy = untrained(profile, seed=4, spread=0.5)
-    model = LearnedPolicy(export_onnx(policy, profile, headroom))
-    vectors = random_vectors(n_services, 5000, seed=1)
-    actions, _ = policy.predict(vectors, deterministic=True)
-    actions = actions.reshape(len(vectors), n_services)
-    expected = np.array(
-        [
-            [
-                min(max(replicas_for(vector, n_services, i, choice[i], headroom), s.replicas.min), s.replicas.max)
-                for i, s in enumerate(profile.services)
-            ]
-            for vector, choice in zip(vectors, actions, strict=True)
-        ]
-    )
-
-    class Shown:
-        vectors = None
-
-    shown = Shown()
-    shown.vectors = vectors
-    said = model.predict(shown)
-    assert said.dtype == np.int64
-    np.testing.assert_array_equal(said, expected)
-    assert len(np.unique(actions)) > N_ACTIONS / 2  # else few choices were compared
-    assert len(np.unique(said)) > 20
-
-
-def test_a_model_in_production_walks_the_path_it_walked_while_learning(production):
+def test_a_model_in_production_walks_the_path_it_walked_while_learning(name):
     """The env under the network's most probable actions, and the exported model in a simulation of the same lane, synced
     when the env's agent decides.
     """
-    trace = scale_to_replicas(spiky_day(1.0), production, 30)
-    policy = untrained(production, seed=2, spread=0.5)
-    spec = EnvSpec(production, trace, START_S, START_S + 8 * 3600.0, episode_s=1800.0)
+    profile = load_profile(name)
+    trace = scale_to_replicas(spiky_day(1.0), profile, 0.3 * profile.services[-1].replicas.max)
+    policy = untrained(seed=2, spread=0.5)
+    spec = EnvSpec(profile, trace, START_S, START_S + 8 * 3600.0, episode_s=1800.0, rule={"price": 0.3})
     env = DevOpsEnv(spec)
     observation, _ = env.reset(seed=12)
     worlds = env._episodes.worlds
     start_s = float(worlds.params["traffic"]["start_s"][0])
-    begun = int(worlds.of(0, "service_states")["n_ready"][0])
+    begun = [int(n) for n in worlds.of(0, "service_states")["n_ready"]]
     for _ in range(119):
-        observation, _, _, _, _ = env.step(policy.predict(observation, deterministic=True)[0])
+        actions, _ = policy.predict(observation.reshape(-1, N_FEATURES), deterministic=True)
+        observation, _, _, _, _ = env.step(actions[:, 0])
     generator = np.random.default_rng(12)
     generator.random()
     seed = int(generator.integers(2**62))
-    profile = production.with_overrides({"services.api.replicas.initial": begun})
-    lane = Lane(profile, trace, seed, start_s, Scaler.external())
-    model, alike = LearnedPolicy(export_onnx(policy, profile, 1.0)), Worlds([lane])
+    names = [service.name for service in profile.services]
+    begins = {f"services.{name}.replicas.initial": n for name, n in zip(names, begun, strict=True)}
+    lane = Lane(profile.with_overrides(begins), trace, seed, start_s, Scaler.external())
+    model, alike = LearnedPolicy(export_onnx([policy], {**RULE_DEFAULTS, "price": 0.3}, 1.0)), Worlds([lane])
     alike.params["sync_phase_ticks"] = 0
     alike.params["keeps_latencies"] = False  # as in an env
     alike.reset(np.array([0]))
     model.reset([lane], 119 * 15.0)
     for _ in range(119):
         alike.request_replicas(model.predict(Observations(alike)))
-        alike.advance(15)
+        alike.advance(round(15.0 / profile.tick_seconds))
     played = alike.indicators()
     np.testing.assert_array_equal(played, worlds.indicators())
     assert played["scale_events"][0] > 10
 
 
-def test_headroom_never_asks_for_less(production):
-    policy, vectors = untrained(production), random_vectors(1, 2000, seed=3)
-
-    class Shown:
-        pass
-
-    shown = Shown()
-    shown.vectors = vectors
-    said = [LearnedPolicy(export_onnx(policy, production, h)).predict(shown) for h in (0.9, 1.0, 1.2)]
-    assert (said[0] <= said[1]).all()
-    assert (said[1] <= said[2]).all()
-    assert (said[1] < said[2]).mean() > 0.2
+def test_a_model_that_keeps_nothing_is_its_rule(network, production):
+    """Share 0 of the residual: decision by decision the rule; share 1 is something else."""
+    lanes = lanes_of("production", 3)
+    settings = {**RULE_DEFAULTS, "price": 0.2, "hold_s": 120.0}
+    alone = asked(RulePolicy(**settings), lanes, 1800.0)
+    nothing, everything = (with_metadata(network, {"rule": settings, "kept": kept}) for kept in (0.0, 1.0))
+    np.testing.assert_array_equal(asked(LearnedPolicy(nothing), lanes, 1800.0), alone)
+    assert (asked(LearnedPolicy(everything), lanes, 1800.0) != alone).any()
 
 
-def test_a_model_of_another_profile_or_no_model_is_refused(networks):
-    policy = LearnedPolicy(networks["experimental"], name="mine")
-    with pytest.raises(ModelError, match=r"mine: reads observations of .* entries; profile 'production'"):
-        policy.reset(lanes_of("production", 1), 60.0)
-    for content in (b"", b"no model", networks["production"][:1000]):
+def test_a_higher_price_asks_for_more(network):
+    lanes = lanes_of("production", 3)
+    said = [asked(LearnedPolicy(network, price=price), lanes, 1800.0).mean() for price in (0.01, 0.1, 1.0)]
+    assert said[0] < said[1] < said[2]
+    assert LearnedPolicy(network).priced(2.0).rule["price"] == 2.0 * RULE_DEFAULTS["price"]
+    assert LearnedPolicy(network).priced(1e9).rule["price"] == 4.0  # the dearest that a price may be
+
+
+def test_what_is_no_model_is_refused(network):
+    for content in (b"", b"no model", network[:1000]):
         with pytest.raises(ModelError, match="ONNX"):
             LearnedPolicy(content)
 
 
-def test_targets_are_utilizations_a_pod_can_bear():
-    assert ((TARGET_UTILIZATIONS > 0.3) & (TARGET_UTILIZATIONS < 1.0)).all()
-    assert (np.diff(TARGET_UTILIZATIONS) > 0).all()
+def test_a_model_of_another_layout_is_refused_with_both_versions(network):
+    import onnx
+
+    other = onnx.load_model_from_string(network)
+    for entry in other.metadata_props:
+        entry.value = "7" if entry.key == "layout" else entry.value
+    with pytest.raises(ModelError, match=rf"mine: .*layout version 7; this version makes layout {LAYOUT_VERSION}"):
+        LearnedPolicy(other.SerializeToString(), name="mine")
+    del other.metadata_props[:]
+    with pytest.raises(ModelError, match="layout version 1"):
+        LearnedPolicy(other.SerializeToString())
+
+
+def test_the_general_model_is_the_released_one(tmp_path, monkeypatch):
+    """It loads by its name, and a changed file, or none, is refused with what to do."""
+    assert general_policy().about["kind"] == "general"
+    assert policy_of(choice_of("general(price=0.5)", "run")).settings["price"] == 0.5
+    copy = tmp_path / "general.onnx"
+    monkeypatch.setattr("agents.policies.learned.GENERAL", copy)
+    with pytest.raises(ModelError, match="install the package anew"):
+        general_policy()
+    copy.write_bytes(GENERAL.read_bytes() + b" ")
+    copy.with_suffix(".sha256").write_text(GENERAL.with_suffix(".sha256").read_text())
+    with pytest.raises(ModelError, match="SHA-256"):
+        general_policy()
+    with pytest.raises(PolicyError, match="price"):
+        policy_of(choice_of("general(price=-1)", "run"))
 
 
 def test_run_worlds_and_play_agree(production):
