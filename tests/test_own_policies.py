@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents.learning.search import Family
 from agents.policies.contract import play
 from agents.policies.own import own_policy, sources_of
-from agents.learning.search import Family
 from agents.policies.registry import POLICIES, check_made, choice_of, choices_of, known, policy_of, split_outside
 from experiments.held_out import HeldOut, build_policies
 from experiments.planning.spec import spec_from_dict
