@@ -17,7 +17,7 @@ from agents.observation import Observations
 from agents.policies.capacity import calls_per_pod_s, time_to_ready_s
 from agents.policies.external import ExternalHpaPolicy
 from agents.policies.request_rate import call_rates
-from agents.policies.seasonal import STEP_S, STEPS_AHEAD, Forecast, Method, forecast
+from agents.policies.seasonal import STEP_S, STEPS_AHEAD, forecast
 from agents.policies.settings import FORECAST, Setting
 from sim_core.dataplane.services.graph import resolve
 from sim_core.world import Lane
@@ -79,14 +79,19 @@ class ForecastPolicy(ExternalHpaPolicy):
 
 
 def rates_ahead(past: np.ndarray, settings: Mapping[str, float]) -> np.ndarray:
-    """A quantile of the request rates to come, shape (STEPS_AHEAD,) [1/s]; NaN where the past is too short."""
-    weights: dict[Method, float] = {"holt-winters": 1.0 - settings["mstl_share"], "mstl": settings["mstl_share"]}
-    found: list[tuple[float, Forecast]] = []
-    for method, weight in weights.items():
-        if weight > 0.0:
-            seen = forecast(past, method)
-            if seen is None:
-                return np.full(STEPS_AHEAD, np.nan)
-            found.append((weight, seen))
-    z = NormalDist().inv_cdf(settings["quantile"])
-    return np.asarray(np.exp(sum(weight * (seen.log_mean + z * seen.log_sd) for weight, seen in found)))
+    """A quantile of the request rates to come, shape (STEPS_AHEAD,) [1/s]; NaN where the past is too short.
+
+    Where it is long enough for one of the two methods only, that one decides.
+    """
+    share = settings["mstl_share"]
+    # Holt-Winters needs the shorter past: where it is not asked, it stands in for MSTL.
+    mstl = forecast(past, "mstl") if share > 0.0 else None
+    smoothed = forecast(past, "holt-winters") if share < 1.0 or mstl is None else None
+    if mstl is None or smoothed is None:
+        found = mstl or smoothed
+        if found is None:
+            return np.full(STEPS_AHEAD, np.nan)
+        log_mean, log_sd = found
+    else:
+        log_mean, log_sd = (share * own + (1.0 - share) * other for own, other in zip(mstl, smoothed, strict=True))
+    return np.asarray(np.exp(log_mean + NormalDist().inv_cdf(settings["quantile"]) * log_sd))

@@ -19,8 +19,9 @@ Method = Literal["holt-winters", "mstl"]
 STEP_S = 300.0
 STEPS_OF_DAY = 288
 STEPS_AHEAD = 36
-# Days of the past that a fit sees. Holt-Winters forgets, and needs two to begin with; LOESS needs some more to smooth.
-_FEWEST_DAYS = 2
+# Days of the past that a fit sees. Holt-Winters forgets, and needs two to begin with; LOESS takes the noise of fewer than
+# four for a part of the season.
+_FEWEST_DAYS = {"holt-winters": 2, "mstl": 4}
 _MOST_DAYS = {"holt-winters": 7, "mstl": 14}
 _FLOOR = 0.01  # of the mean rate: quieter steps count as much
 _JUMP = 24  # steps between two of LOESS' fits: two hours, over which trend and low-pass filter run straight
@@ -38,14 +39,14 @@ class Forecast(NamedTuple):
 
 
 def forecast(past: np.ndarray, method: Method) -> Forecast | None:
-    """What comes after the past; None where it is too short for a season.
+    """What comes after the past; None where it is too short for the method.
 
     A fit is kept: policies with other settings ask for the same one.
 
     Args:
         past: mean rates in steps of STEP_S, shape (n_steps,) [1/s].
     """
-    if len(past) <= _FEWEST_DAYS * STEPS_OF_DAY or not past.any():
+    if len(past) <= _FEWEST_DAYS[method] * STEPS_OF_DAY or not past.any():
         return None
     return _fitted(np.ascontiguousarray(past[-_MOST_DAYS[method] * STEPS_OF_DAY :]).tobytes(), method)
 
@@ -76,7 +77,12 @@ def _by_mstl(series: np.ndarray) -> Forecast:
     jumps = {"trend_jump": _JUMP, "low_pass_jump": _JUMP}
     season = np.asarray(MSTL(series, periods=(STEPS_OF_DAY,), iterate=1, stl_kwargs=jumps).fit().seasonal)
     left = _of_fit(SimpleExpSmoothing(series - season, initialization_method="heuristic").fit())
-    return Forecast(left.log_mean + season[-STEPS_OF_DAY:][:STEPS_AHEAD], left.log_sd)
+    # A line through the n days' values of a place takes up two of them: what it leaves is too small by n / (n - 2), and
+    # what it says of the next value errs by 2 / n on the average.
+    n = len(series) / STEPS_OF_DAY
+    return Forecast(
+        left.log_mean + season[-STEPS_OF_DAY:][:STEPS_AHEAD], left.log_sd * math.sqrt((n + 2.0) / (n - 2.0))
+    )
 
 
 def _of_fit(fit: object) -> Forecast:
