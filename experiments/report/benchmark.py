@@ -76,7 +76,9 @@ def render_benchmark(benchmark: AgentBenchmark, result: Benchmarked, skipped: Se
         "benchmark.html.j2",
         drawn,
         dark_colors_of(styles.values()),
-        title=f"{_counted(len(benchmark.choices), 'policy', 'policies')} on {_counted(len(result.compared), 'trace', 'traces')}",
+        title=" on ".join(
+            [_counted(len(benchmark.choices), "policy", "policies"), _counted(len(result.compared), "trace", "traces")]
+        ),
         profile=rules.profile.name,
         slo=f"{objective_text(objective)} of requests",
         rules=_rules(benchmark),
