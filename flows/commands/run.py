@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from agents.policies.registry import Choice, choices_of
 from experiments.request_traces import check_traces, write_traces
 from flows.estimates import tell_time
-from flows.inputs import TrafficChoice, duration_s, load_profile, overrides, warn_of
+from flows.inputs import TrafficChoice, duration_s, load_profile, overrides, warn_of, warn_of_saturation
 from flows.terminal.output import say
 from sim_core.engines import FLUID, check_engine
 from sim_core.errors import InputError, PolicyError
@@ -72,6 +72,7 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
     from experiments.analysis.summaries import classes_over_seeds, over_seeds, request_classes, services_over_seeds
     from experiments.timelines import check_place, check_step, write_timeline
     from sim_core.dates import end_of_window_s, today
+    from sim_core.saturation import saturated_services
     from sim_core.world import Lane
 
     step_s = None
@@ -100,6 +101,9 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
         )  # fmt: skip
     if request.timeline is not None:
         write_timeline(request.timeline, played, seeds, [service.name for service in profile.services])
+    warnings += warn_of_saturation(
+        {name: saturated_services(simulation.services, profile) for name, simulation in played.items()}
+    )
     not_validated = {name: beyond_validated(engine, profile, simulation) for name, simulation in played.items()}
     for name, sentences in not_validated.items():
         for sentence in sentences:
