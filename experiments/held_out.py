@@ -296,6 +296,7 @@ def _to_plain(evaluation: Evaluation) -> dict[str, Any]:
         },
         "settings": evaluation.settings,
         "classes": evaluation.classes.to_dict(orient="split", index=False),
+        "saturated": evaluation.saturated,
     }
 
 
@@ -305,4 +306,4 @@ def _from_plain(data: Mapping[str, Any]) -> Evaluation:
         for policy, timeline in data["timelines"].items()
     }
     table, lanes, classes = (pd.DataFrame(**data[name]) for name in ("table", "lanes", "classes"))
-    return Evaluation(table, lanes, data["gap_closed"], timelines, data["settings"], classes)
+    return Evaluation(table, lanes, data["gap_closed"], timelines, data["settings"], classes, data["saturated"])

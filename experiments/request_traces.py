@@ -32,13 +32,14 @@ def check_traces(share: float, engine: str, folder: Path) -> None:
         raise InputError(f"{OUTPUT_OPTION} {folder}", f"cannot be made: {error.strerror or error}") from None
 
 
-def write_traces(folder: Path, worlds: Worlds, policy: str, seeds: Sequence[int]) -> list[Path]:
+def write_traces(folder: Path, worlds: Worlds, policy: str, seeds: Sequence[int], epoch_s: float) -> list[Path]:
     """Writes the spans that worlds hold; the files, NAME.parquet and NAME.json of each seed.
 
     Args:
         worlds: played in the request engine with a share of traced requests; their spans are taken.
         policy: that they were played under; part of the names.
         seeds: of the lanes.
+        epoch_s: Unix time that viewers show for the beginning of a lane [s]; Parquet keeps the lane's own clock.
     """
     from sim_core.dataplane.requests.traces import Names, write_otlp_json, write_parquet
     from sim_core.dataplane.services.graph import resolve
@@ -57,6 +58,6 @@ def write_traces(folder: Path, worlds: Worlds, policy: str, seeds: Sequence[int]
         stem = folder / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', policy).strip('-')}-seed{seed}"
         table, document = stem.with_name(f"{stem.name}.parquet"), stem.with_name(f"{stem.name}.json")
         write_parquet(table, spans, names)
-        write_otlp_json(document, spans, names)
+        write_otlp_json(document, spans, names, epoch_s)
         written += [table, document]
     return written

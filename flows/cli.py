@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from flows.commands import options
 from flows.commands.catalog import profile_app, trace_app
 from sim_core.engines import FLUID
 
+_AGAIN_S = 0.1  # until a stop that was lost comes again
 _RESUME = " What is finished is kept: the same command goes on from there."
 
 app = typer.Typer(
@@ -508,11 +510,38 @@ def main() -> NoReturn:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) is not signal.SIG_IGN:  # as under nohup
             signal.signal(ending, _terminated)
+    sys.unraisablehook = _ignored
     try:
         app()
     except Exception as error:
+        if _lost:  # what a stop was lost in may fail for it
+            sys.exit(128 + _lost[0])
         sys.exit(_explained(error))
     sys.exit(0)
+
+
+_lost: list[int] = []  # signals
+
+
+def _ignored(what: sys.UnraisableHookArgs) -> None:
+    """Python's hook for exceptions that nobody can catch: a stop among them comes again.
+
+    Compilers call back from C for seconds: a signal that arrives there raises in the callback, which drops it.
+    """
+    value = what.exc_value
+    number = signal.SIGINT if isinstance(value, KeyboardInterrupt) else 0
+    if isinstance(value, SystemExit) and isinstance(value.code, int):
+        number = value.code - 128
+    if number not in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        sys.__unraisablehook__(what)
+        return
+    if number != signal.SIGINT:
+        signal.signal(number, _terminated)
+    _lost.append(number)
+    main_thread = threading.main_thread().ident
+    again = threading.Timer(_AGAIN_S, signal.pthread_kill, (main_thread, number))
+    again.daemon = True
+    again.start()
 
 
 def _explained(error: Exception) -> int:

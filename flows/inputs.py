@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,6 +188,19 @@ def warn_of(profiles: Iterable[Profile], say: Callable[[str], None] = say) -> li
     from sim_core.profile import warnings_of
 
     found = list(dict.fromkeys(warning for profile in profiles for warning in warnings_of(profile)))
+    for warning in found:
+        say(f"Warning: {warning}")
+    return found
+
+
+def warn_of_saturation(saturated: Mapping[str, Sequence[str]], say: Callable[[str], None] = say) -> list[str]:
+    """Say which services were saturated under which policy; what was said.
+
+    Args:
+        saturated: sentences by policy.
+        say: prints a line.
+    """
+    found = [f"{policy}: {sentence}" for policy, sentences in saturated.items() for sentence in sentences]
     for warning in found:
         say(f"Warning: {warning}")
     return found

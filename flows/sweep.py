@@ -36,7 +36,7 @@ from experiments.tracking import FAILURES, MlflowTracker
 from experiments.training.gate import not_evaluated, promotion_gate, reigning_champion
 from experiments.training.job import CurveLogger, Job, Trained, describe, register
 from flows.estimates import tell_time
-from flows.inputs import warn_of
+from flows.inputs import warn_of, warn_of_saturation
 from flows.pages import ShownProgress, log, published, tag
 from flows.requests import SweepRequest
 from flows.stopping import stoppable, task
@@ -125,6 +125,8 @@ def sweep(request: SweepRequest) -> dict[str, Any]:
             evaluation = evaluate_task(quote(held_out), quote(state), quote(tracker), quote(progress))
             clock.note("evaluate")
     compared = evaluation_document(held_out, evaluation) if held_out and evaluation else None
+    if evaluation is not None:
+        warnings += warn_of_saturation(evaluation.saturated)
     if job is not None and model is not None:
         gate = (
             promotion_gate(evaluation, plan.profile.slo.objective)

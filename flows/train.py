@@ -19,7 +19,7 @@ from experiments.store.state import StateDir
 from experiments.tracking import MlflowTracker
 from experiments.training.gate import AGENT, not_evaluated, promotion_gate, reigning_champion
 from experiments.training.job import CurveLogger, Job, Rows, Trained, describe, register, train_agent
-from flows.inputs import warn_of
+from flows.inputs import warn_of, warn_of_saturation
 from flows.pages import log, published, tag
 from flows.requests import TrainingRequest
 from flows.stopping import stoppable, task
@@ -95,6 +95,8 @@ def train(request: TrainingRequest) -> dict[str, Any]:
         evaluation = None
         if held_out is not None:
             evaluation = evaluate_task(quote(held_out), quote(state), quote(tracker), quote(progress))
+    if evaluation is not None:
+        warnings += warn_of_saturation(evaluation.saturated)
     gate = (
         promotion_gate(evaluation, job.profile.slo.objective)
         if evaluation is not None

@@ -166,6 +166,30 @@ def service_figures(sums: Mapping[str, np.ndarray], seconds: np.ndarray) -> dict
     }
 
 
+def offered(worlds: Worlds, sums: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Work of the calls over what the ready pods serve, of each service, shape (n_rows,) [1]; NaN where nobody called.
+
+    Their CPU time over the CPU limit, or the time that they hold workers where nothing waits over the workers, whichever is
+    more. Retries are calls; infinite where no pod was ready.
+    """
+    from sim_core.dataplane.services.graph import resolve
+
+    held_s = []
+    for lane in worlds.lanes:
+        graph = resolve(lane.profile)
+        calls, in_all_s = np.zeros((2, len(graph.services)))
+        for endpoint, visits, idle_s in zip(graph.endpoints, graph.endpoint_visits, graph.idle_s, strict=True):
+            if endpoint.service >= 0:  # else the load balancer
+                calls[endpoint.service] += visits
+                in_all_s[endpoint.service] += visits * idle_s
+        held_s.append(in_all_s / np.maximum(calls, 1e-300))
+    services = worlds.tables.services
+    ready_s = sums["request_core_s"] / services["request_cores"]
+    work = np.maximum(services["cpu_s"] / services["cores"], np.concatenate(held_s) / services["workers"])
+    with np.errstate(divide="ignore"):
+        return np.where(sums["calls"] > 0.0, sums["calls"] * work / np.where(sums["calls"] > 0.0, ready_s, 1.0), np.nan)
+
+
 def service_indicators(worlds: Worlds) -> pd.DataFrame:
     """One row a lane and service: `lane` (its index), `service`, and SERVICE_INDICATORS.
 
@@ -173,7 +197,8 @@ def service_indicators(worlds: Worlds) -> pd.DataFrame:
     call, with all that it waits for.
     """
     lane = np.repeat(np.arange(len(worlds)), worlds.params["n_services"])
-    figures = service_figures(service_sums(worlds), worlds.state["account"]["seconds"][lane])
+    sums = service_sums(worlds)
+    figures = service_figures(sums, worlds.state["account"]["seconds"][lane]) | {"offered_load": offered(worlds, sums)}
     names = [service.name for each in worlds.lanes for service in each.profile.services]
     return _frame({"lane": lane, "service": names} | {name: figures[name] for name in SERVICE_INDICATORS})
 

@@ -62,6 +62,7 @@ SERVICE_INDICATORS = _table(
     Indicator("error_ratio", "errors", digits=".3%", bounds=SHARE),
     Indicator("queue_len", "queue [calls]", digits=".3f"),
     Indicator("replica_hours", "replica-hours [h/day]", per_day=True, digits=".1f"),
+    Indicator("offered_load", "offered load", digits=".1%"),
 )
 # Of each class of requests, beside those of the lane; good is what keeps the SLO of the class.
 CLASS_INDICATORS = _table(

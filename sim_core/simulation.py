@@ -7,6 +7,8 @@ telemetry is scraped and published; accounting.
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPANS_KEPT = 1_000_000  # of sampled requests, a lane; more are counted and lost
+SHORT_STRETCH_S, LONG_STRETCH_S = 0.1, 0.5  # after less the next stretch of ticks is doubled, after more it is halved
 
 cut = LAYOUT.cutter()
 
@@ -253,6 +256,7 @@ class Worlds:
             *(self.tables._replace(samples=np.zeros_like(samples), **known_stations()) for _ in others),
         ]
         self._trace_share = trace_share
+        self._stretch_ticks = [1] * self._threads
         self.engines = RequestEngines(len(lanes)) if engine == REQUESTS else None
         self._begin(self._everyone)
 
@@ -315,21 +319,39 @@ class Worlds:
             _begin_engines(self.tables, self.engines.records, lanes, self._trace_share, SPANS_KEPT)
 
     def advance(self, n_ticks: int | np.ndarray) -> None:
-        """Takes every world `n_ticks` further; with an array of shape (n_lanes,) each as far as its entry says."""
+        """Takes every world `n_ticks` further; with an array of shape (n_lanes,) each as far as its entry says.
+
+        It goes in stretches of a fraction of a second: Ctrl-C is not heard within a kernel, and one call of it may play
+        for hours. They change nothing: a world walks the same path in any number of calls.
+        """
         ticks = np.broadcast_to(np.int64(n_ticks), len(self)).copy()
+        stopped = threading.Event()
         if self._threads == 1:
-            self._advance(0, self._everyone, ticks)
+            self._advance(0, self._everyone, ticks, stopped)
             return
         if self._pool is None:  # kept: a policy from outside is asked every few ticks
             self._pool = ThreadPoolExecutor(self._threads)
-        lanes = [lanes for _, lanes in self.parts]
-        list(self._pool.map(self._advance, range(self._threads), lanes, [ticks[part] for part in lanes]))
+        parts = [(part, lanes, ticks[lanes], stopped) for part, (_, lanes) in enumerate(self.parts)]
+        try:
+            list(self._pool.map(lambda part: self._advance(*part), parts))
+        except BaseException:
+            stopped.set()  # signals reach the main thread only, and the pool waits for the others
+            raise
 
-    def _advance(self, part: int, lanes: np.ndarray, ticks: np.ndarray) -> None:
-        if self.engines is None:
-            advance_lanes(self._parts[part], lanes, ticks)
-        else:
-            advance_lanes_by_requests(self._parts[part], self.engines.records, lanes, ticks)
+    def _advance(self, part: int, lanes: np.ndarray, ticks: np.ndarray, stopped: threading.Event) -> None:
+        while (ticks > 0).any() and not stopped.is_set():
+            stretch = np.minimum(ticks, self._stretch_ticks[part])
+            began_s = time.perf_counter()
+            if self.engines is None:
+                advance_lanes(self._parts[part], lanes, stretch)
+            else:
+                advance_lanes_by_requests(self._parts[part], self.engines.records, lanes, stretch)
+            took_s = time.perf_counter() - began_s
+            if took_s > LONG_STRETCH_S:
+                self._stretch_ticks[part] = max(1, self._stretch_ticks[part] // 2)
+            elif took_s < SHORT_STRETCH_S and stretch.max() == self._stretch_ticks[part]:
+                self._stretch_ticks[part] *= 2
+            ticks = ticks - stretch
 
     def request_replicas(self, desired: np.ndarray) -> None:
         """What services of `Scaler.external` lanes scale to at their next sync, shape (n_lanes, n_services) [pods]."""

@@ -16,7 +16,7 @@ from sim_core.dataplane.database.records import DATABASE, DATABASE_STATE
 from sim_core.dataplane.requests import records as er
 from sim_core.dataplane.requests.arrivals import REQUESTS
 from sim_core.dataplane.requests.begin import begin_engine
-from sim_core.dataplane.requests.draws import mixed, next_bits, next_exponential
+from sim_core.dataplane.requests.draws import mixed, next_bits, next_time, set_distribution
 from sim_core.dataplane.requests.events import serve_requests
 from sim_core.dataplane.requests.lanes import RequestEngines
 from sim_core.dataplane.services import records as r
@@ -267,18 +267,20 @@ class RequestWorld:
                 choices = _peek_opens(self.engine, service, node, known)
                 yield known["calls"], known["place"], known["ordered"], choices
 
-    def service_times(self, spans, mean_s):
-        """What the first exponential step of each visit drew, from the streams of its request, in the order of arrival.
+    def service_times(self, spans, mean_s, scv=1.0):
+        """What the first step of each visit drew, from the streams of its request, in the order of arrival.
 
         Args:
             spans: one of each request of class 0, in the order of arrival.
         """
         stream = np.zeros(1, dtype=er.FRAME)[0]
+        distribution = np.zeros(1, dtype=er.DISTRIBUTION)[0]
+        set_distribution(distribution, scv)
         times_s, taken, tick = [], 0, -1
         for start_s in spans["start_s"]:
             taken = taken + 1 if int(start_s // self.tick_s) == tick else 0
             tick = int(start_s // self.tick_s)
-            times_s.append(mean_s * _first_draw(stream, self.key, tick, taken))
+            times_s.append(_first_draw(stream, distribution, mean_s, self.key, tick, taken))
         return np.array(times_s)
 
     def tables(self):
@@ -334,10 +336,10 @@ def _left_over(engine):
 
 
 @kernel
-def _first_draw(stream, key, tick, taken):
+def _first_draw(stream, distribution, mean_s, key, tick, taken):
     stream.random = mixed(mixed(mixed(key ^ REQUESTS, 0), tick), taken)
     stream.random = mixed(next_bits(stream), 0)  # of the visit: its caller's next bits, first attempt
-    return next_exponential(stream)
+    return next_time(stream, distribution, mean_s)
 
 
 @kernel

@@ -23,6 +23,10 @@ import yaml
 from mlflow import MlflowClient
 
 from flows.terminal.output import plain
+from sim_core.profile import load_profile
+from sim_core.simulation import simulate
+from sim_core.workload import Trace
+from sim_core.world import Lane
 from tests.waiting import all_end, guard_s, start, until
 
 ROOT = Path(__file__).parents[1]
@@ -368,7 +372,8 @@ def test_run_plays_every_request_on_as_many_threads_as_asked(sim, trace):
 
 def test_run_writes_spans_of_the_share_of_requests_that_was_asked_for(sim, trace, tmp_path):
     """One Parquet and one OpenTelemetry file a policy and seed; the answer is that without traces."""
-    args = ["run", "production", "--trace", trace, "--duration", "10m", "--engine", "requests", "--no-track", "--json"]
+    args = ["run", "production", "--trace", trace, "--start", "1h", "--duration", "10m"]
+    args += ["--engine", "requests", "--no-track", "--json"]
     folder = tmp_path / "spans"
     done = sim(*args, "--trace-requests", "0.05", "--trace-output", folder)
     assert done.returncode == 0, done.stderr
@@ -380,7 +385,14 @@ def test_run_writes_spans_of_the_share_of_requests_that_was_asked_for(sim, trace
     kinds = traced["kind"].value_counts()
     assert abs(kinds["request"] - 0.05 * calls) <= 5.0 * math.sqrt(0.05 * calls)
     assert {"api"} < set(traced["service"])
-    assert json.loads(spans.read_text())["resourceSpans"]
+    began_s = [
+        int(span["startTimeUnixNano"]) / 1e9
+        for resource in json.loads(spans.read_text())["resourceSpans"]
+        for span in resource["scopeSpans"][0]["spans"]
+    ]
+    midnight_s = min(began_s) // 86_400.0 * 86_400.0
+    assert abs(time.time() - midnight_s) < 2 * 86_400.0  # today, or a midnight has passed
+    assert midnight_s + 3600.0 <= min(began_s) < max(began_s) < midnight_s + 3600.0 + 610.0
     assert document == {k: v for k, v in json.loads(sim(*args).stdout).items() if k != "request_traces"}
 
 
@@ -553,6 +565,60 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+# --- stops
+
+_LOST = """
+import ctypes, os, time
+from flows import cli
+
+@cli.app.command()
+def lose(number: int):
+    ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), number))()
+    time.sleep(3600.0)
+
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_that_plays_every_request_ends_when_it_is_stopped(tmp_path, threads, number, code):
+    """3.5 billion requests take many minutes, however few are served: only the stop ends it, and it comes while kernels run,
+    which are compiled before."""
+    trace = tmp_path / "flat.csv.gz"
+    trace.write_bytes(gzip.compress(b"t_seconds,requests_per_second\n0,20000\n86400,20000\n172800,20000\n"))
+    args = ["run", "production", "--policy", "static(replicas=4)", "--engine", "requests", "--threads", threads]
+    args += ["--trace", trace, "--duration", "2d", "--lanes", threads, "--no-track"]
+    simulate([Lane(load_profile("production"), Trace("short", 60.0, np.ones(2)), 1)], 2.0, engine="requests")
+    process = start(
+        [*COMMAND, *args],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        told = iter(process.stderr.readline, "")
+        assert any("each an event" in line for line in told)  # the last line before the first tick
+        used_s = psutil.Process(process.pid).cpu_times().user
+        until(lambda: psutil.Process(process.pid).cpu_times().user > used_s + 5.0, "five seconds of work", process)
+        process.send_signal(number)
+        assert process.wait(guard_s()) == code
+        assert "Stopped" in process.stderr.read()
+        assert process.stdout.read() == ""
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_that_is_lost_in_a_callback_comes_again(tmp_path, number, code):
+    """As in a compiler: what is raised in a function that C calls goes nowhere."""
+    process = start([sys.executable, "-c", _LOST, "lose", int(number)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.wait(guard_s()) == code, process.stderr.read()
 
 
 # --- what JSON cannot hold

@@ -262,15 +262,20 @@ def test_a_quota_throttles_as_a_step_by_step_simulation_does():
     assert len(spans) > 500
 
 
-def test_one_server_follows_lindleys_recursion():
+@pytest.mark.parametrize("load", [0.5, 0.85])
+@pytest.mark.parametrize("scv", [0.25, 1.0, 4.0])
+def test_one_server_follows_lindleys_recursion(scv, load):
     """G/G/1: the wait of each request is max(0, the wait before + its service - the gap), on the same path."""
     world = RequestWorld(
-        [Service("api", {"main": [cpu(0.01, 1.0)]})], [RequestClass([call("api")], 85.0)], seed=2, trace_share=1.0
+        [Service("api", {"main": [cpu(0.01, scv)]})],
+        [RequestClass([call("api")], 100.0 * load)],
+        seed=2,
+        trace_share=1.0,
     )
-    world.run(20).serve(ticks=5)
+    world.run(round(20 / load)).serve(ticks=10)
     spans = world.engines.take_spans(0)
     spans = np.sort(spans[spans["kind"] == r.CPU], order="start_s")
-    works_s = world.service_times(spans, 0.01)
+    works_s = world.service_times(spans, 0.01, scv)
     waits_s = np.zeros(len(spans))
     for i in range(1, len(spans)):
         waits_s[i] = max(0.0, waits_s[i - 1] + works_s[i - 1] - (spans["start_s"][i] - spans["start_s"][i - 1]))

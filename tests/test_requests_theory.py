@@ -146,12 +146,13 @@ def test_shared_cores_have_the_sojourn_of_mmc():
     assert_agrees([w.mean_latency_s for w in worlds], theory.mmc_mean_sojourn_s(340.0, 100.0, 4), 0.01)
 
 
-def test_stations_in_a_row_and_visited_again_are_those_of_a_jackson_network():
+@pytest.mark.parametrize("rate_per_s", [30.0, 50.0])
+def test_stations_in_a_row_and_visited_again_are_those_of_a_jackson_network(rate_per_s):
     """Tandem with feedback: 1 or 2 visits of the first (1.5 on the mean), one of the second, each as if it were alone."""
     worlds = [
         RequestWorld(
             [Service("a", {"main": [cpu(0.01)]}), Service("b", {"main": [cpu(0.012)]})],
-            [RequestClass([call("a", count=1.5), call("b")], 50.0)],
+            [RequestClass([call("a", count=1.5), call("b")], rate_per_s)],
             seed=seed,
         )
         for seed in range(16)
@@ -160,7 +161,7 @@ def test_stations_in_a_row_and_visited_again_are_those_of_a_jackson_network():
     for world in worlds:
         world.clear()
     run_all(worlds, 1500)
-    of_a, of_b = 1.0 / (100.0 - 75.0), 1.0 / (1.0 / 0.012 - 50.0)
+    of_a, of_b = 1.0 / (100.0 - 1.5 * rate_per_s), 1.0 / (1.0 / 0.012 - rate_per_s)
     assert_agrees([w.mean_latency_s for w in worlds], 1.5 * of_a + of_b, 0.01)
     for place, sojourn_s in enumerate((of_a, of_b)):
         assert_agrees([float(w.sums["latency_s"][place] / w.sums["calls"][place]) for w in worlds], sojourn_s, 0.02)

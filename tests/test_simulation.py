@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sim_core.accounting import lane_sums, service_sums
 from sim_core.dataplane.services.kinds import RETRY_SLOTS
+from sim_core.engines import NAMES
 from sim_core.errors import InputError, PolicyError
 from sim_core.indicators import COST_PARTS, FIXED_COST_PARTS, INDICATORS
 from sim_core.profile import Profile, bundled_profiles, load_profile
@@ -59,6 +60,20 @@ def test_a_lane_walks_the_same_path_alone_and_in_any_batch():
         batch = run_worlds([lanes[k] for k in order], 900.0)
         for place, k in enumerate(order):
             assert path_of(batch, place) == alone[k], f"lane {k} at place {place}"
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_path_does_not_depend_on_the_stretches_in_which_it_is_walked(production, engine):
+    """They end by the clock on the wall; here every tick alone, and 300 at once, on two threads too."""
+    paths = []
+    for stretch, threads in ((1, 1), (300, 1), (7, 2)):
+        lanes = [Lane(production, flat(200.0), seed, scaler=Scaler.static(5)) for seed in range(2)]
+        worlds = Worlds(lanes, engine, threads)
+        worlds._stretch_ticks = [stretch] * threads
+        worlds.advance(np.array([300, 200]))
+        assert worlds.time_s.tolist() == [300.0, 200.0]
+        paths.append([path_of(worlds, lane) for lane in range(2)])
+    assert paths[0] == paths[1] == paths[2]
 
 
 def test_the_seed_decides_a_path(production):

@@ -17,6 +17,7 @@ from sim_core.errors import PolicyError
 from sim_core.indicators import CLASS_INDICATORS, INDICATORS, bounds_of
 from sim_core.intervals import interval
 from sim_core.profile import Profile
+from sim_core.saturation import saturated_services
 from sim_core.workload import Trace
 from sim_core.world import Lane
 
@@ -63,6 +64,7 @@ class Evaluation:
         settings: by policy, what it was set to.
         classes: one row a policy and class of requests: `policy`, `request_class`, what was promised for it
             (`slo_objective` [1], `latency_threshold_s` [s]), and CLASS_INDICATORS with their intervals as in `table`.
+        saturated: by policy, a sentence for each service that was saturated; see `sim_core.saturation`.
     """
 
     table: pd.DataFrame
@@ -71,6 +73,7 @@ class Evaluation:
     timelines: dict[str, dict[str, np.ndarray]]
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     classes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    saturated: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def no_room(self) -> str | None:
@@ -93,7 +96,7 @@ def evaluate(request: EvaluateRequest, on_policy: Callable[[str], None] = lambda
         raise PolicyError("policies", f"must be one or more with unique names (got {', '.join(names) or 'none'})")
     seeds = [request.first_seed + k for k in range(request.seeds)]
     lanes = [Lane(request.profile, request.trace, seed, request.start_s) for seed in seeds]
-    rows, classes, timelines, settings = [], [], {}, {}
+    rows, classes, timelines, settings, saturated = [], [], {}, {}, {}
     for policy in request.policies:
         played = play(lanes, policy, request.duration_s, TIMELINE_STEP_S, engine=request.engine)
         assert played.timeline is not None
@@ -102,12 +105,13 @@ def evaluate(request: EvaluateRequest, on_policy: Callable[[str], None] = lambda
         }
         settings[policy.name] = dict(getattr(policy, "settings", {}))
         rows.append(played.indicators.assign(policy=policy.name, seed=seeds))
+        saturated[policy.name] = saturated_services(played.services, request.profile)
         classes += _by_class(policy.name, played.classes, request.profile)
         on_policy(policy.name)
     table = pd.concat(rows, ignore_index=True)[["policy", "seed", *INDICATORS]]
     gaps = {name: gap for name in names if (gap := gap_closed(table, name)) is not None}
     summary = _summary(table, names, gaps, request.profile)
-    return Evaluation(summary, table, gaps, timelines, settings, pd.DataFrame(classes))
+    return Evaluation(summary, table, gaps, timelines, settings, pd.DataFrame(classes), saturated)
 
 
 def gap_closed(lanes: pd.DataFrame, policy: str) -> dict[str, Any] | None:

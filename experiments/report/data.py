@@ -48,6 +48,7 @@ class ReportData:
         evaluation_duration_s: the same for the evaluation [s].
         engine: that served the requests, by its name in `sim_core.engines`.
         classes: of the evaluation, one row a policy and class of requests; see `agents.learning.evaluate.Evaluation`.
+        saturated: of the evaluation, by policy, a sentence for each service that was saturated.
         beyond: sentences on where the figures lie outside of what the fluid engine was validated for.
 
     Raises:
@@ -69,6 +70,7 @@ class ReportData:
     recommended: Best | None = None
     engine: str = FLUID
     beyond: tuple[str, ...] = ()
+    saturated: Mapping[str, Sequence[str]] = field(default_factory=dict)
     classes: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:

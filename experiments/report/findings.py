@@ -63,6 +63,7 @@ def keep_findings(
     }
     if evaluation is not None:
         findings["evaluation"] = _policies(evaluation).to_dict(orient="split", index=False)
+        findings["saturated"] = evaluation.saturated
         findings["classes"] = evaluation.classes.to_dict(orient="split", index=False)
         findings["timelines"] = {
             policy: {name: np.asarray(values, dtype=float).tolist() for name, values in timeline.items()}
@@ -104,6 +105,7 @@ def evaluation_data(held_out: HeldOut, evaluation: Evaluation, commands: Sequenc
         evaluation_duration_s=held_out.duration_s,
         engine=held_out.engine,
         classes=evaluation.classes,
+        saturated=evaluation.saturated,
         beyond=_beyond(held_out.engine, lambda: [held_out.profile], evaluation.timelines),
     )
 
@@ -150,6 +152,7 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
         recommended=best(table, spec.objective.minimize, spec.limits(profile)),
         engine=spec.engine,
         classes=pd.DataFrame(**classes) if classes else None,
+        saturated=findings.get("saturated", {}),
         beyond=_beyond(spec.engine, lambda: worlds_of(spec, profile), timelines),
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.policies.registry import check_made, choices_of, with_rivals
 from flows.estimates import tell_time
-from flows.inputs import TrafficChoice, duration_s, load_profile, overrides, warn_of
+from flows.inputs import TrafficChoice, duration_s, load_profile, overrides, warn_of, warn_of_saturation
 from flows.terminal.progress import Progress
 from sim_core.engines import FLUID, check_engine
 
@@ -73,6 +73,7 @@ def evaluate_policies(request: EvaluationRequest) -> dict[str, Any]:
         evaluation = compare_policies(
             held_out, state, lambda done, total, note: progress.update("evaluate", done, total, note)
         )
+    warnings += warn_of_saturation(evaluation.saturated)
     return {
         "command": "evaluate",
         **held_out.describe(),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from agents.policies.registry import Choice, choices_of
 from experiments.request_traces import check_traces, write_traces
 from flows.estimates import tell_time
-from flows.inputs import TrafficChoice, duration_s, load_profile, overrides, warn_of
+from flows.inputs import TrafficChoice, duration_s, load_profile, overrides, warn_of, warn_of_saturation
 from flows.terminal.output import say
 from sim_core.engines import FLUID, check_engine
 from sim_core.errors import InputError, PolicyError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sim_core.profile import Profile
     from sim_core.simulation import Simulation, Worlds
 
+_DAY_S = 86_400.0
 _WATCHED_STEPS, _WATCHED_CELLS = 144, 100_000  # of the timeline that is kept for a look at loads: steps; times lanes
 
 
@@ -70,6 +71,8 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
     from agents.policies.contract import play
     from experiments.analysis.summaries import classes_over_seeds, over_seeds, request_classes, services_over_seeds
     from experiments.timelines import check_place, check_step, write_timeline
+    from sim_core.dates import end_of_window_s, today
+    from sim_core.saturation import saturated_services
     from sim_core.world import Lane
 
     step_s = None
@@ -83,12 +86,14 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
     lanes = [Lane(profile, trace, seed, start_s) for seed in seeds]
     watched_s = step_s or watch_step_s(engine, profile, length_s, len(lanes))
     tell_time(engine, ((lane, length_s) for lane in lanes), len(policies), request.threads)
+    # Traces begin at midnight, so spans show the time of day that is played, today.
+    epoch_s = end_of_window_s(today()) + start_s % _DAY_S
     traced: list[Path] = []
     played = {}
     for policy in policies:
 
         def keep(worlds: Worlds, name: str = policy.name) -> None:
-            traced.extend(write_traces(request.trace_output, worlds, name, seeds))
+            traced.extend(write_traces(request.trace_output, worlds, name, seeds, epoch_s))
 
         played[policy.name] = play(
             lanes, policy, length_s, watched_s,
@@ -96,6 +101,9 @@ def run_lanes(request: RunRequest) -> dict[str, Any]:
         )  # fmt: skip
     if request.timeline is not None:
         write_timeline(request.timeline, played, seeds, [service.name for service in profile.services])
+    warnings += warn_of_saturation(
+        {name: saturated_services(simulation.services, profile) for name, simulation in played.items()}
+    )
     not_validated = {name: beyond_validated(engine, profile, simulation) for name, simulation in played.items()}
     for name, sentences in not_validated.items():
         for sentence in sentences:
