@@ -67,7 +67,7 @@ class Recorded:
             plays.append([(s["replicas"], x.seed, x.start_s) for s, x in zip(settings, lanes, strict=True)])
             reset(lanes, duration_s)
 
-        policy.reset = noted  # type: ignore[method-assign]
+        policy.reset = noted
         return policy
 
 
