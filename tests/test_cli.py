@@ -100,6 +100,8 @@ def test_every_command_has_help(sim):
         (["run", "production", "--policy", "hpa", "--policy", "hpaa"], ["unknown policy 'hpaa'"]),
         (["run", "production", "--policy", "no_such_module:Policy"], ["PolicyError", "no module 'no_such_module'"]),
         (["evaluate", "production", "--policies", "hpa,no_such_module:Policy"], ["no module 'no_such_module'"]),
+        (["evaluate", "production", "--rivals", "forcast"], ["--rivals", "unknown rival", "did you mean 'forecast'?"]),
+        (["evaluate", "production", "--policies", "forecast(headrom=2)"], ["did you mean 'headroom'?"]),
         (["run", "production", "--set", "startup=60"], ["did you mean 'services.api.lifecycle.startup_seconds'?"]),
         (["run", "production", "--policy", "hpa", "--replicas", "3"], ["--replicas"]),
         (["run", "production", "--engine", "fluids"], ["--engine", "did you mean 'fluid'?"]),

@@ -111,7 +111,7 @@ def test_every_policy_is_made_by_the_entry_that_names_it():
 
 
 def test_the_same_name_with_settings_is_known_wherever_it_may_stand():
-    assert policy_of(choice_of("static(replicas=4)", "evaluate")).replicas == 4
+    assert policy_of(choice_of("static(replicas=4)", "evaluate")).settings == {"replicas": 4}
     assert policy_of(choice_of("hpa( target_cpu_utilization_pct = 55, tolerance=0.2 )", "run")).settings == {
         "target_cpu_utilization_pct": 55,
         "tolerance": 0.2,
@@ -131,7 +131,8 @@ def test_the_same_name_with_settings_is_known_wherever_it_may_stand():
         (
             "hpaa",
             "run",
-            "unknown policy 'hpaa' (known: static, hpa, clairvoyant, models:/NAME@ALIAS, my_module:MyPolicy)",
+            "unknown policy 'hpaa' (known: static, hpa, request-rate, scheduled, forecast, known-rates, clairvoyant, "
+            "models:/NAME@ALIAS, my_module:MyPolicy)",
         ),
         ("hpaa", "run", "did you mean 'hpa'?"),
         ("hpa-tuned", "run", "unknown policy 'hpa-tuned'"),

@@ -299,8 +299,10 @@ def test_a_model_that_keeps_nothing_is_its_rule(network, production):
 
 
 def test_a_higher_price_asks_for_more(network):
+    """Without the feedback of the budget, and of queues, which cheap bad requests bring about."""
     lanes = lanes_of("production", 3)
-    said = [asked(LearnedPolicy(network, price=price), lanes, 1800.0).mean() for price in (0.01, 0.1, 1.0)]
+    alone = with_metadata(network, {"rule": {**RULE_DEFAULTS, "feedback": 0.0, "backlog_weight": 0.0}, "kept": 0.0})
+    said = [asked(LearnedPolicy(alone, price=price), lanes, 1800.0).mean() for price in (0.01, 0.1, 1.0)]
     assert said[0] < said[1] < said[2]
     assert LearnedPolicy(network).priced(2.0).rule["price"] == 2.0 * RULE_DEFAULTS["price"]
     assert LearnedPolicy(network).priced(1e9).rule["price"] == 4.0  # the dearest that a price may be

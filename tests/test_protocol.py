@@ -312,13 +312,13 @@ def test_a_frontier_that_does_not_hold_the_slo_is_carried_on(trial):
     assert counts[played.tuned] == 16
 
 
-def test_a_policy_without_a_knob_is_one_point(trial):
-    choice = choice_of("static(replicas=12)", "evaluate")
-    played = outcomes_of(contestant_of(choice, trial.parts(), budget_days=0.1), trial)
-    assert played.settings == [{"replicas": 12}] and played.tuned == 0
-    fit = family_fit(STATIC, trial.parts()[0], {"replicas": 12}, budget_days=0.1)
-    by_lane = outcomes_of(Contestant("static", [fit]), trial)
-    np.testing.assert_array_equal(played.pods_usd[0], by_lane.pods_usd[by_lane.tuned])
+def test_a_policy_that_is_taken_as_it_is_is_one_point(trial):
+    """The HPA of the profile, without a search: what the same scaler does lane by lane."""
+    played = outcomes_of(contestant_of(choice_of("hpa", "evaluate"), trial.parts(), budget_days=0.1), trial)
+    assert played.settings == [{}] and played.tuned == 0
+    fit = protocol.Fit({}, [], [hpa_by_lane])
+    by_lane = outcomes_of(Contestant("hpa", [fit]), trial)
+    np.testing.assert_array_equal(played.pods_usd, by_lane.pods_usd)
 
 
 def test_trainings_and_days_may_have_policies_of_their_own(trial):
@@ -478,6 +478,7 @@ def test_the_command_compares_over_a_folder_and_resumes(folder, tmp_path):
 
     page = Path(document["report"]).read_text()
     assert "figure-trace-1" in page and "Traces that were left out" in page and "hpa-tuned" in page
+    assert "3 policies on 2 traces" in page and "than nan" not in page and "than None" not in page
     client = MlflowClient(f"sqlite:///{state / 'mlflow.db'}")
     (experiment,) = [found for found in client.search_experiments() if found.name == "production"]
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}

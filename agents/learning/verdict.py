@@ -82,7 +82,8 @@ def judge(
         row["rank"] = None if row["ceiling"] else ranked.index(row["policy"]) + 1
         row["outcome"] = None if row["ceiling"] or len(costs) < 2 else _outcome(row)
     table = pd.DataFrame(rows)
-    table["rank"] = pd.Series([row["rank"] for row in rows], dtype=object)  # whole numbers beside None
+    for name in ("rank", "best_rival", "outcome", "keeps_slo"):  # what there is not stays None
+        table[name] = pd.Series([row[name] for row in rows], dtype=object)
     return Verdict(table, _frontiers(pools), days, draws.levels)
 
 

@@ -55,8 +55,8 @@ def play(
         duration_s: how long [s].
         timeline_step_s: record a timeline with this step, a multiple of the controller's sync period [s].
         through_predict: ask `predict` even where the simulation can decide by itself; slower, with the same outcome.
-        engine, threads: see `sim_core.simulation.Worlds`; few lanes that `predict` decides are played on one. What a policy tries out before, in `reset`, it tries in the
-            fluid engine.
+        engine, threads: see `sim_core.simulation.Worlds`; few lanes that `predict` decides for are played on one thread.
+            What a policy tries out before, in `reset`, it tries in the fluid engine.
         trace_share: of the requests that leave spans behind, see `Worlds` [1].
         on_end: gets the worlds as they are at the end, where `trace_share` is not 0: their spans can be taken then.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from experiments.agent_benchmark import AgentBenchmark, Benchmarked, Compared
@@ -36,6 +37,7 @@ _STANDING_COLUMNS = (
     "Gap closed, median",
     "Against the best rival, median",
 )
+_WORST = 8.0  # error budgets: a figure ends there, so that what lies around the SLO has room
 _TONES = {"win": "good", "tie": "", "loss": "bad", None: ""}
 
 
@@ -74,7 +76,9 @@ def render_benchmark(benchmark: AgentBenchmark, result: Benchmarked, skipped: Se
         "benchmark.html.j2",
         drawn,
         dark_colors_of(styles.values()),
-        title=f"{len(benchmark.choices)} policies on {len(result.compared)} traces",
+        title=" on ".join(
+            [_counted(len(benchmark.choices), "policy", "policies"), _counted(len(result.compared), "trace", "traces")]
+        ),
         profile=rules.profile.name,
         slo=f"{objective_text(objective)} of requests",
         rules=_rules(benchmark),
@@ -82,6 +86,10 @@ def render_benchmark(benchmark: AgentBenchmark, result: Benchmarked, skipped: Se
         sections=sections,
         skipped=skipped,
     )
+
+
+def _counted(n: int, one: str, several: str) -> str:
+    return f"{n} {one if n == 1 else several}"
 
 
 def _rules(benchmark: AgentBenchmark) -> list[str]:
@@ -112,7 +120,7 @@ def _days(one: Compared) -> list[str]:
 def _frontier_figure(one: Compared, objective: float, styles: Mapping[str, Style]) -> go.Figure:
     """Pods against attainment: a line a policy over the values of its knob, a larger marker where it was tuned to be."""
     points = one.verdict.frontiers
-    axis = nines_axis(1.0 - points["bad_share"].to_numpy(), objective)
+    axis = nines_axis(np.maximum(1.0 - points["bad_share"].to_numpy(), 1.0 - _WORST * (1.0 - objective)), objective)
     figure = cost_figure(axis, objective, "pods [$/day]")
     for policy, own in points.groupby("policy", sort=False):
         style = styles[str(policy)]
@@ -146,7 +154,9 @@ def _trace_table(one: Compared, objective: float, styles: Mapping[str, Style]) -
     table = one.verdict.table.sort_values("rank", na_position="first", kind="stable")
     for plain in table.to_dict("records"):
         row = {str(name): value for name, value in plain.items()}
-        keeps = {True: Cell("kept", tone="good"), False: Cell("not shown to be kept", tone="fair")}
+        missed = row["slo_attainment_ci95_high"] < objective
+        shown = Cell("missed", tone="bad") if missed else Cell("not shown to be kept", tone="fair")
+        keeps = {True: Cell("kept", tone="good"), False: shown}
         best = f"than {row['best_rival']}" if row["best_rival"] else ""
         rank = Cell("ceiling") if row["ceiling"] else Cell(f"{row['rank']:g}", "", row["rank"], _TONES[row["outcome"]])
         cells = [
