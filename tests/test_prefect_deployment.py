@@ -178,7 +178,7 @@ def test_a_deployed_run_is_cancelled_in_prefect_with_its_tasks(deployed, tmp_pat
     """As the button in the UI does: the worker ends the process, and no actor is said to have died."""
     api, home, log = deployed
     deployment = api.call("/deployments/name/sweep/demo")
-    replicas = {"policy": "static", "replicas": {"from": 15, "to": 26, "step": 1}}
+    replicas = {"policy": "static", "replicas": {"from": 15, "to": 98, "step": 1}}
     traffic = {"generator": "diurnal", "seed": 1, "scale_peak_to_replicas": 20}
     long = write_spec(
         tmp_path / "long.yaml", 2, profile="production", duration="6d", traffic=traffic, policies=[replicas]

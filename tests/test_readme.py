@@ -109,6 +109,12 @@ COMMANDS: dict[str, str | Serves | None] = {
         "devops-sim evaluate production --trace my-traffic.csv.gz --scale-peak-to-replicas 20 --start 7d --duration 1d "
         "--policies static,hpa-tuned,clairvoyant,models:/autoscaler-production@challenger --seeds 3"
     ),
+    "devops-sim run production --policy general --policy rule --trace my-traffic.csv.gz --scale-peak-to-replicas 20 "
+    "--start 7d": AS_IT_STANDS,
+    "devops-sim explain rule --at 14:20 --trace my-traffic.csv.gz --scale-peak-to-replicas 20 --start 7d": AS_IT_STANDS,
+    "devops-sim benchmark-agents my-traffic.csv.gz --budget-days 150 --seeds 2": (
+        "devops-sim benchmark-agents my-traffic.csv.gz --budget-days 4 --seeds 1 --policies hpa-tuned,rule,clairvoyant"
+    ),
     UI: Serves(
         "devops-sim ui --mlflow-port {mlflow} --prefect-port {prefect}",
         lambda project: (
