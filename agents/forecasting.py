@@ -39,7 +39,8 @@ FORECAST = np.dtype(
 
 FORECAST_STATE = np.dtype(
     [
-        ("n_seen", np.int64),  # scrapes so far
+        ("begun", np.bool_),  # a scrape was taken in
+        ("n_seen", np.int64),  # scrapes so far, those that nobody looked at in time among them
         ("time_s", np.float64),  # middle of the newest scrape
         ("log_load", np.float64),  # of the newest scrape
         ("level", np.float64),  # of the log of the load, less the season
@@ -101,8 +102,8 @@ def follow(forecast, state, load, time_s, season, step_s):
     value = math.log(max(load, LEAST_LOAD))
     state.time_s, state.log_load = time_s, value
     plain = value - forecast.season_weight * season
-    if state.n_seen == 0:
-        state.level, state.trend_per_s = plain, 0.0
+    if not state.begun:
+        state.begun, state.level, state.trend_per_s = True, plain, 0.0
         for h in range(HORIZONS):
             state.variance[h] = _FIRST_SPREAD * _FIRST_SPREAD
     else:

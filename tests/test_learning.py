@@ -13,6 +13,8 @@ import pytest
 from agents.learning.evaluate import EvaluateRequest, evaluate, gap_closed, no_room
 from agents.learning.search import search_target
 from agents.learning.train import (
+    DUAL_BOUNDS,
+    DUAL_RATE,
     KEPT,
     LEAST_GAIN,
     N_STEPS,
@@ -164,6 +166,9 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path):
     assert [row["step"] for row in before] == [ROLLOUT * k for k in (1, 2, 3, 4)]
     assert [row["step"] for row in after] == [ROLLOUT * k for k in range(4, 11)]
     assert result.steps == REQUEST.steps
+    saved, moved = before[2]["slo/dual_price"], DUAL_RATE * (min(after[0]["slo/error_budget_spent"], 3.0) - 1.0)
+    assert saved != 1.0  # else the next line could not fail
+    assert after[0]["slo/dual_price"] == pytest.approx(np.clip(saved * math.exp(moved), *DUAL_BOUNDS), rel=1e-9)
     assert LearnedPolicy(result.onnx).name == "agent"
     assert {path.name for path in Path(request.folder).iterdir()} == {"checkpoint.pt"}
     once_more: list[dict[str, float]] = []

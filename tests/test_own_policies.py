@@ -131,8 +131,8 @@ def test_the_same_name_with_settings_is_known_wherever_it_may_stand():
         (
             "hpaa",
             "run",
-            "unknown policy 'hpaa' (known: static, hpa, request-rate, scheduled, forecast, known-rates, clairvoyant, "
-            "models:/NAME@ALIAS, my_module:MyPolicy)",
+            "unknown policy 'hpaa' (known: static, hpa, request-rate, scheduled, forecast, rule, general, known-rates, "
+            "clairvoyant, models:/NAME@ALIAS, my_module:MyPolicy)",
         ),
         ("hpaa", "run", "did you mean 'hpa'?"),
         ("hpa-tuned", "run", "unknown policy 'hpa-tuned'"),

@@ -327,6 +327,30 @@ def test_a_model_of_another_layout_is_refused_with_both_versions(network):
         LearnedPolicy(other.SerializeToString())
 
 
+def test_a_model_of_other_shapes_or_without_its_rule_is_refused(network):
+    """As onnxruntime tells them: the width of the features, and how many numbers come out."""
+    import io
+
+    import onnx
+
+    def of_shape(n_in: int, n_out: int) -> bytes:
+        file = io.BytesIO()
+        torch.onnx.export(torch.nn.Linear(n_in, n_out), (torch.zeros((2, n_in)),), file, dynamo=False, opset_version=17)
+        return with_metadata(file.getvalue(), {"rule": RULE_DEFAULTS, "kept": 1.0})
+
+    for shape in ((N_FEATURES - 1, 1), (N_FEATURES, 2)):
+        with pytest.raises(ModelError, match=rf"mine: must map {N_FEATURES} features of a service to one residual"):
+            LearnedPolicy(of_shape(*shape), name="mine")
+    for key in ("rule", "kept", "features"):
+        other = onnx.load_model_from_string(network)
+        kept = {entry.key: entry.value for entry in other.metadata_props if entry.key != key}
+        onnx.helper.set_model_props(other, kept)
+        with pytest.raises(ModelError, match=key):
+            LearnedPolicy(other.SerializeToString())
+    with pytest.raises(ModelError, match=r"2 problems\n.*did you mean 'price'.*\n.*hold_s: must be between 0 and 900"):
+        LearnedPolicy(with_metadata(network, {"rule": {"prise": 1.0, "hold_s": -1.0}}))
+
+
 def test_the_general_model_is_the_released_one(tmp_path, monkeypatch):
     """It loads by its name, and a changed file, or none, is refused with what to do."""
     assert general_policy().about["kind"] == "general"

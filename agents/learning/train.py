@@ -402,6 +402,7 @@ class _Checkpoint:
     def __init__(self, request: TrainRequest):
         self._folder = Path(request.folder) if request.folder else None
         self._seed = request.seed
+        self.dual = 1.0  # dual price over the first one
 
     def save(self, learner: PPO) -> None:
         """Writes both files whole or not at all."""
@@ -410,7 +411,7 @@ class _Checkpoint:
         self._folder.mkdir(parents=True, exist_ok=True)
         state = {"policy": learner.policy.state_dict(), "optimizer": learner.policy.optimizer.state_dict()}
         part = self._folder / "checkpoint.pt.part"
-        torch.save({**state, "step": learner.num_timesteps}, part)
+        torch.save({**state, "step": learner.num_timesteps, "dual": self.dual}, part)
         part.replace(self._folder / "checkpoint.pt")
 
     def restore(self, learner: PPO, vec_env: DevOpsVecEnv) -> bool:
@@ -425,7 +426,7 @@ class _Checkpoint:
             return False
         learner.policy.load_state_dict(saved["policy"])
         learner.policy.optimizer.load_state_dict(saved["optimizer"])
-        learner.num_timesteps = int(saved["step"])
+        learner.num_timesteps, self.dual = int(saved["step"]), float(saved.get("dual", 1.0))
         # The lanes begin elsewhere than the first time: what was seen before is not played again.
         vec_env.seed(self._seed * 1_000_003 + int(saved["step"]))
         return True
@@ -451,10 +452,14 @@ class _Progress(BaseCallback):
         self._stop = False
         self._rollouts = 0
         self._first_scale = vec_env.episodes.scales[:, BAD_SCALE].copy()
-        self._dual = 1.0
 
     def _on_training_start(self) -> None:
         self._first_step = self.num_timesteps
+        self._price(self._checkpoint.dual)
+
+    def _price(self, dual: float) -> None:
+        self._checkpoint.dual = dual
+        self._env.episodes.scales[:, BAD_SCALE] = dual * self._first_scale
 
     def _on_rollout_start(self) -> None:
         # Here the update of the rollout before is done: weights and step count belong together.
@@ -474,9 +479,8 @@ class _Progress(BaseCallback):
         pod_s, requests, bad, reward = now - self._before
         self._before = now
         spent = bad / max(requests * (1.0 - self._request.profile.slo.objective), 1e-9)
-        self._dual *= math.exp(DUAL_RATE * (min(spent, 3.0) - 1.0))
-        self._dual = min(max(self._dual, DUAL_BOUNDS[0]), DUAL_BOUNDS[1])
-        episodes.scales[:, BAD_SCALE] = self._dual * self._first_scale
+        dual = self._checkpoint.dual * math.exp(DUAL_RATE * (min(spent, 3.0) - 1.0))
+        self._price(min(max(dual, DUAL_BOUNDS[0]), DUAL_BOUNDS[1]))
         lanes = len(episodes.specs)
         steps = N_STEPS * lanes
         seconds = steps * episodes.step_s
@@ -488,7 +492,7 @@ class _Progress(BaseCallback):
             "rollout/ep_rew_mean": float(reward / steps * episodes.episode_steps.mean()),
             "slo/attainment": float(1.0 - bad / max(requests, 1e-9)),
             "slo/error_budget_spent": float(spent),
-            "slo/dual_price": self._dual,
+            "slo/dual_price": self._checkpoint.dual,
             "time/env_steps_per_s": (self.num_timesteps - self._first_step) / (time.monotonic() - self._began),
             "time/wall_s": time.monotonic() - self._began,
         }

@@ -14,7 +14,7 @@ import onnxruntime
 from agents.features import FEATURES, LAYOUT_VERSION, N_FEATURES, choose_lanes, see_lanes
 from agents.observation import Observations
 from agents.policies.rule import NOTHING, RULE_STATE, batch_of_rules
-from agents.policies.settings import RULE, completed
+from agents.policies.settings import RULE, completed, problems_of
 from sim_core.errors import ModelError
 from sim_core.world import Lane, Scaler
 
@@ -61,7 +61,15 @@ class LearnedPolicy:
         self._model = model
         self.name = name
         self.metadata = metadata or {}
-        self.rule: dict[str, float] = json.loads(told["rule"])
+        missing = [key for key in ("rule", "kept") if key not in told]
+        if missing:
+            raise ModelError(
+                name, f"must tell {' and '.join(missing)} in its metadata, as `agents.learning.export` writes"
+            )
+        rule = json.loads(told["rule"])
+        if problems := problems_of(RULE, rule):
+            raise ModelError(name, problems)
+        self.rule: dict[str, float] = completed(name, RULE, rule)
         if price is not None:
             self.rule["price"] = price
         self.kept = float(json.loads(told["kept"]))
