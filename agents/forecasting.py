@@ -86,7 +86,7 @@ def days_before(traffic, furthest_s):
     """
     if 1.5 * traffic.step_s + furthest_s + SMOOTH_S > SEASON_S:
         return 0
-    return min(SEASON_DAYS, int((traffic.start_s - SMOOTH_S) / SEASON_S))
+    return min(SEASON_DAYS, int(traffic.start_s / SEASON_S))  # before its first step a trace is level
 
 
 @kernel

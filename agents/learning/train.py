@@ -65,7 +65,7 @@ class TrainRequest:
     Args:
         trace: already scaled to the profile.
         start_s, end_s: the part of the trace that may be seen [s].
-        steps: env steps over all lanes; rounded up to whole rollouts.
+        steps: env steps over all lanes and their services; rounded up to whole rollouts.
         search_days: simulated days that the search for the rule may spend; None: what `budget_days` leaves for it.
         folder: for checkpoints and the exported model; None: nothing is kept on disk but the result.
     """
@@ -84,15 +84,16 @@ class TrainRequest:
 
     @property
     def learned_days(self) -> float:
-        """What the steps come to [days]."""
-        return self.steps * self.profile.controller.sync_period_seconds / DAY_S
+        """What the steps come to [days]; a step is one of a service, and those of a lane are made at once."""
+        return self.steps * self.profile.controller.sync_period_seconds / DAY_S / len(self.profile.services)
 
     @property
     def searched_days(self) -> float:
         """Simulated days that the search for the rule may spend."""
         if self.search_days is not None:
             return self.search_days
-        return budget_days(self.steps, self.profile.controller.sync_period_seconds) - self.learned_days
+        decisions = self.steps // len(self.profile.services)
+        return budget_days(decisions, self.profile.controller.sync_period_seconds) - self.learned_days
 
     @property
     def simulated_days(self) -> float:
