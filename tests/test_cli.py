@@ -228,7 +228,7 @@ def test_quiet_leaves_out_progress_and_keeps_errors(sim):
         "evaluate",
         "production",
         "--policies",
-        "static(replicas=9)",
+        "static(replicas=20)",
         "--start",
         "0d",
         "--duration",

@@ -88,6 +88,7 @@ def test_the_reason_of_a_choice_does_not_round_a_missed_limit_to_a_met_one():
 
 def test_the_last_rollout_of_a_training_is_rounded_down_too(capsys):
     training = {"profile": "production", "steps": 4096, "seed": 1, "last": {"slo/attainment": 0.98996, "step": 4096}}
+    training["outcome"] = {"verdict": "the rule ships"}
     model = {"registered": None, "gate": {"passed": False, "failures": []}}
     show_training({"training": training, "model": model, "evaluation": None, "mlflow": {"warning": None, "page": None}})
     assert "98.996%" in capsys.readouterr().out
