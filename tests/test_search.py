@@ -15,6 +15,7 @@ from agents.learning.families import FORECAST, HPA, REQUEST_RATE, RULE, SCHEDULE
 from agents.learning.search import (
     DAY_S,
     FINALISTS,
+    OTHER_DRAWS,
     SEARCH_SEED,
     Family,
     Found,
@@ -157,7 +158,7 @@ def test_one_parameter_finds_the_edge(rate):
     part, recorded = hour_of(rate), Recorded(1, 100)
     found = search(recorded.family, part, 2.0)
     allowed = 1.0 - search_target(PRODUCTION)
-    both = (SEARCH_SEED, SEARCH_SEED + 1)
+    both = (SEARCH_SEED, SEARCH_SEED + OTHER_DRAWS)
     near = math.ceil(rate * 0.025)
     edge = next(n for n in range(near, 101) if outcome(part, n, both)[0] <= allowed)
     assert edge <= found.settings["replicas"] <= edge + 1
@@ -191,7 +192,7 @@ def test_the_best_are_played_again_with_other_draws_and_only_they_may_win():
     assert {seed for _, seed, _ in first}.isdisjoint({seed for _, seed, _ in finals})
     assert found.settings["replicas"] in [replicas for replicas, _, _ in finals]
     assert len({replicas for replicas, _, _ in first}) == len(first) == found.candidates  # nothing is tried twice
-    bad, usd = outcome(part, found.settings["replicas"], (SEARCH_SEED, SEARCH_SEED + 1))
+    bad, usd = outcome(part, found.settings["replicas"], (SEARCH_SEED, SEARCH_SEED + OTHER_DRAWS))
     assert found.slo_attainment == pytest.approx(1.0 - bad, abs=1e-12)
     assert found.pods_usd == pytest.approx(usd, rel=1e-12)
 
@@ -242,7 +243,7 @@ def test_what_keeps_the_slo_on_one_part_alone_does_not_win():
     found: Found = search(recorded.family, parts, 4.0)
     allowed = 1.0 - search_target(PRODUCTION)
     for part in parts:
-        assert outcome(part, found.settings["replicas"], (SEARCH_SEED, SEARCH_SEED + 1))[0] <= allowed
+        assert outcome(part, found.settings["replicas"], (SEARCH_SEED, SEARCH_SEED + OTHER_DRAWS))[0] <= allowed
 
 
 def test_a_budget_counts_the_steps_and_a_search_of_twenty_to_three_hundred_days():

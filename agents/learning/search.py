@@ -31,7 +31,7 @@ MOST_DAYS = 4  # of the training traffic that a candidate plays: with more, too 
 FINALISTS = 6
 LEAST_SEARCH_DAYS, MOST_SEARCH_DAYS = 20.0, 300.0  # of the search for a rule before a training
 _FINAL_SHARE = 0.2  # of the budget, for playing the finalists with other draws
-_OTHER_DRAWS = 1000  # from the seed of the candidates to that of the finalists
+OTHER_DRAWS = 1000  # from the seed of the candidates to that of the finalists
 _SIGMA = 0.2  # of the range of a parameter: how far the first candidates lie from the start
 # How many times its pods a candidate is charged for spending the whole budget once more than it may; on the frontiers
 # that were measured a budget is worth a tenth of the pods or less.
@@ -190,7 +190,7 @@ def search(
         _search_line(field, parameters, free[0], for_candidates, seed)
     elif free:
         _evolve(field, parameters, start, free, for_candidates, seed)
-    field.finish(n_final, seed + _OTHER_DRAWS)
+    field.finish(n_final, seed + OTHER_DRAWS)
     return field.best()
 
 
