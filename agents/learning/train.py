@@ -8,11 +8,10 @@ there, the rule alone is what ships.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -504,9 +503,3 @@ class _Progress(BaseCallback):
                 row[name] = float(value)
         self._on_progress([row])
         self._stop = self._should_stop()
-
-
-def request_settings(request: TrainRequest) -> dict[str, Any]:
-    """A request as plain data for a run's parameters, without profile and trace."""
-    plain = {name: value for name, value in asdict(request).items() if name not in ("profile", "trace", "folder")}
-    return json.loads(json.dumps(plain))

@@ -36,9 +36,10 @@ SEARCH_SEEDS = 2  # lanes of the first search
 FINALISTS = 8  # choices that are played on all lanes
 OTHER_DRAWS = 7_000_003  # further are the seeds of the lanes that known rates are tried on
 # Utilization runs up this ramp, slowly, to measure what n pods can take.
-_RAMP = (0.4, 1.2)
+RAMP = (0.4, 1.2)
 _RAMP_S = 2400.0
 _RAMP_STEP_S = 20.0
+RAMP_POINTS = int(_RAMP_S / _RAMP_STEP_S)
 
 
 @kernel
@@ -65,8 +66,7 @@ def bad_shares(profile: Profile, service: int) -> tuple[np.ndarray, np.ndarray]:
     limit = profile.services[service].replicas.max
     full_rate = requests_per_pod_s(profile, service)
     assert full_rate is not None  # the least pods are enough for a service that nobody asks anything of
-    n_steps = int(_RAMP_S / _RAMP_STEP_S)
-    ramp = np.linspace(*_RAMP, n_steps)
+    ramp = np.linspace(*RAMP, RAMP_POINTS)
     lanes = []
     for replicas in range(1, limit + 1):
         plan = np.array([[replicas if i == service else s.replicas.max for i, s in enumerate(profile.services)]])
@@ -75,7 +75,7 @@ def bad_shares(profile: Profile, service: int) -> tuple[np.ndarray, np.ndarray]:
     timeline = simulate(lanes, _RAMP_S, _RAMP_STEP_S).timeline
     assert timeline is not None
     bad = 1.0 - np.nan_to_num(timeline["slo_attainment"], nan=1.0)
-    bad = np.maximum.accumulate(np.vstack([np.ones(n_steps), bad]), axis=1)
+    bad = np.maximum.accumulate(np.vstack([np.ones(RAMP_POINTS), bad]), axis=1)
     return ramp, bad
 
 

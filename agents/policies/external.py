@@ -18,16 +18,13 @@ import numpy as np
 from numba import njit
 
 from agents.observation import Observations
-from agents.policies.hpa import most_pods
+from agents.policies.hpa import Controllers
 from agents.policies.settings import PACE_SETTINGS, Setting, completed, for_lanes, problems_of
 from sim_core.controlplane.hpa import reconcile_hpa
-from sim_core.controlplane.hpa_logs import down_events_of, place_logs, recommendations_of, up_events_of
+from sim_core.controlplane.hpa_logs import down_events_of, recommendations_of, up_events_of
 from sim_core.controlplane.hpa_manifest import write_metric
-from sim_core.controlplane.hpa_records import EVENT, HPA, HPA_STATE, RECOMMENDATION
-from sim_core.controlplane.pods import SAMPLE
 from sim_core.dataplane.services.rows import hpa_of_service
 from sim_core.errors import PolicyError
-from sim_core.limits import MAX_METRICS
 from sim_core.world import Lane, Scaler
 
 _MILLI = 1000.0  # milli-units of a metric
@@ -64,10 +61,7 @@ class ExternalHpaPolicy:
         self._chosen = [self._checked(settings)]
         self.settings: dict[str, Any] = {**self._chosen[0].own, **self._chosen[0].pace}
         self._by_lane: list[Chosen] = []
-        self._hpa = np.zeros(0, dtype=HPA)
-        self._state = np.zeros(0, dtype=HPA_STATE)
-        self._logs = np.zeros(0, RECOMMENDATION), np.zeros(0, EVENT), np.zeros(0, EVENT)
-        self._samples = np.zeros((MAX_METRICS, 1), dtype=SAMPLE)
+        self._controllers = Controllers.of([], [])
 
     @classmethod
     def by_lane(cls, settings: Sequence[Mapping[str, Any]]) -> ExternalHpaPolicy:
@@ -104,16 +98,8 @@ class ExternalHpaPolicy:
             for lane, chosen in zip(lanes, self._by_lane, strict=True)
             for i in range(len(lane.profile.services))
         ]
-        self._hpa = np.array(records, dtype=HPA)
-        self._state = np.zeros(len(records), dtype=HPA_STATE)
-        rows = place_logs(self._hpa)
-        self._logs = (
-            np.zeros(max(1, rows.recommendations), RECOMMENDATION),
-            np.zeros(max(1, rows.up_events), EVENT),
-            np.zeros(max(1, rows.down_events), EVENT),
-        )
-        self._samples = np.zeros((MAX_METRICS, most_pods(lanes)), dtype=SAMPLE)
-        self._samples["time_s"] = math.nan
+        self._controllers = Controllers.of(records, lanes)
+        self._controllers.samples["time_s"] = math.nan
 
     def _hpa_of(self, lane: Lane, service: int, chosen: Chosen) -> np.void:
         record = hpa_of_service(lane.profile, service, tuple(sorted(chosen.pace.items()))).copy()
@@ -127,7 +113,7 @@ class ExternalHpaPolicy:
     def predict(self, observations: Observations) -> np.ndarray:
         desired = np.zeros((observations.n_lanes, observations.n_services), dtype=np.int64)
         _reconcile_lanes(
-            self._hpa, self._state, *self._logs, *observations.deployments, self._samples,
+            *self._controllers.records, *observations.deployments, self._controllers.samples,
             np.round(_MILLI * self.values(observations)), observations.time_s, desired,
         )  # fmt: skip
         return desired

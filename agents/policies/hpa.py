@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -19,6 +19,31 @@ from sim_core.limits import MAX_METRICS
 from sim_core.world import Lane, Scaler
 
 
+class Controllers(NamedTuple):
+    """HorizontalPodAutoscalers outside of the simulation, one a service of a lane, as they stand in tables.
+
+    Attributes:
+        records: HPA and HPA_STATE records, then the logs that those place: recommendations, events up and down.
+        samples: room for the answers of metrics, shape (MAX_METRICS, pods of the largest service).
+    """
+
+    records: tuple[np.ndarray, ...]
+    samples: np.ndarray
+
+    @classmethod
+    def of(cls, hpas: Sequence[np.void], lanes: Sequence[Lane]) -> Controllers:
+        """Controllers that have seen nothing yet.
+
+        Args:
+            hpas: their HPA records; the places of their logs are set here.
+        """
+        table = np.array(hpas, dtype=HPA)
+        rows = place_logs(table)
+        logs = ((rows.recommendations, RECOMMENDATION), (rows.up_events, EVENT), (rows.down_events, EVENT))
+        records = table, np.zeros(len(hpas), dtype=HPA_STATE), *(np.zeros(max(1, n), dtype) for n, dtype in logs)
+        return cls(records, np.zeros((MAX_METRICS, most_pods(lanes)), dtype=SAMPLE))
+
+
 class HpaPolicy:
     """HPA `autoscaling/v2` on CPU utilization, as the profile has it or with other settings.
 
@@ -32,10 +57,7 @@ class HpaPolicy:
         self._chosen = [Scaler.hpa(**settings)]
         self.settings = dict(settings)
         self._scalers: list[Scaler] = []
-        self._hpa = np.zeros(0, dtype=HPA)
-        self._state = np.zeros(0, dtype=HPA_STATE)
-        self._logs = np.zeros(0, RECOMMENDATION), np.zeros(0, EVENT), np.zeros(0, EVENT)
-        self._samples = np.zeros((MAX_METRICS, 1), dtype=SAMPLE)
+        self._controllers = Controllers.of([], [])
 
     @classmethod
     def by_lane(cls, settings: Sequence[Mapping[str, Any]]) -> HpaPolicy:
@@ -51,20 +73,12 @@ class HpaPolicy:
             for lane, scaler in zip(lanes, self._scalers, strict=True)
             for i in range(len(lane.profile.services))
         ]
-        self._hpa = np.array(records, dtype=HPA)
-        self._state = np.zeros(len(records), dtype=HPA_STATE)
-        rows = place_logs(self._hpa)
-        self._logs = (
-            np.zeros(max(1, rows.recommendations), RECOMMENDATION),
-            np.zeros(max(1, rows.up_events), EVENT),
-            np.zeros(max(1, rows.down_events), EVENT),
-        )
-        self._samples = np.zeros((MAX_METRICS, most_pods(lanes)), dtype=SAMPLE)
+        self._controllers = Controllers.of(records, lanes)
 
     def predict(self, observations: Observations) -> np.ndarray:
         desired = np.zeros((observations.n_lanes, observations.n_services), dtype=np.int64)
         _reconcile_lanes(
-            self._hpa, self._state, *self._logs, *observations.deployments, self._samples,
+            *self._controllers.records, *observations.deployments, self._controllers.samples,
             observations.sample_time_s, observations.sample_window_s, observations.time_s, desired,
         )  # fmt: skip
         return desired
@@ -96,4 +110,4 @@ def _reconcile_lanes(
 
 def most_pods(lanes: Sequence[Lane]) -> int:
     """Rows that the largest service of these lanes has for its pods."""
-    return max(pod_rows(service.replicas.max) for lane in lanes for service in lane.profile.services)
+    return max((pod_rows(service.replicas.max) for lane in lanes for service in lane.profile.services), default=1)

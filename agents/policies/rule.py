@@ -20,7 +20,7 @@ import numpy as np
 from agents.forecasting import FORECAST, FORECAST_STATE, HORIZONS, days_before, follow, look_ahead, season_at
 from agents.observation import Observations, load_of, scrape_of
 from agents.policies.capacity import requests_per_pod_s, time_to_ready_s
-from agents.policies.clairvoyant import bad_shares
+from agents.policies.clairvoyant import RAMP, RAMP_POINTS, bad_shares
 from agents.policies.settings import RULE as RULE_SETTINGS
 from agents.policies.settings import completed, for_lanes
 from sim_core.compiled import kernel, phase
@@ -105,21 +105,19 @@ class Capacity:
     bad: np.ndarray
 
 
-NOTHING = Capacity(0.4, 1.2, np.zeros((1, 1, 2)))
+NOTHING = Capacity(*RAMP, np.zeros((1, 1, 2)))
 
 
 @lru_cache(maxsize=8)
 def capacity_tables(profile: Profile) -> Capacity:
     """What the services of a profile can take, see `clairvoyant.bad_shares`; no traffic is looked at."""
-    tables = []
-    for i in range(len(profile.services)):
-        if requests_per_pod_s(profile, i) is None:
-            tables.append(np.zeros((1, 120)))
-        else:
-            tables.append(bad_shares(profile, i)[1])
+    tables = [
+        np.zeros((1, RAMP_POINTS)) if requests_per_pod_s(profile, i) is None else bad_shares(profile, i)[1]
+        for i in range(len(profile.services))
+    ]
     rows_needed = max(len(table) for table in tables)
     padded = [np.concatenate([t, np.repeat(t[-1:], rows_needed - len(t), axis=0)]) for t in tables]
-    return Capacity(0.4, 1.2, np.ascontiguousarray(np.stack(padded)))
+    return Capacity(*RAMP, np.ascontiguousarray(np.stack(padded)))
 
 
 @kernel
