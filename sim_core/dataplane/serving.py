@@ -23,6 +23,8 @@ _SLACK = 2e-5  # calls that may be where they are not, over those that are there
 _LAG = 1e-3  # by how much the utilization may lag behind at rest, over its distance from 1: waits differ by as much
 _TRIALS = 40  # of the utilization
 _WIDEST = 8.0  # variance of lines over that at rest
+# Idle share of a line that drifts away from 0, over that of one at rest as long: exp(-0.8 q), q = length drift / variance.
+_LEAVES = 0.8
 _QUICK = 12.0  # variance of what comes and goes in a tick, over that at rest, from which on lines vary as at rest
 
 
@@ -69,7 +71,9 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     the retries of those that time out, which make long lines longer), and empty and full lines pull it together: v' =
     inflow + served - pulled, linear in r, the ratio of v to the variance at rest with as many calls. A
     normal distribution, truncated at 0, of that mean and variance has exp(0.6 - 0.6 / r) as many lines near 0 as an
-    exponential one (within 5 %); of a distribution that drifts against 0 some have arrived (see `_arrived`).
+    exponential one (within 5 %); of a distribution that drifts against 0 some have arrived (see `_arrived`), and one that
+    drifts away from it leaves it behind: a reflected Brownian motion that began at 0 is idle 2 / pi exp(-0.7 q) times as
+    often as one at rest with as long a line, one that was at rest begins with 1.
     Closing the equations of mean and variance by a family of distributions is Rothkopf and Oren's idea: "A closure
     approximation for the nonstationary M/M/s queue", Management Science 25 (1979).
 
@@ -142,6 +146,8 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
                 drained = drains * _arrived(ratio * at_rest, line)
             if fills > 0.0:
                 filled = fills * _arrived(ratio * at_rest, places - line)
+        if fills > 0.0:
+            pull = min(pull, math.exp(-_LEAVES * line * (inflow - capacity) / (stir * pods * capacity)))
         if pull * idle >= drained:
             gradient += pull * capacity * (1.0 - blocked - at * change_of_blocked)
             drained = pull * idle
