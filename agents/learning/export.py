@@ -57,6 +57,25 @@ def export_onnx(
     return with_metadata(file.getvalue(), {"rule": dict(rule), "kept": kept, "about": dict(about or {})})
 
 
+def load_weights(policy: Any, model: bytes, kept: float) -> None:
+    """Sets what a policy does to what a model does where its residual is kept in part; of several policies, to the first's.
+
+    Args:
+        policy: an `ActorCriticPolicy` with a network of the same shape.
+        kept: share of the residual that is kept [1].
+    """
+    graph = onnx.load_model_from_string(model).graph
+    stored = {tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
+    for module, prefix, scale in (
+        (policy.mlp_extractor.policy_net, "bodies.0.", 1.0),
+        (policy.action_net, "heads.0.", kept),
+    ):
+        weights = {
+            name.removeprefix(prefix): scale * tensor for name, tensor in stored.items() if name.startswith(prefix)
+        }
+        module.load_state_dict(weights)
+
+
 def with_metadata(model: bytes, changes: Mapping[str, Any]) -> bytes:
     """The same network with other metadata: `rule`, `kept`, `about`; layout and features are this version's."""
     loaded = onnx.load_model_from_string(model)

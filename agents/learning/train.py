@@ -1,9 +1,9 @@
-"""Training of an autoscaler with PPO from stable-baselines3, on top of a searched rule.
+"""Training of an autoscaler with PPO from stable-baselines3, on top of a searched rule; both begin as the general model.
 
 First the rule's settings are searched on the training traffic; it is the floor. Then PPO learns when to provide for more or
 less than the rule does; a dual price of bad requests follows the error budget meanwhile, so that what is learned keeps the
-SLO. Last, a part of the traffic that neither has seen decides how much of the residual is kept: where it gains nothing
-there, the rule alone is what ships.
+SLO. Last, a part of the traffic that neither has seen decides how much of the residual is kept, and whether anything that
+was learned is better than the general model as it is: where it gains nothing there, the rule alone or that model ships.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.env import BAD_SCALE, DevOpsVecEnv, EnvSpec, worthwhile_threads
-from agents.learning.export import export_onnx, with_metadata
+from agents.learning.export import export_onnx, load_weights, with_metadata
 from agents.learning.families import RULE
-from agents.learning.search import DAY_S, Found, Part, budget_days, requests_by_lane, search, search_target
+from agents.learning.search import DAY_S, Found, Part, budget_days, requests_by_lane, search
 from agents.policies.contract import play
-from agents.policies.learned import LearnedPolicy
+from agents.policies.learned import LearnedPolicy, general_policy
 from sim_core.errors import InputError
+from sim_core.intervals import CONFIDENCE
 from sim_core.profile import Profile, in_long_ticks
 from sim_core.workload import Trace
 from sim_core.world import Lane
@@ -45,15 +47,26 @@ ENTROPY = 0.0
 # Spread of the first actions, as a share of MAX_RESIDUAL: every residual that differs from the last starts or ends pods,
 # so noise costs, and a policy that explores much looks worse than it is.
 FIRST_LOG_STD = -1.6
+NEAR_LOG_STD = -2.3  # ... where the learning begins as a policy that is known to be good
+# Rollouts in which only the critic learns, where the policy begins as a good one: what a critic that knows nothing says of
+# its actions would undo it.
+CRITIC_ALONE = 6
 DUAL_RATE = (
     0.1  # by how much the log of the dual price moves for each budget that a rollout spends too much or too little
 )
 DUAL_BOUNDS = (0.2, 5.0)  # of the dual price over the first one
 KEPT = (0.0, 0.33, 0.67, 1.0)  # shares of the residual that are tried on the validation part
-LEAST_GAIN = 0.003  # of the pods, that a share must save on the validation part to be kept
+LEAST_GAIN = (
+    0.003  # of the pods, that a share must save on the validation part to be kept, or another model to be taken
+)
 VALIDATION_SEEDS = 3
 VALIDATION_SEED = 78_000
-_PRICE_FACTORS = (0.2, 0.35, 0.6, 1.0, 1.7, 3.0, 5.0)  # that validation and calibration try
+_PRICE_FACTORS = (0.2, 0.35, 0.6, 1.0, 1.7, 3.0, 5.0)  # that validation tries
+_CALIBRATION_FACTORS = (*_PRICE_FACTORS, 9.0, 16.0)
+CALIBRATION_DAYS = 8
+JUDGED_DAYS = 5  # of which the lower limit of the attainment is to keep the SLO, see `calibrate`
+PRIOR_DAYS, PRIOR_SPREAD = 2.0, 0.4
+OWN, GENERAL = "own", "general"  # models that validation chooses from
 CONSTANT = 0.01  # residuals nearer than this to their median count as one constant action
 
 
@@ -116,20 +129,22 @@ class TrainResult:
         onnx: the model, see `agents.learning.export`.
         rule: settings of the rule inside.
         kept: share of the residual that is kept [1].
-        validation: rows of (kept, price, slo_attainment, pods_usd) on the validation part.
+        is_general: whether it is the general model, rule and residual, since neither search nor learning gained on it.
+        validation: rows of (model, kept, price, slo_attainment, pods_usd) on the validation part; `model` is OWN or GENERAL.
         gain_over_rule: pods that the residual saves on the validation part at equal attainment [1]; None: no frontier of
             the two reaches the objective there.
         action_std: spread of its actions at the end of the learning, as a share of the largest residual [1].
         action_entropy: of its distribution of actions [nat].
         constant_share: of the decisions on the validation part that are the median action [1].
-        calibration: rows of (price, slo_attainment, pods_usd) on all of the training traffic.
+        calibration: rows of (price, slo_attainment, slo_attainment_low, pods_usd) on all of the training traffic.
         settings: of the learner, plain data.
     """
 
     onnx: bytes
     rule: dict[str, Any]
     kept: float
-    validation: list[dict[str, float]]
+    is_general: bool
+    validation: list[dict[str, Any]]
     gain_over_rule: float | None
     action_std: float
     action_entropy: float
@@ -145,6 +160,8 @@ class TrainResult:
         """How the learning went, in a line for people; a policy that does nothing says so."""
         gain = "unknown" if self.gain_over_rule is None else f"{self.gain_over_rule:+.1%} of the pods"
         what = f"residual kept at {self.kept:.0%}" if self.kept > 0.0 else "the residual gained nothing: the rule ships"
+        if self.is_general:
+            what = "nothing that was learned is better than the general model: it ships, with a price for this traffic"
         collapsed = "; collapsed to one action" if self.constant_share > 0.95 else ""
         return (
             f"{what}; gain over the rule {gain} on the validation part; action entropy {self.action_entropy:.2f} nat, "
@@ -200,19 +217,22 @@ def train(
         raise InputError("steps", f"must be at least 1 (got {request.steps})")
     learned_end_s = request.validation_start_s
     part = Part(request.profile, request.trace, request.start_s, learned_end_s)
-    found = search(RULE, part, request.searched_days)
+    general = general_policy()
+    found = search(RULE, part, request.searched_days, start=general.rule)
     spec = EnvSpec(in_long_ticks(request.profile), request.trace, request.start_s, learned_end_s, rule=found.settings)
-    learner, steps = learn(request, [spec] * request.n_envs, on_progress, should_stop)
+    learner, steps = learn(request, [spec] * request.n_envs, on_progress, should_stop, start=general)
     network = export_onnx([learner.policy], found.settings, 1.0)
-    chosen = choose_kept(network, found, Part(request.profile, request.trace, learned_end_s, request.end_s))
-    whole = Part(request.profile, request.trace, request.start_s, request.end_s)
-    price, calibration = calibrate(chosen.model, whole)
-    rule = {**found.settings, "price": price}
+    chosen = choose_kept(network, found, Part(request.profile, request.trace, learned_end_s, request.end_s), general)
+    model = LearnedPolicy(chosen.model)
+    whole = Part(request.profile, request.trace, request.start_s, request.end_s, CALIBRATION_DAYS)
+    price, calibration = calibrate(model, whole)
+    rule = {**model.rule, "price": price}
     std = float(np.exp(learner.policy.log_std.detach().numpy().mean()))
     return TrainResult(
         onnx=with_metadata(chosen.model, {"rule": rule, "about": {"trace": request.trace.name, "steps": steps}}),
         rule=rule,
         kept=chosen.kept,
+        is_general=chosen.is_general,
         validation=chosen.rows,
         gain_over_rule=chosen.gain,
         action_std=std,
@@ -243,11 +263,13 @@ def learn(
     specs: Sequence[EnvSpec],
     on_progress: Callable[[list[Row]], None] = lambda rows: None,
     should_stop: Callable[[], bool] = lambda: False,
+    start: LearnedPolicy | None = None,
 ) -> tuple[PPO, int]:
     """The residual of a rule, learned by PPO on some lanes, from the last checkpoint on where there is one.
 
     Args:
         specs: one a lane.
+        start: what the learner does at first; None: next to nothing.
 
     Returns:
         the learner, and the env steps that it made.
@@ -256,10 +278,15 @@ def learn(
     vec_env.seed(request.seed * 1_000_003)
     checkpoint = _Checkpoint(request)
     learner = make_ppo(vec_env, request.seed, request.learning_rate)
-    checkpoint.restore(learner, vec_env)
+    resumed = checkpoint.restore(learner, vec_env)
+    if start is not None and not resumed:
+        load_weights(learner.policy, start.model, start.kept)
+        with torch.no_grad():
+            learner.policy.log_std.fill_(NEAR_LOG_STD)
     left = request.steps - learner.num_timesteps
     if left > 0:
-        callback = _Progress(request, vec_env, checkpoint, on_progress, should_stop)
+        alone = 0 if start is None else CRITIC_ALONE * N_STEPS * vec_env.num_envs
+        callback = _Progress(request, vec_env, checkpoint, on_progress, should_stop, alone)
         learner.learn(left, callback=callback, reset_num_timesteps=learner.num_timesteps == 0)
     vec_env.close()
     frames = N_STEPS * vec_env.num_envs
@@ -272,18 +299,19 @@ class Chosen:
 
     Attributes:
         model: with the share of the residual that is kept.
-        rows, gain, constant_share: see `TrainResult`.
+        is_general, rows, gain, constant_share: see `TrainResult`.
     """
 
     model: bytes
     kept: float
-    rows: list[dict[str, float]]
+    is_general: bool
+    rows: list[dict[str, Any]]
     gain: float | None
     constant_share: float
 
 
-def choose_kept(network: bytes, found: Found, part: Part) -> Chosen:
-    """How much of a residual is kept: the share that needs the fewest pods at the objective, on traffic it has not seen.
+def choose_kept(network: bytes, found: Found, part: Part, general: LearnedPolicy) -> Chosen:
+    """What needs the fewest pods at the objective, on traffic not seen: a share of a residual, or the general model.
 
     Args:
         network: a model that keeps all of it.
@@ -295,12 +323,15 @@ def choose_kept(network: bytes, found: Found, part: Part) -> Chosen:
     best = max(gains, key=lambda kept: gains[kept], default=0.0)
     kept = best if gains.get(best, 0.0) >= LEAST_GAIN else 0.0
     gain = max((gains[share] for share in gains if share > 0.0), default=None)
-    return Chosen(with_metadata(network, {"kept": kept}), kept, rows, gain, constant_share)
+    usual, usual_rows, _ = frontier_of(general, part)
+    rows += [{"model": GENERAL, "kept": general.kept, **row} for row in usual_rows]
+    # NaN, an objective that is out of reach, is better than nothing.
+    if pods[kept] <= (1.0 - LEAST_GAIN) * usual or not math.isfinite(usual):
+        return Chosen(with_metadata(network, {"kept": kept}), kept, False, rows, gain, constant_share)
+    return Chosen(general.model, general.kept, True, rows, gain, constant_share)
 
 
-def pods_of_shares(
-    network: bytes, price: float, part: Part
-) -> tuple[dict[float, float], list[dict[str, float]], float]:
+def pods_of_shares(network: bytes, price: float, part: Part) -> tuple[dict[float, float], list[dict[str, Any]], float]:
     """What each share of a residual needs at the objective on some traffic.
 
     Args:
@@ -311,23 +342,29 @@ def pods_of_shares(
         cost of pods by share (see `pods_at`), rows as in `TrainResult.validation`, and the share of decisions that are the
         median action.
     """
-    rows: list[dict[str, float]] = []
+    rows: list[dict[str, Any]] = []
     pods: dict[float, float] = {}
     constant_share = 1.0
     for kept in KEPT:
-        model = with_metadata(network, {"kept": kept})
-        outcomes = []
-        for factor in _PRICE_FACTORS:
-            own = price * factor
-            attained, usd, residuals = _outcome(
-                LearnedPolicy(model, price=own), part, VALIDATION_SEED, VALIDATION_SEEDS
-            )
-            outcomes.append((attained, usd))
-            rows.append({"kept": kept, "price": own, "slo_attainment": attained, "pods_usd": usd})
-            if kept == 1.0 and factor == 1.0:
-                constant_share = float(np.mean(np.abs(residuals - np.median(residuals)) < CONSTANT))
-        pods[kept] = pods_at(outcomes, part.profile.slo.objective)
+        model = LearnedPolicy(with_metadata(network, {"kept": kept}), price=price)
+        pods[kept], outcomes, constant_share = frontier_of(model, part)
+        rows += [{"model": OWN, "kept": kept, **row} for row in outcomes]
     return pods, rows, constant_share
+
+
+def frontier_of(model: LearnedPolicy, part: Part) -> tuple[float, list[dict[str, Any]], float]:
+    """Cost of a model's pods at the objective, rows of (price, slo_attainment, pods_usd), share of its median action."""
+    rows: list[dict[str, Any]] = []
+    constant_share = 1.0
+    for factor in _PRICE_FACTORS:
+        priced = model.priced(factor)
+        requests, bad, usd, residuals = _outcome(priced, part, VALIDATION_SEED, VALIDATION_SEEDS)
+        attained = float(1.0 - bad.sum() / requests.sum())
+        rows.append({"price": priced.rule["price"], "slo_attainment": attained, "pods_usd": usd})
+        if factor == 1.0:
+            constant_share = float(np.mean(np.abs(residuals - np.median(residuals)) < CONSTANT))
+    outcomes = [(row["slo_attainment"], row["pods_usd"]) for row in rows]
+    return pods_at(outcomes, part.profile.slo.objective), rows, constant_share
 
 
 def pods_at(outcomes: Sequence[tuple[float, float]], attainment: float) -> float:
@@ -345,38 +382,59 @@ def pods_at(outcomes: Sequence[tuple[float, float]], attainment: float) -> float
     return float(np.interp(aim, bad[order], cost))
 
 
-def calibrate(model: bytes, part: Part) -> tuple[float, list[dict[str, float]]]:
-    """The least price with which a model keeps the SLO on some traffic, with a margin; the highest where none does.
+def calibrate(model: LearnedPolicy, part: Part) -> tuple[float, list[dict[str, float]]]:
+    """The least price with which other days would show that a model keeps the SLO; the highest where none does.
+
+    Of JUDGED_DAYS days like those of the part, the lower limit of the attainment is to keep it, as `verdict` works it out:
+    what just keeps the SLO here would miss it there every second time. How far days differ is seen on a few of them only;
+    a coefficient of variation of PRIOR_SPREAD counts as much as PRIOR_DAYS days.
 
     Returns:
-        price, and rows of (price, slo_attainment, pods_usd), in the order they were tried.
+        price, and rows of (price, slo_attainment, slo_attainment_low, pods_usd), in the order they were tried.
     """
-    base = LearnedPolicy(model).rule["price"]
     rows = []
-    for factor in _PRICE_FACTORS:
-        price = min(max(base * factor, 0.004), 4.0)
-        attained, usd, _ = _outcome(LearnedPolicy(model, price=price), part, VALIDATION_SEED, 1)
-        rows.append({"price": price, "slo_attainment": attained, "pods_usd": usd})
-    bad = np.minimum.accumulate([1.0 - row["slo_attainment"] for row in rows])
-    aim = 1.0 - search_target(part.profile)
-    if bad[-1] > aim:
+    for factor in _CALIBRATION_FACTORS:
+        priced = model.priced(factor)
+        requests, bad, usd, _ = _outcome(priced, part, VALIDATION_SEED, 1)
+        share, high = bad.sum() / requests.sum(), bad_share_high(requests, bad)
+        outcome = {"slo_attainment": 1.0 - share, "slo_attainment_low": 1.0 - high, "pods_usd": usd}
+        rows.append({"price": priced.rule["price"], **outcome})
+    highs = np.minimum.accumulate([1.0 - row["slo_attainment_low"] for row in rows])
+    aim = 1.0 - part.profile.slo.objective
+    if highs[-1] > aim:
         return rows[-1]["price"], rows
     prices = np.log([row["price"] for row in rows])
     # np.interp wants rising places: dearer bad requests are fewer
-    log_price = np.interp(math.log(aim), np.log(np.maximum(bad[::-1], 1e-9)), prices[::-1])
-    return float(math.exp(log_price)), rows
+    return float(math.exp(np.interp(math.log(aim), np.log(np.maximum(highs[::-1], 1e-9)), prices[::-1]))), rows
 
 
-def _outcome(policy: LearnedPolicy, part: Part, first_seed: int, seeds: int) -> tuple[float, float, np.ndarray]:
-    """SLO attainment and cost of pods [USD a day] over the days of a part, and what was added to the logs of loads."""
+def bad_share_high(requests: np.ndarray, bad: np.ndarray) -> float:
+    """Upper limit of the share of bad requests over JUDGED_DAYS days like some that were seen [1].
+
+    Args:
+        requests, bad: of each day, shape (n_days,).
+    """
+    share = max(bad.sum() / requests.sum(), 1e-9)
+    off = (bad - share * requests) / requests.mean()
+    prior = PRIOR_DAYS * (PRIOR_SPREAD * share) ** 2
+    spread = math.sqrt((np.square(off).sum() + prior) / (len(off) - 1 + PRIOR_DAYS))
+    half = stdtrit(JUDGED_DAYS - 1, 0.5 + CONFIDENCE / 2) * spread / math.sqrt(JUDGED_DAYS) / (share * (1.0 - share))
+    return float(1.0 / (1.0 + (1.0 / share - 1.0) * math.exp(-half)))
+
+
+def _outcome(
+    policy: LearnedPolicy, part: Part, first_seed: int, seeds: int
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+    """Requests and bad ones of each day of a part, cost of pods [USD a day], and what was added to the logs of loads."""
     profile = in_long_ticks(part.profile)
     lanes = [Lane(profile, part.trace, first_seed + k, at) for at in part.starts_s for k in range(seeds)]
     watched = _Watched(policy)
     played = play(lanes, watched, part.block_s, threads=2)
     requests = requests_by_lane(played)
-    attained = float((played.indicators["slo_attainment"].to_numpy() * requests).sum() / requests.sum())
+    bad = (1.0 - played.indicators["slo_attainment"].fillna(1.0).to_numpy()) * requests
     usd = float(played.indicators["cost_pods_usd"].sum()) / (len(lanes) * part.block_s / DAY_S)
-    return attained, usd, np.concatenate(watched.residuals)
+    by_day = [amount.reshape(-1, seeds).sum(axis=1) for amount in (requests, bad)]
+    return by_day[0], by_day[1], usd, np.concatenate(watched.residuals)
 
 
 class _Watched:
@@ -442,8 +500,10 @@ class _Progress(BaseCallback):
         checkpoint: _Checkpoint,
         on_progress: Callable[[list[Row]], None],
         should_stop: Callable[[], bool],
+        critic_alone: int,
     ):
         super().__init__()
+        self._critic_alone = critic_alone  # env steps
         self._request, self._env, self._checkpoint = request, vec_env, checkpoint
         self._on_progress, self._should_stop = on_progress, should_stop
         self._before = np.zeros(4)
@@ -466,6 +526,10 @@ class _Progress(BaseCallback):
         if self._rollouts % self._request.checkpoint_every == 0 and self.num_timesteps > self._first_step:
             self._checkpoint.save(self.model)
         self._rollouts += 1
+        policy = self.model.policy
+        for part in (policy.mlp_extractor.policy_net, policy.action_net):
+            part.requires_grad_(self.num_timesteps >= self._critic_alone)
+        policy.log_std.requires_grad_(self.num_timesteps >= self._critic_alone)
 
     def _on_training_end(self) -> None:
         self._checkpoint.save(self.model)

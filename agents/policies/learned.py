@@ -58,7 +58,7 @@ class LearnedPolicy:
             raise ModelError(name, f"must map {N_FEATURES} features of a service to one residual (got shapes {shape})")
         if json.loads(told.get("features", "[]")) != list(FEATURES):
             raise ModelError(name, "reads features of other names than this version makes; train it again")
-        self._model = model
+        self.model = model
         self.name = name
         self.metadata = metadata or {}
         missing = [key for key in ("rule", "kept") if key not in told]
@@ -88,7 +88,7 @@ class LearnedPolicy:
         """The same model with a multiple of its price of the error budget, within what a price may be."""
         price = next(setting for setting in RULE if setting.name == "price")
         own = min(max(self.rule["price"] * factor, price.low), price.high)
-        return LearnedPolicy(self._model, self.name, self.metadata, own)
+        return LearnedPolicy(self.model, self.name, self.metadata, own)
 
     def reset(self, lanes: Sequence[Lane], duration_s: float) -> None:
         self.rules, self.capacity = batch_of_rules([(lane.profile, self.rule) for lane in lanes])

@@ -20,9 +20,9 @@ def digest(data: Any) -> str:
 
 
 def sources_digest(folder: Path) -> str:
-    """sha256 [hex] over paths and contents of the Python files below a folder."""
+    """sha256 [hex] over paths and contents of the Python files below a folder, and of digests of the models that lie there."""
     sources = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.sha256")]):
         sources.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return sources.hexdigest()
 

@@ -146,8 +146,8 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
                 drained = drains * _arrived(ratio * at_rest, line)
             if fills > 0.0:
                 filled = fills * _arrived(ratio * at_rest, places - line)
-        if fills > 0.0:
-            pull = min(pull, math.exp(-_LEAVES * line * (inflow - capacity) / (stir * pods * capacity)))
+        if fills > 0.0 and at < aim:
+            pull = min(pull, math.exp(-_LEAVES * line * (aim - max(at, 1.0)) / (stir * pods)))
         if pull * idle >= drained:
             gradient += pull * capacity * (1.0 - blocked - at * change_of_blocked)
             drained = pull * idle
