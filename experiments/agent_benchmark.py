@@ -40,6 +40,7 @@ FIGURES = (
     "pods_at_half_budget_usd",
     "gap_closed",
     "against_best_pct",
+    "against_rule_pct",
 )
 _ARRAYS = ("requests", "bad", "pods_usd", "fixed_usd")
 

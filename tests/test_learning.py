@@ -9,26 +9,38 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from agents.env import MAX_RESIDUAL, DevOpsVecEnv, EnvSpec
+from agents.features import N_FEATURES
 from agents.learning.evaluate import EvaluateRequest, evaluate, gap_closed, no_room
-from agents.learning.search import search_target
+from agents.learning.export import export_onnx, load_weights
+from agents.learning.search import Found, Part
 from agents.learning.train import (
     DUAL_BOUNDS,
     DUAL_RATE,
+    GENERAL,
     KEPT,
     LEAST_GAIN,
     N_STEPS,
+    NEAR_LOG_STD,
+    OPTIMISM,
+    OWN,
     VALIDATION_SEED,
     TrainRequest,
     TrainResult,
+    bad_share_high,
     calibrate,
+    choose_kept,
+    learn,
+    make_ppo,
     pods_at,
     train,
 )
 from agents.policies.clairvoyant import ClairvoyantPolicy
 from agents.policies.contract import play
 from agents.policies.hpa import HpaPolicy
-from agents.policies.learned import LearnedPolicy
+from agents.policies.learned import LearnedPolicy, general_policy
 from agents.policies.registry import choice_of, tuned_policy
 from agents.policies.static import StaticPolicy
 from experiments import bench
@@ -82,13 +94,16 @@ def test_a_training_reports_every_rollout_and_returns_a_model(trained):
 
 
 def test_a_trained_model_keeps_the_slo_where_its_price_was_set(trained):
-    """Replayed on the lane of the calibration: it keeps the search's aim but for the line between two prices."""
+    """Replayed on the lane of the calibration: with the margin that other days take."""
     result, _ = trained
     lane = Lane(in_long_ticks(PRODUCTION), TRACE, VALIDATION_SEED, PART[0])
     table = play([lane], LearnedPolicy(result.onnx), PART[1] - PART[0]).indicators
-    reached = [row for row in result.calibration if row["slo_attainment"] >= search_target(PRODUCTION)]
+    allowed = (1.0 - PRODUCTION.slo.objective) / OPTIMISM
+    reached = [row for row in result.calibration if 1.0 - row["slo_attainment_low"] <= allowed]
     assert reached, "else no price keeps the SLO here, and nothing is asked below"
-    assert table["slo_attainment"][0] >= PRODUCTION.slo.objective
+    assert 1.0 - table["slo_attainment"][0] < allowed
+    for row in result.calibration:
+        assert row["slo_attainment_low"] < row["slo_attainment"]
     assert table["scale_events"][0] > 10
     prices = [row["price"] for row in result.calibration]
     assert min(prices) <= result.rule["price"] <= max(prices)
@@ -96,18 +111,86 @@ def test_a_trained_model_keeps_the_slo_where_its_price_was_set(trained):
 
 
 def test_what_is_kept_is_what_validation_says(trained):
-    """From its rows alone: the share with the fewest pods at the objective, or none where it saves too little."""
+    """From its rows alone: the share with the fewest pods at the objective, or none where it saves too little; and the
+    general model where that saves too little beside it."""
     result, _ = trained
     objective = PRODUCTION.slo.objective
-    at = {
-        kept: pods_at([(r["slo_attainment"], r["pods_usd"]) for r in result.validation if r["kept"] == kept], objective)
-        for kept in KEPT
-    }
+
+    def at_objective(model: str, kept: float) -> float:
+        rows = [row for row in result.validation if (row["model"], row["kept"]) == (model, kept)]
+        assert rows
+        return pods_at([(row["slo_attainment"], row["pods_usd"]) for row in rows], objective)
+
+    general = general_policy()
+    at = {kept: at_objective(OWN, kept) for kept in KEPT}
+    usual = at_objective(GENERAL, general.kept)
     gains = {kept: 1.0 - at[kept] / at[0.0] for kept in KEPT if math.isfinite(at[kept] / at[0.0])}
     best = max(gains, key=lambda kept: gains[kept], default=0.0)
-    assert result.kept == (best if gains.get(best, 0.0) >= LEAST_GAIN else 0.0)
+    kept = best if gains.get(best, 0.0) >= LEAST_GAIN else 0.0
+    assert result.is_general == (not at[kept] <= (1.0 - LEAST_GAIN) * usual)
+    assert result.kept == (general.kept if result.is_general else kept)
     assert result.gain_over_rule == max((gain for kept, gain in gains.items() if kept > 0.0), default=None)
-    assert ("the rule ships" in result.verdict) == (result.kept == 0.0)
+    own = replace(result, is_general=False)
+    assert ("the rule ships" in own.verdict) == (result.kept == 0.0)
+    assert "general model: it ships" in replace(result, is_general=True).verdict
+
+
+def test_what_is_no_better_than_the_general_model_is_not_shipped():
+    """A network that plays its constant largest residual on a rule without any margin: the general model ships, whole."""
+    part = Part(PRODUCTION, TRACE, PART[0], PART[0] + HOUR_S)
+    vec_env = DevOpsVecEnv([EnvSpec(in_long_ticks(PRODUCTION), TRACE, *PART)] * 2)
+    policy = make_ppo(vec_env, 0).policy
+    with torch.no_grad():
+        policy.action_net.bias.fill_(1.0)
+    general = general_policy()
+    careless = {**general.rule, "hold_s": 900.0, "spread_weight": 2.5}
+    network = export_onnx([policy], careless, 1.0)
+    chosen = choose_kept(network, Found(careless, 0.9, 1.0, 0.0, 1), part, general)
+    assert chosen.is_general
+    assert chosen.model == general.model
+    better = choose_kept(general.model, Found(general.rule, 0.99, 1.0, 0.0, 1), part, LearnedPolicy(network))
+    assert not better.is_general
+    vec_env.close()
+
+
+def test_a_learner_begins_as_a_model_does():
+    """On any features: what the learner would most probably do is what the model does with the share it keeps."""
+    general = general_policy()
+    vec_env = DevOpsVecEnv([EnvSpec(in_long_ticks(PRODUCTION), TRACE, *PART)] * 2)
+    policy = make_ppo(vec_env, 0).policy
+    load_weights(policy, general.model, general.kept)
+    features = np.random.default_rng(0).normal(0.0, 0.5, (200, N_FEATURES)).astype(np.float32)
+    begun = LearnedPolicy(export_onnx([policy], general.rule, 1.0)).residuals(features)
+    whole = general.residuals(features)
+    inside = np.abs(whole) < 0.99 * MAX_RESIDUAL  # elsewhere the model's own action was cut
+    assert 20 < inside.sum() < len(features) + 1
+    np.testing.assert_allclose(begun[inside], general.kept * whole[inside], atol=1e-5)
+    vec_env.close()
+
+
+def test_only_the_critic_learns_at_first(monkeypatch):
+    """A training that ends within its first rollouts leaves what the learner does as it began, to the last bit."""
+    general = general_policy()
+    spec = EnvSpec(in_long_ticks(PRODUCTION), TRACE, *PART, rule=general.rule)
+    short = replace(REQUEST, steps=3 * ROLLOUT)
+    learner, _ = learn(short, [spec] * short.n_envs, start=general)
+    begun = make_ppo(DevOpsVecEnv([spec] * 2), 0).policy
+    load_weights(begun, general.model, general.kept)
+    assert torch.equal(learner.policy.action_net.weight, begun.action_net.weight)
+    assert float(learner.policy.log_std.detach()) == pytest.approx(NEAR_LOG_STD)
+    monkeypatch.setattr("agents.learning.train.CRITIC_ALONE", 1)
+    learner, _ = learn(short, [spec] * short.n_envs, start=general)
+    assert not torch.equal(learner.policy.action_net.weight, begun.action_net.weight)
+
+
+def test_the_limit_of_other_days_by_hand():
+    """Two days of 1 and 3 % that count alike: 2 %, with a prior of two days at 50 %; t of five days is 2.776."""
+    share, half = 0.02, 2.7764451 * math.sqrt((2 * 1e-4 + 2 * (0.5 * 0.02) ** 2) / 3) / math.sqrt(5) / (0.02 * 0.98)
+    expected = 1.0 / (1.0 + (1.0 / share - 1.0) * math.exp(-half))
+    assert bad_share_high(np.array([100.0, 100.0]), np.array([1.0, 3.0])) == pytest.approx(expected, rel=1e-6)
+    assert expected > 0.03
+    lone = bad_share_high(np.array([100.0]), np.array([2.0]))
+    assert 0.02 < lone < expected
 
 
 def test_a_collapsed_policy_says_so(trained):
@@ -121,18 +204,16 @@ def test_pods_at_an_attainment_by_hand():
     assert pods_at([(0.98, 100.0), (0.995, 120.0)], 0.99) == pytest.approx(110.0)
     assert pods_at([(0.98, 100.0), (0.995, 120.0)], 0.98) == pytest.approx(100.0)
     assert math.isnan(pods_at([(0.98, 100.0), (0.995, 120.0)], 0.999))
-    assert math.isnan(pods_at([(0.999, 100.0)], 0.99))
+    assert pods_at([(0.999, 100.0), (0.9999, 120.0)], 0.99) == 100.0
     # What is worse and dearer than another point is no part of the frontier.
     assert pods_at([(0.98, 130.0), (0.995, 120.0)], 0.99) == pytest.approx(120.0)
 
 
 def test_a_price_that_keeps_the_slo_nowhere_is_the_highest(trained):
     """Two pods at most under a load for twenty."""
-    from agents.learning.search import Part
-
     result, _ = trained
     tiny = PRODUCTION.with_overrides({"services.api.replicas.max": 2})
-    price, rows = calibrate(result.onnx, Part(tiny, TRACE, PART[0], PART[0] + HOUR_S))
+    price, rows = calibrate(LearnedPolicy(result.onnx), Part(tiny, TRACE, PART[0], PART[0] + HOUR_S))
     assert price == max(row["price"] for row in rows)
     assert all(row["slo_attainment"] < 0.5 for row in rows)
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 
-from agents.learning.protocol import CEILINGS, Contestant, Fit
+from agents.learning.protocol import CEILINGS, LEARNED, UNLEARNED, Contestant, Fit
 from agents.learning.search import DAY_S, Family, Part, Settings, search
 from agents.policies.contract import Policy
 from agents.policies.learned import LearnedPolicy, general_policy
-from agents.policies.registry import Choice, choice_of, known, policy_of, tuned_policy
+from agents.policies.registry import KEPT, Choice, choice_of, known, policy_of, tuned_policy
+from agents.policies.settings import LEARNED as LEARNED_SETTINGS
+from agents.policies.settings import problems_of
 from sim_core.errors import PolicyError
 
 PRICE_KNOB = "bad_request_price"  # trades pods for good requests where a policy weighs one against the other
@@ -22,7 +25,6 @@ PRICES = tuple(float(price) for price in np.geomspace(0.004, 2.0, 8))
 _PRICE_STEP = 3.0
 PRICE_FACTOR = "price_factor"  # of a learned policy's own price of the error budget
 PRICE_FACTORS = (0.15, 0.35, 0.6, 1.0, 1.7, 3.0, 6.0)
-LEARNED = ("agent", "general")
 LEARNED_SHARE = 0.4  # of the budget of a trained agent that it learns with; its rule is searched with the rest
 TRAINING_SEEDS = 2
 
@@ -30,7 +32,8 @@ TRAINING_SEEDS = 2
 def known_contestants() -> list[str]:
     """Policies that are compared unless others are named: all whose settings are searched, and the ceilings."""
     others = (*CEILINGS, *LEARNED)
-    return [name for name in known("benchmark") if choice_of(name, "benchmark").tuned or name in others]
+    names = [name for name in known("benchmark") if choice_of(name, "benchmark").tuned or name in others]
+    return [*names, *(f"{name}{UNLEARNED}" for name in LEARNED)]
 
 
 def contestant_of(choice: Choice, parts: Sequence[Part], budget_days: float, threads: int = 2) -> Contestant:
@@ -50,8 +53,8 @@ def contestant_of(choice: Choice, parts: Sequence[Part], budget_days: float, thr
     entry = choice.entry
     if entry is not None and entry.trained:
         return trained_contestant(choice, parts, budget_days)
-    if choice.name == "general" and not choice.settings:
-        return learned_contestant(choice.text, [general_policy()])
+    if choice.name == "general" and "price" not in choice.settings:
+        return learned_contestant(choice.text, [general_policy(**choice.settings)])
     family: Family | None = resolve_name(entry.family) if entry is not None and entry.family is not None else None
     if family is not None and (choice.tuned or family.knob in choice.settings):
         return Contestant(
@@ -82,24 +85,28 @@ def trained_contestant(choice: Choice, parts: Sequence[Part], budget_days: float
     """Agents that are trained on a part, search and learning within the budget, one a training seed.
 
     Raises:
-        PolicyError: policies are to be tuned anew before each day, which trainings are too long for.
+        PolicyError: policies are to be tuned anew before each day, which trainings are too long for; a wrong setting.
     """
-    from agents.learning.train import TrainRequest, train  # torch, only where something is trained
-
     if len(parts) > 1:
         raise PolicyError(choice.text, "is trained once, before the first held-out day; leave --refit out")
     (part,) = parts
+    kept = choice.settings.get(KEPT)
+    if problems := problems_of(LEARNED_SETTINGS, choice.settings):
+        raise PolicyError(choice.text, problems)
+    models = _trained(part, budget_days)
+    return learned_contestant(choice.text, [LearnedPolicy(model, choice.text, kept=kept) for model in models])
+
+
+@lru_cache(maxsize=4)  # a policy is compared with its own rule, which is the same training
+def _trained(part: Part, budget_days: float) -> list[bytes]:
+    from agents.learning.train import TrainRequest, train  # torch, only where something is trained
+
     learned_days = LEARNED_SHARE * budget_days
     steps = max(1, int(learned_days * DAY_S / part.profile.controller.sync_period_seconds))
-    models = [
-        train(
-            TrainRequest(
-                part.profile, part.trace, part.start_s, part.end_s, steps, seed, search_days=budget_days - learned_days
-            )
-        ).onnx
-        for seed in range(1, TRAINING_SEEDS + 1)
-    ]
-    return learned_contestant(choice.text, [LearnedPolicy(model, choice.text) for model in models])
+    request = TrainRequest(
+        part.profile, part.trace, part.start_s, part.end_s, steps, search_days=budget_days - learned_days
+    )
+    return [train(replace(request, seed=seed)).onnx for seed in range(1, TRAINING_SEEDS + 1)]
 
 
 def family_fit(family: Family, part: Part, given: Mapping[str, Any], budget_days: float, threads: int = 2) -> Fit:

@@ -38,6 +38,7 @@ OBJECTIVES = (0.99, 0.99, 0.995)
 PEAKS = (12, 20, 40)  # replicas at 70 %
 SERVED = 0.9  # of the traffics, that the price of the error budget is high enough for
 LANES = 64
+LEARNERS = 2
 SEED = 20_261_128
 
 
@@ -75,7 +76,7 @@ def make(traces: Sequence[Trace], search_days: float, steps: int, seed: int = SE
     Args:
         traces: two days or more each.
         search_days: simulated days for the rule.
-        steps: env steps for the residual.
+        steps: env steps of each learner of the residual; what they would do is averaged.
     """
     whole = parts_of(traces, seed)
     learned = [replace(part, end_s=part.end_s - DAY_S) for part in whole]
@@ -86,9 +87,10 @@ def make(traces: Sequence[Trace], search_days: float, steps: int, seed: int = SE
         for part in learned
     ]
     first = learned[0]
-    request = TrainRequest(first.profile, first.trace, first.start_s, first.end_s, steps, seed % 1000, n_envs=LANES)
-    learner, learned_steps = learn(request, [specs[lane % len(specs)] for lane in range(LANES)])
-    network = export_onnx([learner.policy], found.settings, 1.0)
+    request = TrainRequest(first.profile, first.trace, first.start_s, first.end_s, steps, n_envs=LANES)
+    lanes = [specs[lane % len(specs)] for lane in range(LANES)]
+    learned_by = [learn(replace(request, seed=seed % 1000 + k), lanes) for k in range(LEARNERS)]
+    network = export_onnx([learner.policy for learner, _ in learned_by], found.settings, 1.0)
     kept, gains = choose(network, found, held_back)
     model = LearnedPolicy(with_metadata(network, {"kept": kept}))
     prices = [calibrate(model, replace(part, most_days=CALIBRATION_DAYS))[0] for part in whole]
@@ -97,7 +99,7 @@ def make(traces: Sequence[Trace], search_days: float, steps: int, seed: int = SE
         "kind": "general",
         "traffic": [trace.name for trace in traces],
         "search_days": round(found.simulated_days, 1),
-        "steps": learned_steps,
+        "steps": sum(made for _, made in learned_by),
         "gain_over_rule": gains,
     }
     return with_metadata(network, {"rule": rule, "kept": kept, "about": about}), {"rule": rule, "kept": kept, **about}

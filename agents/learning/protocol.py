@@ -17,6 +17,7 @@ import numpy as np
 from agents.learning.evaluate import FIRST_SEED, OPTIMUM
 from agents.learning.search import DAY_S, Part, Settings, requests_by_lane
 from agents.policies.contract import Policy, play
+from agents.policies.registry import KEPT
 from sim_core.errors import InputError
 from sim_core.profile import Profile
 from sim_core.units import format_duration
@@ -26,6 +27,8 @@ from sim_core.world import Lane
 LEAST_DAYS = 5
 TUNING_BLOCKS = 2  # of traffic that must lie before the first held-out day
 CEILINGS = (OPTIMUM, "known-rates")  # know what nobody can know: marks of what there is to gain, no rivals
+LEARNED = ("agent", "general")  # two ways to use one thing, and no rivals of each other
+UNLEARNED = f"({KEPT}=0)"  # after the name of a learned policy: its rule alone, which is a rival
 _LANES_AT_ONCE = 256  # in one batch; more only takes memory
 _MOST_WIDER = 3  # further values at each end of a frontier that does not hold what it is asked for
 

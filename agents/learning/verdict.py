@@ -22,7 +22,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from agents.learning.evaluate import BASELINE, OPTIMUM
-from agents.learning.protocol import Outcomes
+from agents.learning.protocol import LEARNED, UNLEARNED, Outcomes
 from sim_core.intervals import CONFIDENCE
 
 RESAMPLES = 2000
@@ -64,9 +64,10 @@ def judge(
         Its table holds, each X with `X_ci95_low` and `X_ci95_high`: `policy`, `ceiling`; `slo_attainment` [1] and `pods_usd`
         [USD a day] as it was tuned; `keeps_slo`, whether the lower limit of its attainment does; `pods_at_slo_usd`,
         `pods_at_half_budget_usd`, with a `_note` where the frontier does not hold that attainment; `gap_closed` at the SLO,
-        (hpa-tuned - policy) / (hpa-tuned - clairvoyant) in pods; `best_rival`, the cheapest of the others at the SLO, and
+        (hpa-tuned - policy) / (hpa-tuned - clairvoyant) in pods; `best_rival`, the cheapest of its rivals at the SLO, and
         `against_best_pct`, how much dearer it is than that [%]; `rank` among those who are no ceilings, and `outcome`: a
         win where the whole interval lies below 0, a loss where it lies above or the SLO is out of reach, else a tie;
+        `against_rule_pct`, how much dearer a learned policy is than its own rule, where that is a contestant too [%];
         `fixed_usd`. What there is not is NaN or None.
     """
     days = days_that_count(outcomes)
@@ -256,11 +257,15 @@ def _against_others(
     if BASELINE in by_name and OPTIMUM in by_name and pool.name not in (BASELINE, OPTIMUM):
         closed = draws.of(gap, [pool, by_name[BASELINE], by_name[OPTIMUM]])
     row |= _with_limits("gap_closed", closed)
-    others = {name: cost for name, cost in costs.items() if name != pool.name and math.isfinite(cost)}
+    same = LEARNED if pool.name in LEARNED else (pool.name,)
+    others = {name: cost for name, cost in costs.items() if name not in same and math.isfinite(cost)}
     best = min(others, key=lambda name: others[name]) if others and not pool.ceiling else None
     ratio = draws.of(dearer, [pool, by_name[best]], "log") if best is not None else [math.nan] * 3
     row["best_rival"] = best
     row |= _with_limits("against_best_pct", [100.0 * (part - 1.0) for part in ratio])
+    rule = by_name.get(f"{pool.name}{UNLEARNED}")
+    ratio = draws.of(dearer, [pool, rule], "log") if rule is not None else [math.nan] * 3
+    row |= _with_limits("against_rule_pct", [100.0 * (part - 1.0) for part in ratio])
     row["fixed_usd"] = pool.fixed_usd
 
 

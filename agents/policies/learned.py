@@ -14,8 +14,8 @@ import onnxruntime
 from agents.features import FEATURES, LAYOUT_VERSION, N_FEATURES, choose_lanes, see_lanes
 from agents.observation import Observations
 from agents.policies.rule import NOTHING, RULE_STATE, batch_of_rules
-from agents.policies.settings import RULE, completed, problems_of
-from sim_core.errors import ModelError
+from agents.policies.settings import LEARNED, RULE, completed, problems_of
+from sim_core.errors import ModelError, PolicyError
 from sim_core.world import Lane, Scaler
 
 # Trained on many kinds of traffic by `agents.learning.general`; see the card beside it.
@@ -30,13 +30,19 @@ class LearnedPolicy:
         name: for tables.
         metadata: what the model was trained on, as registered with it.
         price: of the error budget, instead of the model's own; what trades pods for good requests.
+        kept: share of the residual that is kept, instead of the model's own [1]; with 0 the rule alone decides.
 
     Raises:
         ModelError: the content is no such model, or one for another layout of features.
     """
 
     def __init__(
-        self, model: bytes, name: str = "agent", metadata: dict[str, Any] | None = None, price: float | None = None
+        self,
+        model: bytes,
+        name: str = "agent",
+        metadata: dict[str, Any] | None = None,
+        price: float | None = None,
+        kept: float | None = None,
     ):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -72,7 +78,7 @@ class LearnedPolicy:
         self.rule: dict[str, float] = completed(name, RULE, rule)
         if price is not None:
             self.rule["price"] = price
-        self.kept = float(json.loads(told["kept"]))
+        self.kept = float(json.loads(told["kept"])) if kept is None else kept
         self.about: dict[str, Any] = json.loads(told.get("about", "{}"))
         self._input = inputs[0].name
         self.rules, self.capacity = np.zeros(0), NOTHING
@@ -88,7 +94,7 @@ class LearnedPolicy:
         """The same model with a multiple of its price of the error budget, within what a price may be."""
         price = next(setting for setting in RULE if setting.name == "price")
         own = min(max(self.rule["price"] * factor, price.low), price.high)
-        return LearnedPolicy(self.model, self.name, self.metadata, own)
+        return LearnedPolicy(self.model, self.name, self.metadata, own, self.kept)
 
     def reset(self, lanes: Sequence[Lane], duration_s: float) -> None:
         self.rules, self.capacity = batch_of_rules([(lane.profile, self.rule) for lane in lanes])
@@ -115,18 +121,20 @@ class LearnedPolicy:
         return None
 
 
-def general_policy(price: float | None = None) -> LearnedPolicy:
+def general_policy(price: float | None = None, kept: float | None = None) -> LearnedPolicy:
     """The pretrained model that comes with this package, for traffic that nobody has trained on.
 
     Args:
         price: of the error budget, instead of its own.
+        kept: share of the residual that is kept, instead of its own [1].
 
     Raises:
         ModelError: the file is missing, or is not the one that this version was released with.
-        PolicyError: a price that is none.
+        PolicyError: a price or a share that is none; both at once.
     """
-    if price is not None:
-        completed("general", [setting for setting in RULE if setting.name == "price"], {"price": price})
+    given = {name: value for name, value in (("price", price), ("kept", kept)) if value is not None}
+    if problems := problems_of(LEARNED, given):
+        raise PolicyError("general", problems)
     try:
         model = GENERAL.read_bytes()
     except OSError as error:
@@ -138,4 +146,4 @@ def general_policy(price: float | None = None) -> LearnedPolicy:
             "general",
             f"{GENERAL} has SHA-256 {digest[:16]}..., released was {released[:16]}...; install the package anew",
         )
-    return LearnedPolicy(model, "general", price=price)
+    return LearnedPolicy(model, "general", price=price, kept=kept)

@@ -41,6 +41,7 @@ OWN_FORM = "my_module:MyPolicy"
 _MODEL = re.compile(r"models:/[^/@]+(@[^/@]+|/\d+)")
 _LOGGED_MODEL = re.compile(r"models:/m-[0-9a-f]{32}|runs:/[0-9a-f]{32}(/.+)?")  # for specifications
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+KEPT = "kept"  # share of a learned residual that is kept [1]; with 0 the rule alone is left
 _FAMILIES = "agents.learning.families"
 _CALL = re.compile(r"([^(]*)\((.*)\)", re.DOTALL)
 
@@ -108,7 +109,10 @@ POLICIES: Mapping[str, Entry] = {
             "rule", "agents.policies.rule:RulePolicy", "run", "evaluate", "evaluation",
             settings=names_of(RULE), family=f"{_FAMILIES}:RULE", tuned=True,
         ),
-        _entry("general", "agents.policies.learned:general_policy", "run", "evaluate", "evaluation", settings=("price",)),
+        _entry(
+            "general", "agents.policies.learned:general_policy", "run", "evaluate", "evaluation",
+            settings=("price", KEPT),
+        ),
         _entry(
             "known-rates", "agents.policies.clairvoyant:KnownRatesPolicy", "run", "evaluate", "evaluation",
             settings=names_of(CLAIRVOYANT), family=f"{_FAMILIES}:KNOWN_RATES",
@@ -117,7 +121,9 @@ POLICIES: Mapping[str, Entry] = {
             "clairvoyant", "agents.policies.clairvoyant:ClairvoyantPolicy", "run", "evaluate", "evaluation",
             settings=names_of(CLAIRVOYANT), family=f"{_FAMILIES}:CLAIRVOYANT",
         ),
-        _entry("agent", "agents.policies.learned:LearnedPolicy", "evaluation", "benchmark", trained=True),
+        _entry(
+            "agent", "agents.policies.learned:LearnedPolicy", "evaluation", "benchmark", settings=(KEPT,), trained=True,
+        ),
     )
 }  # fmt: skip
 
@@ -190,10 +196,11 @@ def choice_of(text: str, place: Place) -> Choice:
     if problem:
         raise PolicyError(text, problem)
     if choice.entry is not None:
+        settings = () if choice.entry.trained and place != "benchmark" else choice.entry.settings
         problems = [
-            f"{name}: unknown setting of {choice.name}{nearest(name, choice.entry.settings)}"
+            f"{name}: unknown setting of {choice.name}{nearest(name, settings)}"
             for name in choice.settings
-            if name not in choice.entry.settings
+            if name not in settings
         ]
     elif choice.is_model and choice.settings:
         problems = ["a model has no settings"]

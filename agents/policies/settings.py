@@ -74,6 +74,10 @@ RULE = (
     Setting("hold_s", 0.0, 900.0, 60.0),  # replicas fall only to the most that was wanted for so long
     Setting("backlog_weight", 0.0, 2.0, 0.5),  # of the work that waits [1]
 )
+LEARNED = (
+    *(setting for setting in RULE if setting.name == "price"),
+    Setting("kept", 0.0, 1.0, 1.0),  # share of the residual [1]
+)
 CLAIRVOYANT = (Setting("bad_request_price", 1e-4, 1e3, 0.1),)  # of those that use up the budget of the mean load [pods]
 
 

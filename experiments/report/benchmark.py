@@ -27,6 +27,7 @@ _COLUMNS = (
     "Pods at half the budget",
     "Gap closed",
     "Against the best rival",
+    "Against its own rule",
 )
 _STANDING_COLUMNS = (
     "Mean rank",
@@ -168,6 +169,7 @@ def _trace_table(one: Compared, objective: float, styles: Mapping[str, Style]) -
             _estimated(row, "pods_at_half_budget_usd", usd, row["pods_at_half_budget_usd_note"]),
             _estimated(row, "gap_closed", lambda value: f"{value:.2f}"),
             _estimated(row, "against_best_pct", _dearer, best),
+            _estimated(row, "against_rule_pct", _dearer),
         ]
         note = f"fixed cost {usd(row['fixed_usd'])}"
         rows.append(Row(row["policy"], note, styles[row["policy"]].color, cells))

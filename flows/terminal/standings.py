@@ -9,7 +9,16 @@ from experiments.analysis.amounts import objective_text
 from flows.terminal.output import figure, print_table, print_text
 from sim_core.units import format_duration
 
-_COLUMNS = ("rank", "policy", "slo_attainment", "pods at SLO", "at half budget", "gap_closed", "against best rival")
+_COLUMNS = (
+    "rank",
+    "policy",
+    "slo_attainment",
+    "pods at SLO",
+    "at half budget",
+    "gap_closed",
+    "against best rival",
+    "against its rule",
+)
 _SIGN = {"win": "+", "tie": "=", "loss": "-", None: ""}
 _DOLLARS, _SHARE, _PERCENT = ".2f", ".2f", "+.1f"
 
@@ -56,6 +65,7 @@ def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
         _at(entry, "pods_at_half_budget_usd"),
         _measured("gap_closed", entry["gap_closed"], _SHARE),
         _measured("against_best_pct", entry["against_best_pct"], _PERCENT, " %"),
+        _measured("against_rule_pct", entry["against_rule_pct"], _PERCENT, " %"),
     ]
 
 

@@ -73,7 +73,8 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
     normal distribution, truncated at 0, of that mean and variance has exp(0.6 - 0.6 / r) as many lines near 0 as an
     exponential one (within 5 %); of a distribution that drifts against 0 some have arrived (see `_arrived`), and one that
     drifts away from it leaves it behind: a reflected Brownian motion that began at 0 is idle 2 / pi exp(-0.7 q) times as
-    often as one at rest with as long a line, one that was at rest begins with 1.
+    often as one at rest with as long a line, one that was at rest begins with 1. Variance tells that well enough where calls
+    are exponential; of more variable ones, which are served one after the other, lines at rest are too long to tell.
     Closing the equations of mean and variance by a family of distributions is Rothkopf and Oren's idea: "A closure
     approximation for the nonstationary M/M/s queue", Management Science 25 (1979).
 
@@ -115,6 +116,7 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
         retries = 2.0 * state.uneven * own * math.sqrt(state.variance)
     state.uneven = 0.0
     drains, fills = max(0.0, 1.0 - inflow / capacity), max(0.0, 1.0 - capacity / max(inflow, _LEAST))
+    varied = max(0.0, (load.cpu_scv - 1.0) / (load.cpu_scv + 1.0)) if load.sharing == FIFO and fills > 0.0 else 0.0
     low, high = 0.0, MOST
     at = min(high, max(low, state.utilization + aim - state.aim))  # as far behind as a tick ago
     state.aim = aim
@@ -146,13 +148,14 @@ def _settle(known_points, known_curves, load, state, inflow, capacity, before, u
                 drained = drains * _arrived(ratio * at_rest, line)
             if fills > 0.0:
                 filled = fills * _arrived(ratio * at_rest, places - line)
-        if fills > 0.0 and at < aim:
-            pull = min(pull, math.exp(-_LEAVES * line * (aim - max(at, 1.0)) / (stir * pods)))
-        if pull * idle >= drained:
-            gradient += pull * capacity * (1.0 - blocked - at * change_of_blocked)
-            drained = pull * idle
+        idles = pull
+        if varied > 0.0 and at < aim:
+            idles = min(pull, math.exp(-_LEAVES * varied * line * (aim - max(at, 1.0)) / (stir * pods)))
+        if idles * idle >= drained:
+            gradient += idles * capacity * (1.0 - blocked - at * change_of_blocked)
+            drained = idles * idle
         else:
-            arrived += line * capacity * (drained - pull * idle)
+            arrived += line * capacity * (drained - idles * idle)
         if pull * blocked >= filled:
             gradient += pull * inflow * change_of_blocked
             filled = min(1.0, pull * blocked)
