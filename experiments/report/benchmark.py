@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from agents.learning.faults import FAULTS, WINDOW_S
 from experiments.agent_benchmark import AgentBenchmark, Benchmarked, Compared
 from experiments.analysis.amounts import NOTHING, attained, objective_text, percent, usd
 from experiments.report.data import Style, role_of, styles_of
@@ -67,6 +68,7 @@ def render_benchmark(benchmark: AgentBenchmark, result: Benchmarked, skipped: Se
             "name": one.name,
             "figure": f"trace-{number}",
             "table": _trace_table(one, objective, styles),
+            "faults": _faults_table(one, objective, styles),
             "days": _days(one),
             "over": " and ".join(one.verdict.levels),
         }
@@ -82,6 +84,7 @@ def render_benchmark(benchmark: AgentBenchmark, result: Benchmarked, skipped: Se
         profile=rules.profile.name,
         slo=f"{objective_text(objective)} of requests",
         rules=_rules(benchmark),
+        fault_window=format_duration(WINDOW_S),
         standings=_standings(result, styles),
         sections=sections,
         skipped=skipped,
@@ -172,6 +175,22 @@ def _trace_table(one: Compared, objective: float, styles: Mapping[str, Style]) -
         note = f"fixed cost {usd(row['fixed_usd'])}"
         rows.append(Row(row["policy"], note, styles[row["policy"]].color, cells))
     return Table(_COLUMNS, rows)
+
+
+def _faults_table(one: Compared, objective: float, styles: Mapping[str, Style]) -> Table | None:
+    """Attainment through each fault, under it the difference to the tuned HPA's; None where nothing went wrong."""
+    if one.faults is None:
+        return None
+    rows = []
+    for policy, own in one.faults.groupby("policy", sort=False):
+        cells = []
+        for row in own.to_dict("records"):
+            mean, low, high = (100.0 * row[f"difference{end}"] for end in ("", "_ci95_low", "_ci95_high"))
+            note = f"{mean:+.2f} ({low:+.2f} to {high:+.2f}) points" if math.isfinite(low) else ""
+            share = row["slo_attainment"]
+            cells.append(Cell(attained(share, objective), note, share, "bad" if row["below"] else ""))
+        rows.append(Row(str(policy), "", styles[str(policy)].color, cells))
+    return Table([fault.about for fault in FAULTS], rows)
 
 
 def _estimated(row: Mapping[str, Any], name: str, shown: Any, note: str = "") -> Cell:

@@ -19,6 +19,8 @@ def show_benchmark(document: Mapping[str, Any]) -> None:
     objective = objective_text(document["slo"]["objective"])
     for trace in document["traces"]:
         _show_trace(trace, objective)
+        if trace["faults"] is not None:
+            _show_faults(trace["trace"], trace["faults"])
     for skipped in document["skipped"]:
         print_text(f"Left out: {skipped['why']}")
     print_text(
@@ -43,6 +45,27 @@ def _show_trace(trace: Mapping[str, Any], objective: str) -> None:
     policies = sorted(trace["policies"].items(), key=lambda item: item[1]["rank"] or 0)
     rows = [_row(name, entry) for name, entry in policies]
     print_table(title, ("", *_COLUMNS), rows, words=3)
+
+
+def _show_faults(name: str, faults: Mapping[str, Any]) -> None:
+    """Attainment through each fault, and the difference to the tuned HPA's."""
+    by_fault = faults["by_fault"]
+    policies = list(next(iter(by_fault.values()))["policies"])
+    rows = [[policy, *(_struck(fault["policies"][policy]) for fault in by_fault.values())] for policy in policies]
+    window = format_duration(faults["window_s"])
+    title = f"\n{name}, faults: slo_attainment in the {window} after each begins, and points to {faults['baseline']}"
+    print_table(title, ("policy", *by_fault), rows)
+    about = "; ".join(f"{key}: {fault['about']}" for key, fault in by_fault.items())
+    print_text(f"{about}. -: below {faults['baseline']} with its whole interval over days.")
+
+
+def _struck(entry: Mapping[str, Any]) -> str:
+    shown, value = figure("slo_attainment", entry["slo_attainment"]), entry["difference"]
+    if value is None:
+        return shown
+    points, low, sign = 100.0 * value["mean"], value["ci95"][0], "-" if entry["below"] else ""
+    half = "" if low is None else f" ±{points - 100.0 * low:.2f}"
+    return f"{shown} {points:+.2f}{half}{sign}"
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
