@@ -14,7 +14,7 @@ import pandas as pd
 
 from agents.learning.contestants import contestant_of, learned_contestant
 from agents.learning.evaluate import BASELINE
-from agents.learning.faults import FAULTS, WINDOW_S, Struck, compare, moments_s, strike
+from agents.learning.faults import FAULTS, MOMENTS, WINDOW_S, Struck, compare, moments_s, strike
 from agents.learning.protocol import Contestant, Outcomes, Trial, held_out_days, outcomes_of
 from agents.learning.verdict import LOSS, TIE, WIN, Verdict, judge
 from agents.policies.learned import LearnedPolicy
@@ -326,17 +326,22 @@ def _trace_document(one: Compared) -> dict[str, Any]:
 
 
 def _faults_document(table: pd.DataFrame, trial: Trial) -> dict[str, Any]:
-    """When faults set in, and by fault what it is and what it did to each policy."""
-    by_fault: dict[str, Any] = {fault.name: {"about": fault.about, "policies": {}} for fault in FAULTS}
+    """What faults are, and by moment when they set in and what each did to each policy."""
+    at_s = moments_s(trial)
+    moments: dict[str, Any] = {
+        name: {"about": about, "begin_s": at_s[name], "by_fault": {fault.name: {} for fault in FAULTS}}
+        for name, about in MOMENTS.items()
+    }
     for row in table.to_dict("records"):
         plain = _without_nan(row)
-        by_fault[plain["fault"]]["policies"][plain["policy"]] = {
+        moments[plain["moment"]]["by_fault"][plain["fault"]][plain["policy"]] = {
             "slo_attainment": plain["slo_attainment"],
             "pods": plain["pods"],
             "difference": _measured(plain, "difference"),
             "below": plain["below"],
         }
-    return {"baseline": BASELINE, "begin_s": moments_s(trial), "window_s": WINDOW_S, "by_fault": by_fault}
+    about = {fault.name: fault.about for fault in FAULTS}
+    return {"baseline": BASELINE, "window_s": WINDOW_S, "about": about, "moments": moments}
 
 
 def _measured(row: dict[str, Any], name: str) -> dict[str, Any] | None:

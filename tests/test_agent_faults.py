@@ -13,8 +13,11 @@ import pytest
 from agents.learning.contestants import family_fit
 from agents.learning.families import HPA, RULE
 from agents.learning.faults import (
+    BUSIEST,
     FAULTS,
+    MOMENTS,
     OUTAGE_S,
+    RISE,
     WARM_UP_S,
     WINDOW_S,
     Fault,
@@ -238,7 +241,7 @@ def test_what_is_replaced_without_metrics_is_no_larger_a_step_than_usual():
 @pytest.fixture(scope="module")
 def trial() -> Trial:
     """Five days of two hours, each with one rise, two of the same length before them."""
-    shape = np.r_[np.full(70, 300.0), np.full(50, 700.0)]
+    shape = np.r_[np.full(50, 300.0), np.full(40, 650.0), np.full(30, 750.0)]
     trace = Trace("rises", 60.0, np.tile(shape, 7))
     starts_s = tuple(day * 2 * HOUR_S for day in range(2, 7))
     return Trial(PROFILE, trace, HeldOutDays(2 * HOUR_S, starts_s, (2 * 2 * HOUR_S,) * 5), seeds=2)
@@ -259,28 +262,30 @@ def hpa_settings(target: int) -> dict[str, Any]:
     return {"target_cpu_utilization_pct": target}
 
 
-def test_faults_set_in_where_the_load_rises(trial):
-    for start_s, at_s in zip(trial.days.starts_s, moments_s(trial), strict=True):
-        assert start_s + WARM_UP_S <= at_s <= start_s + trial.days.block_s - WINDOW_S
-        assert at_s == pytest.approx(start_s + 70 * 60.0, abs=300.0)
+def test_faults_set_in_where_it_is_busiest_and_where_the_load_rises(trial):
+    """A day is level, then higher, and highest for a while: there it is busiest."""
+    moments = moments_s(trial)
+    for start_s, rise_s, busiest_s in zip(trial.days.starts_s, moments[RISE], moments[BUSIEST], strict=True):
+        assert rise_s == pytest.approx(start_s + 50 * 60.0, abs=300.0)
+        assert busiest_s == pytest.approx(start_s + 90 * 60.0, abs=300.0)
 
 
 def test_contestants_meet_the_same_worlds(outcomes):
     """Requests are the same lane by lane but for retries, whoever scales; a crowd brings more of them."""
     hpa, rule = outcomes["hpa-tuned"], outcomes["rule"]
-    assert hpa.requests.shape == (len(FAULTS), 1, 5, 2)
+    assert hpa.requests.shape == (2, len(FAULTS), 1, 5, 2)
     np.testing.assert_allclose(rule.requests, hpa.requests, rtol=2e-3)
     names = [fault.name for fault in FAULTS]
-    crowd, none = (hpa.requests[names.index(name)].sum() for name in ("flash-crowd", "none"))
+    crowd, none = (hpa.requests[0, names.index(name)].sum() for name in ("flash-crowd", "none"))
     assert crowd / none == pytest.approx(1.0 + 2.0 * 600.0 / WINDOW_S, rel=0.05)
     for name in ("no-metrics", "stuck-pods", "slow-starts"):
-        np.testing.assert_allclose(hpa.requests[names.index(name)], hpa.requests[names.index("none")], rtol=1e-9)
+        np.testing.assert_allclose(hpa.requests[:, names.index(name)], hpa.requests[:, names.index("none")], rtol=1e-9)
 
 
 def test_a_policy_differs_by_nothing_from_itself_and_one_with_fewer_pods_is_below(outcomes):
     hpa = outcomes["hpa-tuned"]
     twin = Struck("twin", hpa.requests, hpa.bad, hpa.pod_s)
-    table = compare([hpa, twin, outcomes["lazy"]]).set_index(["policy", "fault"])
+    table = compare([hpa, twin, outcomes["lazy"]]).set_index(["policy", "moment", "fault"])
     same = table.loc["twin"]
     assert (same[["difference", "difference_ci95_low", "difference_ci95_high"]] == 0.0).all(axis=None)
     assert not same["below"].any()
@@ -292,7 +297,7 @@ def test_a_policy_differs_by_nothing_from_itself_and_one_with_fewer_pods_is_belo
 def test_seeds_are_no_days():
     """Differences that scatter from day to day, twenty seeds each: as wide an interval as that of five numbers."""
     by_day = np.array([0.04, -0.01, 0.02, -0.03, 0.01])
-    shape = (len(FAULTS), 1, 5, 20)
+    shape = (2, len(FAULTS), 1, 5, 20)
     bad = np.broadcast_to(100.0 * (0.1 - by_day)[:, np.newaxis], shape)
     requests, pod_s = np.full(shape, 100.0), np.ones(shape)
     row = compare([Struck("hpa-tuned", requests, 0.1 * requests, pod_s), Struck("other", requests, bad, pod_s)]).iloc[
@@ -335,18 +340,21 @@ def test_the_command_plays_faults_beside_the_table_and_resumes(file, tmp_path):
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     (trace,) = document["traces"]
-    by_fault = trace["faults"]["by_fault"]
-    assert list(by_fault) == [fault.name for fault in FAULTS] and len(trace["faults"]["begin_s"]) == 5
-    for fault in by_fault.values():
-        assert list(fault["policies"]) == ["hpa-tuned", "rule", "general"]
-        assert fault["policies"]["hpa-tuned"]["difference"] == {"mean": 0.0, "ci95": [0.0, 0.0]}
+    assert list(trace["faults"]["about"]) == [fault.name for fault in FAULTS]
+    for moment in (BUSIEST, RISE):
+        told = trace["faults"]["moments"][moment]
+        assert list(told["by_fault"]) == [fault.name for fault in FAULTS] and len(told["begin_s"]) == 5
+        for policies in told["by_fault"].values():
+            assert list(policies) == ["hpa-tuned", "rule", "general"]
+            assert policies["hpa-tuned"]["difference"] == {"mean": 0.0, "ci95": [0.0, 0.0]}
     kept = {path: path.stat().st_mtime_ns for path in (state / "contests").iterdir()}
     assert len(kept) == 6
     again = sim(*asked)
     assert again.exit_code == 0, again.output
     assert {path: path.stat().st_mtime_ns for path in (state / "contests").iterdir()} == kept
-    assert "faults: slo_attainment in the 25m after each begins" in again.stdout and "stuck-pods" in again.stdout
-    assert "20% of the ready pods are never ready again" in Path(document["report"]).read_text()
+    for moment in MOMENTS.values():
+        assert f"rises, faults {moment}: slo_attainment in the next 25m" in again.stdout
+        assert f"Faults {moment}" in Path(document["report"]).read_text()
     plain = json.loads(sim(*(arg for arg in asked if arg != "--faults"), "--json").stdout)
     assert plain["traces"][0]["faults"] is None
 

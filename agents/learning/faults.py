@@ -1,8 +1,9 @@
 """What faults do to contestants: each is played as it was tuned through the same faults, and compared with the tuned HPA.
 
-On every held-out day the load rises most at some moment. There, half an hour into a play, a fault sets in: in the traffic,
-in the profile, or in the worlds themselves. What counts is the share of good requests in a window from there on, less that
-of the tuned HPA on the same day under the same draws.
+A fault sets in half an hour into a play: in the traffic, in the profile, or in the worlds themselves. What counts is the
+share of good requests in a window from there on, less that of the tuned HPA on the same day under the same draws. It is
+played at the busiest time of every held-out day, and where the load rises most: there an HPA lags without any fault, and
+whoever foresees the day has an advantage that is not the fault's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -127,12 +129,16 @@ FAULTS = (
 )
 
 
+BUSIEST, RISE = "busiest", "rise"
+MOMENTS = {BUSIEST: "at the busiest time", RISE: "on the steepest rise"}
+
+
 @dataclass(frozen=True)
 class Struck:
     """What came of a contestant under all faults, in their windows.
 
     Attributes:
-        requests, bad, pod_s: shape (n_faults, n_trainings, n_days, n_seeds).
+        requests, bad, pod_s: shape (n_moments, n_faults, n_trainings, n_days, n_seeds).
     """
 
     name: str
@@ -142,8 +148,8 @@ class Struck:
 
     @property
     def attainment(self) -> np.ndarray:
-        """Share of good requests, mean over trainings, shape (n_faults, n_days, n_seeds)."""
-        return np.asarray((1.0 - self.bad / np.maximum(self.requests, 1.0)).mean(axis=1))
+        """Share of good requests, mean over trainings, shape (n_moments, n_faults, n_days, n_seeds)."""
+        return np.asarray((1.0 - self.bad / np.maximum(self.requests, 1.0)).mean(axis=2))
 
 
 def check_block(block_s: float) -> None:
@@ -157,41 +163,47 @@ def check_block(block_s: float) -> None:
         raise InputError("--faults", f"takes blocks of at least {least} (got {format_duration(block_s)})")
 
 
-def moments_s(trial: Trial) -> list[float]:
-    """When a fault sets in on each day: where the load after it is most above the load before it, in trace time [s]."""
+def moments_s(trial: Trial) -> dict[str, list[float]]:
+    """When a fault sets in on each day, by moment of MOMENTS, in trace time [s].
+
+    At the busiest time most requests lie in its window; on the steepest rise the load in the window is most above that of
+    the warm-up.
+    """
     trace, sync_s = trial.trace, trial.profile.controller.sync_period_seconds
     step_s = sync_s * max(1, round(_SEARCH_STEP_S / sync_s))
     requests = np.concatenate([[0.0], np.cumsum(trace.rates_per_s * trace.step_s)])
     ends_s = np.arange(len(requests)) * trace.step_s
-    chosen = []
+    chosen: dict[str, list[float]] = {name: [] for name in MOMENTS}
     for start_s in trial.days.starts_s:
         last_s = start_s + trial.days.block_s - WINDOW_S
         at_s = np.arange(start_s + WARM_UP_S, last_s + 1e-6, step_s)
         before, until, after = (np.interp(at_s + add_s, ends_s, requests) for add_s in (-WARM_UP_S, 0.0, WINDOW_S))
-        rise_per_s = (after - until) / WINDOW_S - (until - before) / WARM_UP_S
-        chosen.append(float(at_s[int(np.argmax(rise_per_s))]))
+        load_per_s = (after - until) / WINDOW_S
+        for name, most in ((BUSIEST, load_per_s), (RISE, load_per_s - (until - before) / WARM_UP_S)):
+            chosen[name].append(float(at_s[int(np.argmax(most))]))
     return chosen
 
 
 def strike(contestant: Contestant, trial: Trial) -> Struck:
-    """Plays a contestant, as it was tuned, through every fault on every day."""
-    shape = (len(FAULTS), contestant.trainings, len(trial.days.starts_s), trial.seeds)
+    """Plays a contestant, as it was tuned, through every fault at both moments of every day."""
+    shape = (len(MOMENTS), len(FAULTS), contestant.trainings, len(trial.days.starts_s), trial.seeds)
     found = np.zeros((3, *shape))
-    for number, fault in enumerate(FAULTS):
-        by_day = _lanes(fault, trial)
-        for fit_number, fit in enumerate(contestant.fits):
-            days = [fit_number] if len(contestant.fits) > 1 else range(len(by_day))
-            lanes = [lane for day in days for lane in by_day[day]]
-            for training, policy_of_settings in enumerate(fit.policies):
-                played = struck(policy_of_settings([fit.tuned] * len(lanes)), lanes, fault, trial.threads)
-                found[:, number, training, list(days)] = played.reshape(3, -1, trial.seeds)
+    for place, at_s in enumerate(moments_s(trial).values()):
+        for number, fault in enumerate(FAULTS):
+            by_day = _lanes(fault, trial, at_s)
+            for fit_number, fit in enumerate(contestant.fits):
+                days = [fit_number] if len(contestant.fits) > 1 else list(range(len(by_day)))
+                lanes = [lane for day in days for lane in by_day[day]]
+                for training, policy_of_settings in enumerate(fit.policies):
+                    played = struck(policy_of_settings([fit.tuned] * len(lanes)), lanes, fault, trial.threads)
+                    found[:, place, number, training, days] = played.reshape(3, -1, trial.seeds)
     return Struck(contestant.name, *found)
 
 
-def _lanes(fault: Fault, trial: Trial) -> list[list[Lane]]:
+def _lanes(fault: Fault, trial: Trial, moments_s: Sequence[float]) -> list[list[Lane]]:
     """Worlds of each day, a seed each; no two days share one, all contestants and faults do."""
     profile, lanes = fault.profile(trial.profile), []
-    for day, at_s in enumerate(moments_s(trial)):
+    for day, at_s in enumerate(moments_s):
         trace, first = fault.traffic(trial.trace, at_s), FIRST_SEED + day * trial.seeds
         lanes.append([Lane(profile, trace, first + seed, at_s - WARM_UP_S) for seed in range(trial.seeds)])
     return lanes
@@ -224,19 +236,19 @@ def compare(outcomes: Sequence[Struck]) -> pd.DataFrame:
     differ less than days do.
 
     Returns:
-        One row a contestant and fault: `policy`, `fault`, `slo_attainment` [1], `pods`, mean over the window; `difference`
-        of the attainment to the tuned HPA's with `difference_ci95_low` and `difference_ci95_high`, and `below`, whether
-        the whole interval lies below 0. Without a tuned HPA these are NaN and None.
+        One row a contestant, moment and fault: `policy`, `moment`, `fault`, `slo_attainment` [1], `pods`, mean over the
+        window; `difference` of the attainment to the tuned HPA's with `difference_ci95_low` and `difference_ci95_high`,
+        and `below`, whether the whole interval lies below 0. Without a tuned HPA these are NaN and None.
     """
     baseline = next((played for played in outcomes if played.name == BASELINE), None)
     rows: list[dict[str, Any]] = []
     for played in outcomes:
-        for number, fault in enumerate(FAULTS):
-            own = played.attainment[number]
-            row: dict[str, Any] = {"policy": played.name, "fault": fault.name, "slo_attainment": float(own.mean())}
-            row["pods"] = float(played.pod_s[number].mean()) / WINDOW_S
-            lacking = np.full(own.shape, math.nan) if baseline is None else own - baseline.attainment[number]
-            value = interval(lacking.mean(axis=1))
+        for (place, moment), (number, fault) in product(enumerate(MOMENTS), enumerate(FAULTS)):
+            own = played.attainment[place, number]
+            row: dict[str, Any] = {"policy": played.name, "moment": moment, "fault": fault.name}
+            row |= {"slo_attainment": float(own.mean()), "pods": float(played.pod_s[place, number].mean()) / WINDOW_S}
+            more = np.full(own.shape, math.nan) if baseline is None else own - baseline.attainment[place, number]
+            value = interval(more.mean(axis=1))
             row |= {"difference": value.mean, "difference_ci95_low": value.low, "difference_ci95_high": value.high}
             row["below"] = None if baseline is None else bool(value.high < 0.0)
             rows.append(row)

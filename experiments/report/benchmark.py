@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from agents.learning.faults import FAULTS, WINDOW_S
+from agents.learning.faults import FAULTS, MOMENTS, WINDOW_S
 from experiments.agent_benchmark import AgentBenchmark, Benchmarked, Compared
 from experiments.analysis.amounts import NOTHING, attained, objective_text, percent, usd
 from experiments.report.data import Style, role_of, styles_of
@@ -68,7 +68,7 @@ def render_benchmark(benchmark: AgentBenchmark, result: Benchmarked, skipped: Se
             "name": one.name,
             "figure": f"trace-{number}",
             "table": _trace_table(one, objective, styles),
-            "faults": _faults_table(one, objective, styles),
+            "faults": _faults_tables(one, objective, styles),
             "days": _days(one),
             "over": " and ".join(one.verdict.levels),
         }
@@ -177,20 +177,25 @@ def _trace_table(one: Compared, objective: float, styles: Mapping[str, Style]) -
     return Table(_COLUMNS, rows)
 
 
-def _faults_table(one: Compared, objective: float, styles: Mapping[str, Style]) -> Table | None:
-    """Attainment through each fault, under it the difference to the tuned HPA's; None where nothing went wrong."""
+def _faults_tables(one: Compared, objective: float, styles: Mapping[str, Style]) -> dict[str, Table]:
+    """By moment: attainment through each fault, under it the difference to the tuned HPA's."""
     if one.faults is None:
-        return None
-    rows = []
-    for policy, own in one.faults.groupby("policy", sort=False):
-        cells = []
-        for row in own.to_dict("records"):
-            mean, low, high = (100.0 * row[f"difference{end}"] for end in ("", "_ci95_low", "_ci95_high"))
-            note = f"{mean:+.2f} ({low:+.2f} to {high:+.2f}) points" if math.isfinite(low) else ""
-            share = row["slo_attainment"]
-            cells.append(Cell(attained(share, objective), note, share, "bad" if row["below"] else ""))
-        rows.append(Row(str(policy), "", styles[str(policy)].color, cells))
-    return Table([fault.about for fault in FAULTS], rows)
+        return {}
+    tables = {}
+    for moment, at_once in one.faults.groupby("moment", sort=False):
+        rows = [
+            Row(str(policy), "", styles[str(policy)].color, [_struck(row, objective) for row in own.to_dict("records")])
+            for policy, own in at_once.groupby("policy", sort=False)
+        ]
+        tables[MOMENTS[str(moment)]] = Table([fault.about for fault in FAULTS], rows)
+    return tables
+
+
+def _struck(row: Mapping[Any, Any], objective: float) -> Cell:
+    mean, low, high = (100.0 * row[f"difference{end}"] for end in ("", "_ci95_low", "_ci95_high"))
+    note = f"{mean:+.2f} ({low:+.2f} to {high:+.2f}) points" if math.isfinite(low) else ""
+    share = row["slo_attainment"]
+    return Cell(attained(share, objective), note, share, "bad" if row["below"] else "")
 
 
 def _estimated(row: Mapping[str, Any], name: str, shown: Any, note: str = "") -> Cell:

@@ -48,15 +48,16 @@ def _show_trace(trace: Mapping[str, Any], objective: str) -> None:
 
 
 def _show_faults(name: str, faults: Mapping[str, Any]) -> None:
-    """Attainment through each fault, and the difference to the tuned HPA's."""
-    by_fault = faults["by_fault"]
-    policies = list(next(iter(by_fault.values()))["policies"])
-    rows = [[policy, *(_struck(fault["policies"][policy]) for fault in by_fault.values())] for policy in policies]
-    window = format_duration(faults["window_s"])
-    title = f"\n{name}, faults: slo_attainment in the {window} after each begins, and points to {faults['baseline']}"
-    print_table(title, ("policy", *by_fault), rows)
-    about = "; ".join(f"{key}: {fault['about']}" for key, fault in by_fault.items())
-    print_text(f"{about}. -: below {faults['baseline']} with its whole interval over days.")
+    """Attainment through each fault and the difference to the tuned HPA's, one table a moment."""
+    window, baseline = format_duration(faults["window_s"]), faults["baseline"]
+    for moment in faults["moments"].values():
+        by_fault = moment["by_fault"]
+        policies = list(next(iter(by_fault.values())))
+        rows = [[policy, *(_struck(entries[policy]) for entries in by_fault.values())] for policy in policies]
+        title = f"\n{name}, faults {moment['about']}: slo_attainment in the next {window}, and points to {baseline}"
+        print_table(title, ("policy", *by_fault), rows)
+    about = "; ".join(f"{fault}: {text}" for fault, text in faults["about"].items())
+    print_text(f"{about}. -: below {baseline} with its whole interval over days.")
 
 
 def _struck(entry: Mapping[str, Any]) -> str:
