@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from agents.learning.evaluate import BASELINE
 from agents.learning.faults import FAULTS, MOMENTS, WINDOW_S
 from experiments.agent_benchmark import AgentBenchmark, Benchmarked, Compared
 from experiments.analysis.amounts import NOTHING, attained, objective_text, percent, usd
@@ -193,7 +194,8 @@ def _faults_tables(one: Compared, objective: float, styles: Mapping[str, Style])
 
 def _struck(row: Mapping[Any, Any], objective: float) -> Cell:
     mean, low, high = (100.0 * row[f"difference{end}"] for end in ("", "_ci95_low", "_ci95_high"))
-    note = f"{mean:+.2f} ({low:+.2f} to {high:+.2f}) points" if math.isfinite(low) else ""
+    is_compared = math.isfinite(low) and row["policy"] != BASELINE
+    note = f"{mean:+.2f} ({low:+.2f} to {high:+.2f}) points" if is_compared else ""
     share = row["slo_attainment"]
     return Cell(attained(share, objective), note, share, "bad" if row["below"] else "")
 

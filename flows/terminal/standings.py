@@ -53,16 +53,19 @@ def _show_faults(name: str, faults: Mapping[str, Any]) -> None:
     for moment in faults["moments"].values():
         by_fault = moment["by_fault"]
         policies = list(next(iter(by_fault.values())))
-        rows = [[policy, *(_struck(entries[policy]) for entries in by_fault.values())] for policy in policies]
+        rows = [
+            [policy, *(_struck(entries[policy], policy == baseline) for entries in by_fault.values())]
+            for policy in policies
+        ]
         title = f"\n{name}, faults {moment['about']}: slo_attainment in the next {window}, and points to {baseline}"
         print_table(title, ("policy", *by_fault), rows)
     about = "; ".join(f"{fault}: {text}" for fault, text in faults["about"].items())
     print_text(f"{about}. -: below {baseline} with its whole interval over days.")
 
 
-def _struck(entry: Mapping[str, Any]) -> str:
+def _struck(entry: Mapping[str, Any], is_baseline: bool) -> str:
     shown, value = figure("slo_attainment", entry["slo_attainment"]), entry["difference"]
-    if value is None:
+    if value is None or is_baseline:
         return shown
     points, low, sign = 100.0 * value["mean"], value["ci95"][0], "-" if entry["below"] else ""
     half = "" if low is None else f" ±{points - 100.0 * low:.2f}"
