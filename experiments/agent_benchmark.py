@@ -6,13 +6,15 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from agents.learning.contestants import contestant_of, learned_contestant
+from agents.learning.evaluate import BASELINE
+from agents.learning.faults import FAULTS, MOMENTS, WINDOW_S, Struck, compare, moments_s, strike
 from agents.learning.protocol import Contestant, Outcomes, Trial, held_out_days, outcomes_of
 from agents.learning.verdict import LOSS, TIE, WIN, Verdict, judge
 from agents.policies.learned import LearnedPolicy
@@ -43,6 +45,7 @@ FIGURES = (
     "against_rule_pct",
 )
 _ARRAYS = ("requests", "bad", "pods_usd", "fixed_usd")
+_STRUCK_ARRAYS = ("requests", "bad", "pod_s")
 
 
 @dataclass(frozen=True)
@@ -99,17 +102,20 @@ class AgentBenchmark:
         choices: the contestants.
         trials: by the name of the trace, in the order of the table.
         models: content and metadata of learned policies, by the text of their choice.
+        faults: contestants are played through faults, too; see `agents.learning.faults`.
     """
 
     rules: Rules
     choices: Sequence[Choice]
     trials: Mapping[str, Trial]
     models: Mapping[str, tuple[bytes, dict[str, Any]]] = field(default_factory=dict)
+    faults: bool = False
 
     @property
     def key(self) -> str:
         """Digest [hex, 24 digits] of everything that decides the outcome."""
-        return digest([self.key_of(name, choice) for name in self.trials for choice in self.choices])
+        keys = [self.key_of(name, choice) for name in self.trials for choice in self.choices]
+        return digest([*keys, "faults"] if self.faults else keys)
 
     def key_of(self, name: str, choice: Choice) -> str:
         """The same of one contestant on one trace; what the others do does not count."""
@@ -146,12 +152,17 @@ class AgentBenchmark:
 
 @dataclass(frozen=True)
 class Compared:
-    """What came of all contestants on one trace."""
+    """What came of all contestants on one trace.
+
+    Attributes:
+        faults: see `agents.learning.faults.compare`; None where nothing went wrong.
+    """
 
     name: str
     trial: Trial
     outcomes: Sequence[Outcomes]
     verdict: Verdict
+    faults: pd.DataFrame | None = None
 
     @property
     def left_out(self) -> list[int]:
@@ -208,20 +219,47 @@ def run_benchmark(
     """
     total, done, compared = len(benchmark.trials) * len(benchmark.choices), 0, []
     for name, trial in benchmark.trials.items():
-        outcomes = []
+        outcomes, struck = [], []
         for choice in benchmark.choices:
-            file = outcome_file(state, benchmark.key_of(name, choice))
-            if file.exists():
-                outcomes.append(_from_plain(json.loads(file.read_text())))
-            else:
-                on_progress(done, total, f"{name}: {choice.text}")
-                played = outcomes_of(benchmark.contestant(name, choice), trial)
-                write_atomically(file, json.dumps(_to_plain(played)).encode(), "what a contestant did")
-                outcomes.append(played)
+            contest = _Contest(benchmark, name, choice, state, partial(on_progress, done, total))
+            outcomes.append(contest.outcomes())
+            if benchmark.faults:
+                struck.append(contest.struck())
             done += 1
-        compared.append(Compared(name, trial, outcomes, judge(outcomes, trial.profile.slo.objective)))
+        verdict = judge(outcomes, trial.profile.slo.objective)
+        compared.append(Compared(name, trial, outcomes, verdict, compare(struck) if struck else None))
     on_progress(total, total, "done")
     return Benchmarked(compared)
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """A contestant on a trace; what it did is kept, and the contestant made where something is not there yet."""
+
+    benchmark: AgentBenchmark
+    name: str
+    choice: Choice
+    state: StateDir
+    on_made: Callable[[str], None]
+
+    @cached_property
+    def contestant(self) -> Contestant:
+        self.on_made(f"{self.name}: {self.choice.text}")
+        return self.benchmark.contestant(self.name, self.choice)
+
+    def outcomes(self) -> Outcomes:
+        return _from_plain(self._kept("", lambda trial: _to_plain(outcomes_of(self.contestant, trial))))
+
+    def struck(self) -> Struck:
+        data = self._kept("-faults", lambda trial: _struck_to_plain(strike(self.contestant, trial)))
+        return Struck(data["name"], *(np.array(data[name], dtype=np.float64) for name in _STRUCK_ARRAYS))
+
+    def _kept(self, suffix: str, played: Callable[[Trial], dict[str, Any]]) -> dict[str, Any]:
+        file = outcome_file(self.state, f"{self.benchmark.key_of(self.name, self.choice)}{suffix}")
+        if not file.exists():
+            data = json.dumps(played(self.benchmark.trials[self.name]))
+            write_atomically(file, data.encode(), "what a contestant did")
+        return dict(json.loads(file.read_text()))
 
 
 def outcome_file(state: StateDir, key: str) -> Path:
@@ -233,6 +271,10 @@ def _to_plain(played: Outcomes) -> dict[str, Any]:
     arrays = {name: getattr(played, name).tolist() for name in _ARRAYS}
     settings = json.loads(json.dumps(played.settings, default=lambda value: value.item()))  # NumPy's own numbers
     return {"name": played.name, "settings": settings, "tuned": played.tuned, **arrays}
+
+
+def _struck_to_plain(played: Struck) -> dict[str, Any]:
+    return {"name": played.name} | {name: getattr(played, name).tolist() for name in _STRUCK_ARRAYS}
 
 
 def _from_plain(data: Mapping[str, Any]) -> Outcomes:
@@ -280,7 +322,27 @@ def _trace_document(one: Compared) -> dict[str, Any]:
         "left_out_days": one.left_out,
         "intervals_over": one.verdict.levels,
         "policies": policies,
+        "faults": None if one.faults is None else _faults_document(one.faults, one.trial),
     }
+
+
+def _faults_document(table: pd.DataFrame, trial: Trial) -> dict[str, Any]:
+    """What faults are, and by moment when they set in and what each did to each policy."""
+    at_s = moments_s(trial)
+    moments: dict[str, Any] = {
+        name: {"about": about, "begin_s": at_s[name], "by_fault": {fault.name: {} for fault in FAULTS}}
+        for name, about in MOMENTS.items()
+    }
+    for row in table.to_dict("records"):
+        plain = _without_nan(row)
+        moments[plain["moment"]]["by_fault"][plain["fault"]][plain["policy"]] = {
+            "slo_attainment": plain["slo_attainment"],
+            "pods": plain["pods"],
+            "difference": _measured(plain, "difference"),
+            "below": plain["below"],
+        }
+    about = {fault.name: fault.about for fault in FAULTS}
+    return {"baseline": BASELINE, "window_s": WINDOW_S, "about": about, "moments": moments}
 
 
 def _measured(row: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -310,6 +372,8 @@ def track_benchmark(benchmark: AgentBenchmark, result: Benchmarked, tracker: Mlf
         tracker.log_metrics(child, _metrics(one.verdict.table, (*FIGURES, "rank")))
         tracker.log_table(child, "policies", one.verdict.table)
         tracker.log_table(child, "frontiers", one.verdict.frontiers)
+        if one.faults is not None:
+            tracker.log_table(child, "faults", one.faults)
         tracker.finish(child)
     tracker.log_metrics(parent, _metrics(result.standings, [c for c in result.standings.columns if c != "policy"]))
     tracker.log_table(parent, "table", result.table)

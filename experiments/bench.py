@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.benchmarks.decisions import decision_latency
 from experiments.benchmarks.engines import MEASURES
 from experiments.benchmarks.measuring import cpu_s, cpu_s_in_turn, figure, fill_kernel_cache
 from sim_core.intervals import interval
@@ -44,6 +45,7 @@ def run_bench(
     measures: list[Callable[[bool], list[dict[str, Any]]]] = [
         fluid_engine,
         *MEASURES,
+        decision_latency,
         vec_env,
         training_against_free_env,
     ]

@@ -321,6 +321,13 @@ def benchmark_agents(
             "--own-ticks", help="Play the profile's own ticks: five times as long, for nearly the same figures."
         ),
     ] = False,
+    faults: Annotated[
+        bool,
+        typer.Option(
+            "--faults",
+            help="Also play each policy, as tuned, through a flash crowd, without metrics, with stuck pods, with slow starts.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The report, an HTML file; default: in the state folder.")
     ] = None,
@@ -355,6 +362,7 @@ def benchmark_agents(
         output,
         state,
         not no_track,
+        faults,
     )
     _present(lambda: run_protocol(request), show_benchmark, as_json, quiet, resumable=True)
 

@@ -10,6 +10,7 @@ import pytest
 
 from experiments import bench
 from experiments.benchmarks import engines, queue_loops, simpy_loops, six_stations
+from experiments.benchmarks.decisions import decision_latency
 from experiments.benchmarks.measuring import cpu_s_in_turn, figure, median_ratio
 from sim_core.simulation import simulate
 from sim_core.theory import mmc_mean_sojourn_s
@@ -96,6 +97,12 @@ def test_requests_that_have_been_answered_take_no_memory():
     assert 0.0 <= added["value"] <= 20.0
 
 
+def test_a_decision_is_timed_without_its_world():
+    (row,) = decision_latency(True)
+    assert 0.0 < row["value"] < 1000.0 and row["reach"] == "< 1"
+    assert row["note"].startswith("p50 ") and "1000 decisions" in row["note"]
+
+
 def test_ratios_are_of_rounds_taken_in_turn():
     calls: list[str] = []
     spent = cpu_s_in_turn(3, {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")})
@@ -107,7 +114,7 @@ def test_the_bench_hands_on_every_figure(monkeypatch):
     one, two = figure("one", 1.0, "s", "", ""), figure("two", 2.0, "s", "", "")
     for name, rows in (("fluid_engine", [one]), ("vec_env", [two])):
         monkeypatch.setattr(bench, name, lambda quick, rows=rows: rows)
-    for name in ("training_against_free_env", "agent"):
+    for name in ("decision_latency", "training_against_free_env", "agent"):
         monkeypatch.setattr(bench, name, lambda quick, trace=None: [])
     monkeypatch.setattr(bench, "MEASURES", ())
     told: list[dict] = []

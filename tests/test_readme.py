@@ -115,6 +115,9 @@ COMMANDS: dict[str, str | Serves | None] = {
     "devops-sim benchmark-agents my-traffic.csv.gz --budget-days 150 --seeds 2": (
         "devops-sim benchmark-agents my-traffic.csv.gz --budget-days 4 --seeds 1 --policies hpa-tuned,rule,clairvoyant"
     ),
+    "devops-sim benchmark-agents my-traffic.csv.gz --policies hpa-tuned,rule,general --faults": (
+        "devops-sim benchmark-agents my-traffic.csv.gz --policies hpa-tuned,rule --faults --budget-days 4 --seeds 1"
+    ),
     UI: Serves(
         "devops-sim ui --mlflow-port {mlflow} --prefect-port {prefect}",
         lambda project: (

@@ -48,6 +48,7 @@ def play(
     threads: int = 1,
     trace_share: float = 0.0,
     on_end: Callable[[Worlds], None] = lambda worlds: None,
+    at_sync: Callable[[Worlds], None] | None = None,
 ) -> Simulation:
     """Plays lanes under a policy; their own scalers are replaced.
 
@@ -59,6 +60,7 @@ def play(
             What a policy tries out before, in `reset`, it tries in the fluid engine.
         trace_share: of the requests that leave spans behind, see `Worlds` [1].
         on_end: gets the worlds as they are at the end, where `trace_share` is not 0: their spans can be taken then.
+        at_sync: gets the worlds at the beginning of every sync period, and may change them: what goes wrong from outside.
 
     Raises:
         InputError: see `simulate`.
@@ -71,7 +73,7 @@ def play(
         scalers = [Scaler.external()] * len(lanes)
         through_predict = True
     steered = [replace(lane, scaler=scaler) for lane, scaler in zip(lanes, scalers, strict=True)]
-    if not through_predict and trace_share == 0.0:
+    if not through_predict and trace_share == 0.0 and at_sync is None:
         return simulate(steered, duration_s, timeline_step_s, engine, threads)
     if through_predict and engine == FLUID and sum(len(lane.profile.services) for lane in lanes) < _FEW_SERVICES:
         threads = 1
@@ -87,6 +89,8 @@ def play(
     record_ticks = round((timeline_step_s or duration_s) / tick_s)
     for begin in range(0, n_ticks, sync_ticks):
         end = min(begin + sync_ticks, n_ticks)
+        if at_sync is not None:
+            at_sync(worlds)
         if through_predict:
             # Every lane is synced once in this stretch, at a moment of its own: there the policy sees it.
             worlds.advance(np.minimum(worlds.state["next_sync_tick"], end) - worlds.state["tick"])

@@ -4,7 +4,8 @@ Of every number of pods it knows what share of the requests goes wrong at which 
 alone), and of the load that lies ahead a forecast and its spread (`agents/forecasting.py`). It takes the number for which
 pods and expected bad requests together cost least, at one price of the error budget: a newsvendor's choice. The price
 follows the budget: what was spent too fast makes it dear. Then what makes it safe: metrics that are old hold what is
-there, what the newest scrape needs is kept, steps are bounded, pods that should have been ready by now do not count.
+there, as the HPA does without any, what the newest scrape needs is kept, steps are bounded, pods that should have been
+ready by now do not count, whether or not there are metrics: the API server tells of them.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ RULE_STATE = np.dtype(
         ("needed", np.int64, (HORIZONS,)),
         ("least", np.int64),  # that the newest scrape needs
         ("overdue", np.int64),  # pods that do not count
+        ("replaced", np.int64),  # of them, those that the desired replicas make up for
         ("stale", np.bool_),
         ("residual", np.float64),  # what a learned policy added to the log of the load
         ("desired", np.int64),
@@ -239,9 +241,12 @@ def choose(world, i, rule, memory, capacity, least, most, residual):
     current = world.service_states[i].desired_replicas
     memory.residual = residual
     if memory.stale:
-        remember(memory, current)
-        memory.desired = current
-        return current
+        remember(memory, current - memory.replaced)
+        lacking = max(0, memory.overdue - memory.replaced)
+        kept = min(current + lacking, highest_step(current), rule.max_replicas)
+        memory.desired = max(kept, rule.min_replicas)
+        memory.replaced += max(0, memory.desired - current)
+        return memory.desired
     wanted = rule.min_replicas
     for h in range(HORIZONS):
         load = (math.exp(memory.forecast.log_ahead[h] + residual) + memory.waiting) / rule.full_load
@@ -265,10 +270,17 @@ def choose(world, i, rule, memory, capacity, least, most, residual):
         most_held = max(most_held, memory.wanted[(memory.n_decisions - 1 - back) % HELD])
     wanted = max(wanted, min(most_held, current))  # a hold keeps what runs; it adds nothing
     wanted += memory.overdue
-    wanted = min(wanted, max(int(_UP_FACTOR * current), current + _UP_PODS))
+    memory.replaced = memory.overdue
+    wanted = min(wanted, highest_step(current))
     wanted = max(wanted, math.ceil(_DOWN_FACTOR * current))
     memory.desired = min(max(wanted, rule.min_replicas), rule.max_replicas)
     return memory.desired
+
+
+@kernel
+def highest_step(current):
+    """The most replicas that one decision may ask for [pods]."""
+    return max(int(_UP_FACTOR * current), current + _UP_PODS)
 
 
 @kernel

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from agents.learning.evaluate import BASELINE
+from agents.learning.faults import FAULTS, MOMENTS, WINDOW_S
 from experiments.agent_benchmark import AgentBenchmark, Benchmarked, Compared
 from experiments.analysis.amounts import NOTHING, attained, objective_text, percent, usd
 from experiments.report.data import Style, role_of, styles_of
@@ -68,6 +70,7 @@ def render_benchmark(benchmark: AgentBenchmark, result: Benchmarked, skipped: Se
             "name": one.name,
             "figure": f"trace-{number}",
             "table": _trace_table(one, objective, styles),
+            "faults": _faults_tables(one, objective, styles),
             "days": _days(one),
             "over": " and ".join(one.verdict.levels),
         }
@@ -83,6 +86,7 @@ def render_benchmark(benchmark: AgentBenchmark, result: Benchmarked, skipped: Se
         profile=rules.profile.name,
         slo=f"{objective_text(objective)} of requests",
         rules=_rules(benchmark),
+        fault_window=format_duration(WINDOW_S),
         standings=_standings(result, styles),
         sections=sections,
         skipped=skipped,
@@ -174,6 +178,28 @@ def _trace_table(one: Compared, objective: float, styles: Mapping[str, Style]) -
         note = f"fixed cost {usd(row['fixed_usd'])}"
         rows.append(Row(row["policy"], note, styles[row["policy"]].color, cells))
     return Table(_COLUMNS, rows)
+
+
+def _faults_tables(one: Compared, objective: float, styles: Mapping[str, Style]) -> dict[str, Table]:
+    """By moment: attainment through each fault, under it the difference to the tuned HPA's."""
+    if one.faults is None:
+        return {}
+    tables = {}
+    for moment, at_once in one.faults.groupby("moment", sort=False):
+        rows = [
+            Row(str(policy), "", styles[str(policy)].color, [_struck(row, objective) for row in own.to_dict("records")])
+            for policy, own in at_once.groupby("policy", sort=False)
+        ]
+        tables[MOMENTS[str(moment)]] = Table([fault.about for fault in FAULTS], rows)
+    return tables
+
+
+def _struck(row: Mapping[Any, Any], objective: float) -> Cell:
+    mean, low, high = (100.0 * row[f"difference{end}"] for end in ("", "_ci95_low", "_ci95_high"))
+    is_compared = math.isfinite(low) and row["policy"] != BASELINE
+    note = f"{mean:+.2f} ({low:+.2f} to {high:+.2f}) points" if is_compared else ""
+    share = row["slo_attainment"]
+    return Cell(attained(share, objective), note, share, "bad" if row["below"] else "")
 
 
 def _estimated(row: Mapping[str, Any], name: str, shown: Any, note: str = "") -> Cell:

@@ -29,6 +29,7 @@ class BenchmarkRequest:
         traces: files, and folders of files.
         policies: by name; none takes all whose settings are searched, and the ceilings.
         output: of the report; None takes the state folder.
+        faults: play contestants through faults, too.
     """
 
     traces: Sequence[Path]
@@ -45,6 +46,7 @@ class BenchmarkRequest:
     output: Path | None
     state: Path | None
     track: bool = True
+    faults: bool = False
 
 
 def benchmark_agents(request: BenchmarkRequest) -> dict[str, Any]:
@@ -67,6 +69,7 @@ def benchmark_agents(request: BenchmarkRequest) -> dict[str, Any]:
     _collected(problems, lambda: check_made(named or []))
 
     from agents.learning.contestants import known_contestants
+    from agents.learning.faults import check_block
     from agents.learning.protocol import check_rules
     from experiments.agent_benchmark import AgentBenchmark, Rules, plain_document, run_benchmark
     from experiments.held_out import model_content
@@ -81,6 +84,8 @@ def benchmark_agents(request: BenchmarkRequest) -> dict[str, Any]:
         if choice.is_model
     }
     logged = {file: _collected(problems, lambda file=file: read_trace(file)) for file in files}  # type: ignore[misc]
+    if request.faults and block_s is not None:
+        _collected(problems, lambda: check_block(block_s))
     if profile is not None:
         most = min(service.replicas.max for service in profile.services)
         if request.peak_replicas > most:
@@ -103,7 +108,8 @@ def benchmark_agents(request: BenchmarkRequest) -> dict[str, Any]:
     )
     trials, skipped = _trials(rules, {file: trace for file, trace in logged.items() if trace is not None})
     warnings = warn_of([profile])
-    benchmark = AgentBenchmark(rules, choices, trials, {name: model for name, model in models.items() if model})
+    kept = {name: model for name, model in models.items() if model}
+    benchmark = AgentBenchmark(rules, choices, trials, kept, request.faults)
     state = StateDir.open(request.state)  # only now: nothing is made for a request that cannot be answered
     with Progress() as progress:
         for trace in skipped:

@@ -28,6 +28,8 @@ def show_benchmark(document: Mapping[str, Any]) -> None:
     objective = objective_text(document["slo"]["objective"])
     for trace in document["traces"]:
         _show_trace(trace, objective)
+        if trace["faults"] is not None:
+            _show_faults(trace["trace"], trace["faults"])
     for skipped in document["skipped"]:
         print_text(f"Left out: {skipped['why']}")
     print_text(
@@ -52,6 +54,31 @@ def _show_trace(trace: Mapping[str, Any], objective: str) -> None:
     policies = sorted(trace["policies"].items(), key=lambda item: item[1]["rank"] or 0)
     rows = [_row(name, entry) for name, entry in policies]
     print_table(title, ("", *_COLUMNS), rows, words=3)
+
+
+def _show_faults(name: str, faults: Mapping[str, Any]) -> None:
+    """Attainment through each fault and the difference to the tuned HPA's, one table a moment."""
+    window, baseline = format_duration(faults["window_s"]), faults["baseline"]
+    for moment in faults["moments"].values():
+        by_fault = moment["by_fault"]
+        policies = list(next(iter(by_fault.values())))
+        rows = [
+            [policy, *(_struck(entries[policy], policy == baseline) for entries in by_fault.values())]
+            for policy in policies
+        ]
+        title = f"\n{name}, faults {moment['about']}: slo_attainment in the next {window}, and points to {baseline}"
+        print_table(title, ("policy", *by_fault), rows)
+    about = "; ".join(f"{fault}: {text}" for fault, text in faults["about"].items())
+    print_text(f"{about}. -: below {baseline} with its whole interval over days.")
+
+
+def _struck(entry: Mapping[str, Any], is_baseline: bool) -> str:
+    shown, value = figure("slo_attainment", entry["slo_attainment"]), entry["difference"]
+    if value is None or is_baseline:
+        return shown
+    points, low, sign = 100.0 * value["mean"], value["ci95"][0], "-" if entry["below"] else ""
+    half = "" if low is None else f" ±{points - 100.0 * low:.2f}"
+    return f"{shown} {points:+.2f}{half}{sign}"
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
