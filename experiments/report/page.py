@@ -30,6 +30,7 @@ from experiments.report.data import (
     evaluated,
     swept,
 )
+from experiments.report.decisions import decision_caption, decision_day, decision_figure
 from experiments.report.html import Cell, Row, Table, page_of, write_file
 from experiments.report.series import pareto_front
 from experiments.report.words import (
@@ -39,6 +40,7 @@ from experiments.report.words import (
     gap_scope,
     interval_words,
     keeps_slo,
+    learned,
     recommended_of,
     saved_against,
     slo_status,
@@ -90,7 +92,7 @@ def write_report(data: ReportData, path: str | Path) -> Path:
 
 
 def write_pictures(data: ReportData, folder: str | Path) -> list[Path]:
-    """Write `pareto.png`, `timeline.png` and `learning_curve.png`, as far as there is data for them; the paths written.
+    """Write the report's figures as pictures, named by `PICTURES`, as far as there is data for them; the paths written.
 
     Raises:
         InputError: the folder cannot be made or written.
@@ -109,10 +111,12 @@ def write_pictures(data: ReportData, folder: str | Path) -> list[Path]:
 
 def render(data: ReportData) -> str:
     """The page as text."""
+    day = decision_day(data)
     drawn = {
         "comparison": figures.comparison_figure(data),
         "sweep": figures.sweep_figure(data),
         "timeline": figures.timeline_figure(data),
+        "decisions": decision_figure(day),
         "learning": figures.learning_figure(data),
     }
     outcomes, played = evaluated(data), swept(data)
@@ -130,6 +134,8 @@ def render(data: ReportData) -> str:
         comparison=_comparison_table(outcomes, data.objective),
         all_indicators=_indicator_table(outcomes, data.objective),
         classes=_class_table(outcomes, data.classes),
+        decisions=day,
+        decisions_caption=decision_caption(day) if day else "",
         sweep=_sweep_table(played, data),
         sweep_total=len(played),
         traffic=_facts(data.traffic),
@@ -153,22 +159,25 @@ class Tile:
 def _tiles(outcomes: list[Outcome], configurations: list[Outcome], data: ReportData) -> list[Tile]:
     tiles = [Tile("Objective", objective_text(data.objective), within_slo(data))]
     baseline = baseline_of(outcomes)
-    agents = [o for o in outcomes if o.role == "agent" and o.measured][:2]
+    agents = learned([o for o in outcomes if o.measured])[:2]
     best = cheapest_that_keeps([o for o in outcomes if o.role != "clairvoyant"], data.objective)
     shown = [*agents, *([baseline] if baseline else [])]
     shown += [best] if best is not None and best not in shown else []
-    for outcome in shown[:3]:
+    whose = f"{agents[0].label}: " if len(agents) > 1 else ""
+    for outcome in shown:
         tiles.append(
             Tile(outcome.label, f"{usd(outcome.cost.mean)}/day", _tile_note(outcome, data), outcome.style.color)
         )
     if agents and baseline is not None and (saved := saved_against(agents[0], baseline)) is not None:
         share = f"{percent(abs(saved.replica_hours_share))} {'less' if saved.replica_hours_share >= 0 else 'more'}"
-        tiles.append(Tile(f"Pod-hours against {baseline.phrase}", share, saved.amounts(), agents[0].style.color))
-    gaps = [(agent, agent.indicator("gap_closed")) for agent in agents]
-    for agent, gap in [(agent, gap) for agent, gap in gaps if math.isfinite(gap.mean)][:1]:
+        title = f"pod-hours against {baseline.phrase}"
+        tiles.append(Tile(_capital(f"{whose}{title}"), share, saved.amounts(), agents[0].style.color))
+    if agents and math.isfinite((gap := agents[0].indicator("gap_closed")).mean):
         scope = f"95 % interval {gap.low:.2f} to {gap.high:.2f} {gap_scope(data)}"
         interval = scope if gap.has_interval else "fewer than three seeds, no interval"
-        tiles.append(Tile("Gap closed to foresight", f"{gap.mean:.2f}", interval, agent.style.color))
+        tiles.append(
+            Tile(_capital(f"{whose}gap closed to foresight"), f"{gap.mean:.2f}", interval, agents[0].style.color)
+        )
     if not outcomes and configurations:
         kept = sum(keeps_slo(o, data.objective) for o in configurations)
         tiles.append(Tile("Configurations swept", f"{len(configurations)}", f"{kept} keep the SLO"))
@@ -177,6 +186,10 @@ def _tiles(outcomes: list[Outcome], configurations: list[Outcome], data: ReportD
             note = f"{_tile_note(found, data)}: {found.label}"
             tiles.append(Tile("Cheapest that keeps it", f"{usd(found.cost.mean)}/day", note, found.style.color))
     return tiles
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _tile_note(outcome: Outcome, data: ReportData) -> str:

@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 
 from experiments.analysis.amounts import objective_text, seconds
 from experiments.report.data import STYLES, Outcome, ReportData, at_worst, evaluated, styles_of, swept
+from experiments.report.decisions import decision_day
 from experiments.report.figures import (
     FRONT,
     GRID,
@@ -137,9 +138,43 @@ def draw_learning_curve(data: ReportData) -> Figure | None:
     return figure
 
 
+def draw_decisions(data: ReportData) -> Figure | None:
+    """Load and replicas of a day of decisions, and below them the margin and the error budget."""
+    day = decision_day(data)
+    if day is None:
+        return None
+    color, hours = day.style.color, day.time_s / 3600.0
+    figure = _figure(width=9.6, height=6.4)
+    pods, margin, budget = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [2.6, 0.9, 0.8]})
+    pods.fill_between(hours, day.load, color=LOAD, alpha=0.3, linewidth=0, label="load seen")
+    pods.fill_between(hours, day.low, day.high, color=color, alpha=0.28, linewidth=0, label="load provided for (90 %)")
+    pods.plot(hours, day.forecast, color=color, linewidth=0.9, linestyle="--", label="forecast")
+    for name, (time_s, replicas), line in (
+        ("replicas ready", day.ready, {"color": INK, "linewidth": 1.1, "linestyle": ":"}),
+        ("replicas chosen", day.chosen, {"color": color, "linewidth": 1.7}),
+    ):
+        pods.step(time_s / 3600.0, replicas, where="post", label=name, **line)
+    margin.plot(day.margin[0] / 3600.0, 100.0 * day.margin[1], color=color, linewidth=1.0)
+    budget.plot(day.spent[0] / 3600.0, 100.0 * day.spent[1], color=color, linewidth=1.4)
+    budget.axhline(100.0, color=LIMIT, linewidth=1.1, linestyle="--")
+    budget.set_title("- - all of the error budget", loc="right", color=LIMIT, fontsize=9, pad=3)
+    for axes, title in ((pods, "pods"), (margin, "margin [%]"), (budget, "budget\nspent [%]")):
+        _plain_axes(axes)
+        axes.set_ylabel(title)
+    pods.set_ylim(bottom=0.0)
+    budget.set_ylim(0.0, 108.0 * max(1.0, float(np.nanmax(day.spent[1]))))
+    pods.set_title(f"A day of decisions: {day.phrase}", loc="left", fontsize=11, color=INK, pad=22)
+    pods.legend(frameon=False, fontsize=9, ncols=5, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.0)
+    budget.set_xlabel("time of day [h]")
+    budget.margins(x=0.005)
+    figure.align_ylabels()
+    return figure
+
+
 PICTURES: dict[str, Callable[[ReportData], Figure | None]] = {
     "pareto.png": draw_pareto,
     "timeline.png": draw_timeline,
+    "decisions.png": draw_decisions,
     "learning_curve.png": draw_learning_curve,
 }
 
