@@ -124,12 +124,18 @@ def test_the_extremes_of_the_margin_are_told_with_their_reasons():
     )
     assert most == (
         "The largest margin over the forecast was +40 % at 12:15: 14 replicas for 10.0 pods of load, give or take 15 % "
-        "(10 cost least had the forecast been exact, 3 more for its uncertainty, 1 more since 130 % of the error budget "
-        "was spent)."
+        "(10 would have cost least had the forecast been exact, 3 more for its uncertainty, 1 more since 130 % of the error "
+        "budget was spent)."
     )
     assert least.startswith("The smallest was +20 % at 12:00: 12 replicas")  # 11 were the fewest: no choice, maybe
     assert "it read 40 % at 12:45 at the least, 130 % at 12:15 at the most, 40 % at 12:45 in the end" in budget
     assert budget.endswith("it was overspent 25 % of the time.")
+
+
+def test_what_was_learned_is_told_of_who_learned():
+    assert not any("learned" in sentence for sentence in day_in_words(day()))
+    told = day_in_words(day(residual=[-0.05, 0.01, 0.0, -0.04]))
+    assert "What it learned changed the load that it provided for by −2.0 % in the mean, from −5.0 % to +1.0 %." in told
 
 
 def test_late_pods_and_old_metrics_are_told_and_the_time_before_the_first_scrape_is_not():
@@ -164,7 +170,7 @@ def test_the_figure_shows_the_decisions_as_they_were(evaluation):
     assert set(curves) == {
         "load seen", "load provided for (90 %)", "forecast", "replicas ready", "replicas chosen", "margin", "budget",
     }  # fmt: skip
-    clock_ms = 1000.0 * (decisions["at_s"] - DAY_S)  # the second day's clock begins at its midnight
+    clock_ms = 1000.0 * decisions["at_s"]  # drawn on a second day, since plotly takes numbers of four digits for years
     known = ~decisions["stale"].to_numpy()
     for name, column in (("load seen", "load"), ("forecast", "forecast"), ("load provided for (90 %)", "high")):
         np.testing.assert_allclose(curves[name].x, clock_ms)

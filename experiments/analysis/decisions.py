@@ -45,7 +45,7 @@ def day_in_words(decisions: pd.DataFrame) -> list[str]:
     known = decisions[~decisions["stale"].astype(bool)]
     if known.empty:
         return []
-    return [_of_forecasts(known), *_of_margins(known), _of_budget(known), *_of_trouble(decisions)]
+    return [_of_forecasts(known), *_of_margins(known), *_of_learning(known), _of_budget(known), *_of_trouble(decisions)]
 
 
 def forecast_errors(decisions: pd.DataFrame) -> pd.Series:
@@ -91,13 +91,22 @@ def _of_margins(known: pd.DataFrame) -> list[str]:
 
 def _why(row: Mapping[Any, Any] | pd.Series) -> str:
     unsure, dear = int(row["for_uncertainty"]), int(row["for_budget"])
-    parts = [f"{int(row['needed']) - unsure - dear} cost least had the forecast been exact"]
+    parts = [f"{int(row['needed']) - unsure - dear} would have cost least had the forecast been exact"]
     parts += [f"{unsure} more for its uncertainty"] if unsure else []
     spent = f"{percent(row['budget_spent'], 0)} of the error budget was spent"
     parts += (
         [f"{abs(dear)} {'more' if dear > 0 else 'fewer'} since {'' if dear > 0 else 'only '}{spent}"] if dear else []
     )
     return f" ({', '.join(parts)})"
+
+
+def _of_learning(known: pd.DataFrame) -> list[str]:
+    """What a learned policy added; the rule alone adds nothing."""
+    residual = known["residual"]
+    if not residual.any():
+        return []
+    mean, least, most = (_signed(float(share), 1) for share in (residual.mean(), residual.min(), residual.max()))
+    return [f"What it learned changed the load that it provided for by {mean} in the mean, from {least} to {most}."]
 
 
 def _of_budget(known: pd.DataFrame) -> str:
@@ -132,8 +141,8 @@ def _replicas(row: Mapping[Any, Any] | pd.Series) -> str:
     return f"{row['needed']:.0f} replica{'' if row['needed'] == 1 else 's'}"
 
 
-def _signed(share: float) -> str:
-    return f"{'+' if share >= 0 else '−'}{percent(abs(share), 0)}"
+def _signed(share: float, decimals: int = 0) -> str:
+    return f"{'+' if share >= 0 else '−'}{percent(abs(share), decimals)}"
 
 
 def _extremes(decisions: pd.DataFrame, name: str) -> tuple[pd.Series, pd.Series]:

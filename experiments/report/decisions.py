@@ -23,6 +23,7 @@ from experiments.report.figures import (
 )
 from experiments.report.series import Floats, thin_extremes, thin_mean, thin_steps
 
+_DAY_S = 86_400.0
 _MEANS = ("load", "forecast", "low", "high")  # drawn as means over stretches; metrics that were too old leave a gap
 
 
@@ -64,7 +65,7 @@ def decision_day(data: ReportData) -> DecisionDay | None:
     phrases = {outcome.policy: outcome.phrase for outcome in outcomes}
     styles = styles_of([*(outcome.policy for outcome in outcomes), policy])
     at_s = decisions["at_s"].to_numpy(dtype=np.float64)
-    time_s = at_s - 86_400.0 * np.floor(at_s[0] / 86_400.0)
+    time_s = at_s - _DAY_S * np.floor(at_s[0] / _DAY_S)
     known = decisions.mask(decisions["stale"].astype(bool))
 
     def column(name: str, of: pd.DataFrame = known) -> Floats:
@@ -100,7 +101,7 @@ def decision_figure(day: DecisionDay | None) -> go.Figure | None:
     if day is None:
         return None
     figure = go.Figure(layout=base_layout())
-    time, color = on_clock(day.time_s), day.style.color
+    time, color = _on_day(day.time_s), day.style.color
     band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "legendgroup": "band"}
     figure.add_scatter(
         x=time, y=_short(day.load), name="load seen", line={"color": LOAD, "width": 1}, mode="lines",
@@ -117,20 +118,19 @@ def decision_figure(day: DecisionDay | None) -> go.Figure | None:
         hovertemplate="%{y:.1f} forecast, %{customdata[0]:.1f} to %{customdata[1]:.1f} provided for",
     )  # fmt: skip
     for name, (at_s, pods), line in (
-        ("replicas ready", day.ready, {"color": INK, "width": 1.3, "dash": "dot"}),
         ("replicas chosen", day.chosen, {"color": color, "width": 2}),
+        ("replicas ready", day.ready, {"color": INK, "width": 1, "dash": "dot"}),
     ):
         step = {"line": {**line, "shape": "hv"}, "hovertemplate": f"%{{y:.0f}} {name}"}
-        figure.add_scatter(x=on_clock(at_s), y=pods, name=name, mode="lines", **step)
+        figure.add_scatter(x=_on_day(at_s), y=pods, name=name, mode="lines", **step)
     for name, (at_s, shares), axis, words in (
         ("margin", day.margin, "y2", "margin %{y:+.0f} %<extra></extra>"),
         ("budget", day.spent, "y3", "%{y:.0f} % of the error budget spent<extra></extra>"),
     ):
         figure.add_scatter(
-            x=on_clock(at_s), y=_short(100.0 * shares), yaxis=axis, mode="lines", showlegend=False,
+            x=_on_day(at_s), y=_short(100.0 * shares), yaxis=axis, mode="lines", showlegend=False,
             line={"color": color, "width": 1.4}, hovertemplate=words, name=name,
         )  # fmt: skip
-    one_day = day.time_s[-1] - day.time_s[0] <= 90_000.0 and day.time_s[-1] <= 90_000.0
     figure.update_layout(
         height=680,
         hovermode="x unified",
@@ -140,16 +140,20 @@ def decision_figure(day: DecisionDay | None) -> go.Figure | None:
             "type": "date",
             "anchor": "y3",
             "tickformat": "%H:%M",
-            "hoverformat": "%H:%M:%S" if one_day else "day %-j, %H:%M",
+            "hoverformat": "%H:%M:%S",
             "showspikes": False,
         },
         yaxis={**axis_of("pods"), "domain": [0.46, 1.0], "rangemode": "tozero"},
-        yaxis2={**axis_of("margin [%]"), "domain": [0.23, 0.41]},
+        yaxis2={**axis_of("margin [%]"), "domain": [0.23, 0.41], "rangemode": "tozero"},
         yaxis3={**axis_of("budget spent [%]"), "domain": [0.0, 0.17], "range": [0, _top(day)]},
     )
     threshold_line(figure, "y3", 100.0)
     threshold_name(figure, "- - all of the error budget", y=1.0, yref="y3 domain")
     return figure
+
+
+def _on_day(time_s: Floats) -> np.ndarray:
+    return on_clock(time_s + _DAY_S)  # the second day of 1970: plotly takes numbers of four digits for years
 
 
 def _top(day: DecisionDay) -> float:

@@ -53,7 +53,10 @@ from sim_core.engines import engine_named
 from sim_core.units import format_duration
 
 MAX_SWEEP_ROWS = 1_000
+_MOST_TILES = 6  # a row at 1280 px, and three rows of two on a phone; the tables have the rest
+_MOST_LETTERS = 60  # of the settings under a policy's name; longer ones unfold
 _DURATIONS = ("start", "duration", "duration_s")  # of traffic and its windows: 7d; wall times read 2 min 18 s
+_PLAIN_NAMES = ("agent", "general", "hpa-tuned", "hpa")  # which the label says already
 _AGAINST = "pod-hours against HPA"
 _TEMPLATES = Path(__file__).parent / "templates"
 _MAIN_INDICATORS = (
@@ -185,7 +188,7 @@ def _tiles(outcomes: list[Outcome], configurations: list[Outcome], data: ReportD
         if found is not None:
             note = f"{_tile_note(found, data)}: {found.label}"
             tiles.append(Tile("Cheapest that keeps it", f"{usd(found.cost.mean)}/day", note, found.style.color))
-    return tiles
+    return tiles[:_MOST_TILES]
 
 
 def _capital(text: str) -> str:
@@ -219,11 +222,14 @@ def _comparison_table(outcomes: list[Outcome], objective: float) -> Table | None
         by_title[_AGAINST] = _relative_cost(outcome, baseline)
         tone, words = slo_status(outcome, objective)
         by_title["SLO"] = Cell(words, key=words, tone=tone)
-        note = outcome.policy if outcome.policy.lower().replace("_", "-") not in ("agent", "hpa-tuned", "hpa") else ""
+        note = outcome.policy if outcome.policy.lower().replace("_", "-") not in _PLAIN_NAMES else ""
         note = "" if note.lower() == outcome.label.lower() else note
-        note = ", ".join([*([note] if note else []), *(figures.setting_words(v) for v in outcome.settings.values())])
+        settings = ", ".join(figures.setting_words(value) for value in outcome.settings.values())
+        unfolds = settings if len(settings) > _MOST_LETTERS else ""
+        note = ", ".join(filter(None, [note, "" if unfolds else settings]))
         mark = "best" if outcome is winner else ""
-        rows.append(Row(outcome.label, note, outcome.style.color, [by_title[title] for title in columns], mark))
+        cells = [by_title[title] for title in columns]
+        rows.append(Row(outcome.label, note, outcome.style.color, cells, mark, unfolds))
     return Table(columns, rows)
 
 

@@ -150,8 +150,8 @@ def draw_decisions(data: ReportData) -> Figure | None:
     pods.fill_between(hours, day.low, day.high, color=color, alpha=0.28, linewidth=0, label="load provided for (90 %)")
     pods.plot(hours, day.forecast, color=color, linewidth=0.9, linestyle="--", label="forecast")
     for name, (time_s, replicas), line in (
-        ("replicas ready", day.ready, {"color": INK, "linewidth": 1.1, "linestyle": ":"}),
         ("replicas chosen", day.chosen, {"color": color, "linewidth": 1.7}),
+        ("replicas ready", day.ready, {"color": INK, "linewidth": 1.1, "linestyle": ":"}),
     ):
         pods.step(time_s / 3600.0, replicas, where="post", label=name, **line)
     margin.plot(day.margin[0] / 3600.0, 100.0 * day.margin[1], color=color, linewidth=1.0)
@@ -162,6 +162,7 @@ def draw_decisions(data: ReportData) -> Figure | None:
         _plain_axes(axes)
         axes.set_ylabel(title)
     pods.set_ylim(bottom=0.0)
+    margin.set_ylim(bottom=min(0.0, 100.0 * float(np.nanmin(day.margin[1]))))
     budget.set_ylim(0.0, 108.0 * max(1.0, float(np.nanmax(day.spent[1]))))
     pods.set_title(f"A day of decisions: {day.phrase}", loc="left", fontsize=11, color=INK, pad=22)
     pods.legend(frameon=False, fontsize=9, ncols=5, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.0)

@@ -165,7 +165,7 @@ def _verdict_of_evaluation(data: ReportData, outcomes: list[Outcome], configurat
     details += _no_room_words(outcomes, agents)
     for outcome in dict.fromkeys(o for o in (winner, *agents) if o is not None):
         details += _certainty_of_slo(outcome, data.objective)
-    details += _trained_or_general(agents)
+    details += _trained_or_general(agents, data.objective)
     if all(agent.role == "general" for agent in agents):
         details.append("No trained agent was evaluated.")
     if not all(o.cost.has_interval for o in outcomes):
@@ -186,19 +186,20 @@ def learned(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return sorted((o for o in outcomes if o.role in LEARNED), key=lambda o: LEARNED.index(o.role))
 
 
-def _trained_or_general(agents: Sequence[Outcome]) -> list[str]:
+def _trained_or_general(agents: Sequence[Outcome], objective: float) -> list[str]:
     """What training on this traffic was worth, where an agent that was trained on it stands beside a general one."""
     trained = next((o for o in agents if o.policy == "agent"), None)
     general = next((o for o in agents if o.role == "general"), None)
     if trained is None or general is None:
         return []
     saved = saved_against(trained, general)
-    difference = saved.brief(general.phrase) if saved else _share_words(trained, general)
-    clear = differs(trained, general, None)
-    noise = "; that is within the noise of the seeds" if clear is False else ""
+    difference = f"needs {saved.brief(general.phrase)}" if saved else f"costs {_share_words(trained, general)}"
+    noise = ", which is within the noise of the seeds" if differs(trained, general, None) is False else ""
+    reached = [attained(o.attainment.mean, objective) for o in (trained, general)]
     return [
-        f"{_capital(trained.phrase)} learned on the traffic before, {general.phrase} comes with the package and has never "
-        f"seen any of it: training made {difference}{noise}."
+        f"{_capital(trained.phrase)} learned on the traffic before; {general.phrase} comes with the package and has never "
+        f"seen any of it. Side by side {trained.phrase} {difference}{noise}, at an SLO attainment of {reached[0]} against "
+        f"{reached[1]}."
     ]
 
 
@@ -292,7 +293,8 @@ def _gap_words(agent: Outcome, baseline: Outcome | None, data: ReportData) -> li
     if gap.has_interval and gap.low <= 0.0 <= gap.high:
         text += "; the interval holds zero, so no improvement is shown"
     lines = [f"{text}."]
-    if agent.attainment.mean < baseline.attainment.mean:
+    own_limits, other_limits = agent.attainment, baseline.attainment
+    if own_limits.mean < other_limits.mean or own_limits.low > other_limits.high:
         own, theirs = (attained(o.attainment.mean, data.objective) for o in (agent, baseline))
         lines.append(
             f"That comparison is not at equal SLO attainment: {agent.phrase} reaches {own}, {baseline.phrase} {theirs}."
