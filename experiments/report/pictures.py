@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MultipleLocator, NullFormatter, NullLocator
 
 from experiments.analysis.amounts import objective_text, seconds
 from experiments.report.data import STYLES, Outcome, ReportData, at_worst, evaluated, styles_of, swept
@@ -96,8 +97,9 @@ def draw_timeline(data: ReportData) -> Figure | None:
         time, p95_s = thin_extremes(timeline["time_s"], timeline["latency_p95_s"], MAX_POINTS)
         latency.plot(time / 3600.0, 1000.0 * p95_s, color=style.color, linewidth=1.0)
         peaks_s += [float(np.nanmax(p95_s))] if np.isfinite(p95_s).any() else []
-    if max(peaks_s) > 8.0 * data.threshold_s:
+    if max(peaks_s) > 4.0 * data.threshold_s:
         latency.set_yscale("log")
+        latency.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         latency.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         latency.yaxis.set_minor_formatter(NullFormatter())
         latency.yaxis.set_minor_locator(NullLocator())
@@ -113,7 +115,7 @@ def draw_timeline(data: ReportData) -> Figure | None:
     replicas.set_ylim(bottom=0.0)
     replicas.legend(frameon=False, fontsize=9, ncols=4, loc="upper left", bbox_to_anchor=(0.0, 1.18), borderaxespad=0.0)
     latency.set_xlabel("time since the start of the day [h]")
-    latency.margins(x=0.005)
+    _hours(latency, time_s)
     figure.align_ylabels()
     return figure
 
@@ -151,7 +153,7 @@ def draw_decisions(data: ReportData) -> Figure | None:
     pods.plot(hours, day.forecast, color=color, linewidth=0.9, linestyle="--", label="forecast")
     for name, (time_s, replicas), line in (
         ("replicas chosen", day.chosen, {"color": color, "linewidth": 1.7}),
-        ("replicas ready", day.ready, {"color": INK, "linewidth": 1.1, "linestyle": ":"}),
+        ("replicas ready", day.ready, {"color": INK, "linewidth": 0.9, "linestyle": ":"}),
     ):
         pods.step(time_s / 3600.0, replicas, where="post", label=name, **line)
     margin.plot(day.margin[0] / 3600.0, 100.0 * day.margin[1], color=color, linewidth=1.0)
@@ -167,7 +169,7 @@ def draw_decisions(data: ReportData) -> Figure | None:
     pods.set_title(f"A day of decisions: {day.phrase}", loc="left", fontsize=11, color=INK, pad=22)
     pods.legend(frameon=False, fontsize=9, ncols=5, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.0)
     budget.set_xlabel("time of day [h]")
-    budget.margins(x=0.005)
+    _hours(budget, day.time_s)
     figure.align_ylabels()
     return figure
 
@@ -217,10 +219,25 @@ def _draw_outcomes(axes: Axes, outcomes: list[Outcome], scale: NinesAxis, front:
             markersize=11 if outcome.style.marker == "*" else 8,
             elinewidth=1.3,
             capsize=3,
-            label=_literal(outcome.label),
             yerr=up_down,
             xerr=left_right,
         )
+        # A marker of its own for the legend, where bars would lie over the markers of other rows.
+        shape: dict[str, Any] = {
+            "marker": outcome.style.marker,
+            "color": outcome.style.color,
+            "linestyle": "none",
+            "markersize": 8,
+        }
+        axes.plot([], [], label=_literal(outcome.label), **shape)
+
+
+def _hours(axes: Axes, time_s: np.ndarray) -> None:
+    """An axis of hours without empty ends; every third one is named on a day."""
+    first, last = float(time_s[0]) / 3600.0, float(time_s[-1]) / 3600.0
+    axes.set_xlim(math.floor(first * 20.0) / 20.0, math.ceil(last * 20.0) / 20.0)
+    if 12.0 <= last - first <= 25.0:
+        axes.xaxis.set_major_locator(MultipleLocator(3.0))
 
 
 def _figure(width: float, height: float) -> Figure:
