@@ -19,6 +19,7 @@ from agents.policies.static import StaticPolicy
 from experiments.analysis.decisions import clock, day_in_words, forecast_errors, in_words
 from experiments.report import ReportData, write_pictures, write_report
 from experiments.report.decisions import decision_caption, decision_day, decision_figure
+from experiments.report.figures import shown_in_timeline
 from flows.commands.explain import ExplainRequest, explain
 from flows.inputs import TrafficChoice
 from sim_core.errors import InputError
@@ -216,6 +217,15 @@ def test_the_page_shows_the_day_with_its_words_and_a_text_for_who_sees_no_figure
     drawn = json.loads(re.search(r'id="figure-data">(.*?)</script>', html, flags=re.S)[1])
     assert "decisions" in drawn["figures"]
     assert "decisions.png" in [path.name for path in write_pictures(data, tmp_path)]
+
+
+def test_a_day_of_curves_shows_from_the_start_who_decided(evaluation):
+    """Beside the HPA the trained agent; where there is none the general one, else the rule."""
+    curves = {name: evaluation.timelines["rule"] for name in ("static", "hpa-tuned", "rule", "general", "agent")}
+    for left_out, shown in ((), "agent"), (("agent",), "general"), (("agent", "general"), "rule"):
+        timelines = {name: curve for name, curve in curves.items() if name not in left_out}
+        data = report_data(evaluation=invented().query("policy != 'agent'"), timelines=timelines)
+        assert shown_in_timeline(data) == ["hpa-tuned", shown]
 
 
 def test_a_report_without_decisions_shows_none(tmp_path: Path):

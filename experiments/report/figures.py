@@ -207,13 +207,17 @@ def learning_panels(data: ReportData) -> list[tuple[str, np.ndarray]]:
 
 
 def shown_in_timeline(data: ReportData) -> list[str]:
-    """Policies drawn from the start: agents and the baseline HPA, or all when there are neither."""
+    """Policies drawn from the start: the baseline HPA and trained agents, where there are none the general one, else the
+    rule; all when there is none of these."""
     outcomes = {outcome.policy: outcome for outcome in evaluated(data)}
     baseline = baseline_of(outcomes.values())
     hpas = [policy for policy in data.timelines if policy.lower().startswith("hpa")]
     chosen = baseline.policy if baseline is not None and baseline.policy in data.timelines else next(iter(hpas), None)
     styles = _timeline_styles(data)
-    agents = [policy for policy in data.timelines if styles[policy] is STYLES["agent"]]
+    by_role = [
+        [policy for policy in data.timelines if styles[policy] is STYLES[role]] for role in ("agent", "general", "rule")
+    ]
+    agents = next(filter(None, by_role), [])
     return [policy for policy in data.timelines if policy in agents or policy == chosen] or list(data.timelines)
 
 
