@@ -257,3 +257,15 @@ def test_explain_tells_the_decisions_around_a_moment_and_writes_the_whole_day(tm
     pd.testing.assert_frame_equal(written[".parquet"], written[".csv"], check_dtype=False)
     with pytest.raises(InputError, match=r"--output .*must end in .parquet or .csv"):
         explain(dataclasses.replace(asked, output=tmp_path / "day.txt"))
+
+
+def test_explain_reaches_the_last_decision_of_a_trace(tmp_path: Path):
+    """A day of two; a minute before its end there are fewer decisions after the moment than before it."""
+    file = tmp_path / "trace.csv"
+    rows = "".join(f"{300 * k},{200 + 100 * np.sin(k / 40):.1f}\n" for k in range(2 * 288))
+    file.write_text("t_seconds,requests_per_second\n" + rows)
+    traffic = TrafficChoice(file, "diurnal", 0, 20.0)
+    asked = ExplainRequest("rule", "production", [], traffic, "23:59:50", 0, "1d", None, tmp_path / "day.csv")
+    told = explain(asked)["decisions"]
+    assert [row["asked"] for row in told] in ([False] * 4 + [True], [False] * 4 + [True, False])
+    assert len(pd.read_csv(tmp_path / "day.csv")) == DAY_S / 15.0

@@ -55,11 +55,11 @@ def explain(request: ExplainRequest) -> dict[str, Any]:
         check_place(request.output, OPTION, ENDINGS)
     since_s = (at_s - start_s) % _DAY_S
     sync_s = profile.controller.sync_period_seconds
-    length_s = (int(since_s / sync_s) + _AROUND + 2) * sync_s
-    made_up = request.traffic.trace is None  # and scaled by its peak: that of the whole day, as `run` plays it
-    trace = request.traffic.load(profile, start_s, max(length_s, _DAY_S) if made_up else length_s)
-    if request.output is not None:
-        length_s = max(length_s, min(_DAY_S, int((trace.duration_s - start_s) / sync_s) * sync_s))
+    least_s = (int(since_s / sync_s) + 1) * sync_s
+    length_s = max(least_s + (_AROUND + 1) * sync_s, _DAY_S if request.output is not None else 0.0)
+    # A generator's traffic is scaled by its peak: that of the whole day, as `run` plays it.
+    trace = request.traffic.load(profile, start_s, least_s if request.traffic.trace else max(length_s, _DAY_S))
+    length_s = min(length_s, int((trace.duration_s - start_s) / sync_s + 1e-9) * sync_s)
     policy = made(choice, request.state)
     decisions = decisions_of(policy, Lane(profile, trace, request.seed, start_s), length_s)  # type: ignore[arg-type]
     if request.output is not None:
