@@ -297,6 +297,7 @@ def _to_plain(evaluation: Evaluation) -> dict[str, Any]:
         "settings": evaluation.settings,
         "classes": evaluation.classes.to_dict(orient="split", index=False),
         "saturated": evaluation.saturated,
+        "decisions": evaluation.decisions.to_dict(orient="split", index=False),
     }
 
 
@@ -305,5 +306,9 @@ def _from_plain(data: Mapping[str, Any]) -> Evaluation:
         policy: {name: np.array(values, dtype=np.float64) for name, values in timeline.items()}
         for policy, timeline in data["timelines"].items()
     }
-    table, lanes, classes = (pd.DataFrame(**data[name]) for name in ("table", "lanes", "classes"))
-    return Evaluation(table, lanes, data["gap_closed"], timelines, data["settings"], classes, data["saturated"])
+    table, lanes, classes, decisions = (
+        pd.DataFrame(**data[name]) for name in ("table", "lanes", "classes", "decisions")
+    )
+    return Evaluation(
+        table, lanes, data["gap_closed"], timelines, data["settings"], classes, data["saturated"], decisions
+    )

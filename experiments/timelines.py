@@ -1,4 +1,4 @@
-"""The time series of single lanes as one Parquet file: a row a policy, seed and step."""
+"""The time series of single lanes as one Parquet file, a row a policy, seed and step; and other tables as files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sim_core.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
     from sim_core.profile import Profile
@@ -19,16 +20,20 @@ if TYPE_CHECKING:
 OPTION, STEP_OPTION = "--timeline", "--timeline-step"
 
 
-def check_place(path: Path) -> None:
+def check_place(path: Path, option: str = OPTION, endings: Sequence[str] = (".parquet",)) -> None:
     """Refuse a file that could not be written, before anything is simulated.
 
+    Args:
+        option: that named it, for the message.
+        endings: that it may have.
+
     Raises:
-        InputError: another ending than .parquet, a folder, or no folder that may be written to.
+        InputError: another ending, a folder, or no folder that may be written to.
     """
     folder = path.absolute().parent
     problem = None
-    if path.suffix != ".parquet":
-        problem = f"must end in .parquet (got {path.name!r})"
+    if path.suffix not in endings:
+        problem = f"must end in {' or '.join(endings)} (got {path.name!r})"
     elif path.is_dir():
         problem = "is a folder; name a file in it"
     elif not folder.is_dir():
@@ -36,7 +41,29 @@ def check_place(path: Path) -> None:
     elif not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
         problem = "cannot be written: no permission; choose another place"
     if problem:
-        raise InputError(f"{OPTION} {path}", problem)
+        raise InputError(f"{option} {path}", problem)
+
+
+def write_table(path: Path, table: pd.DataFrame, option: str) -> None:
+    """Write a table as Parquet or, where the name ends so, as CSV; the file appears whole or not at all.
+
+    Args:
+        path: see `check_place`.
+        option: that named it, for the message.
+
+    Raises:
+        InputError: it cannot be written after all, as when the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        if path.suffix == ".csv":
+            table.to_csv(temporary, index=False)
+        else:
+            table.to_parquet(temporary, index=False)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{option} {path}", f"cannot be written: {error.strerror or error}") from error
 
 
 def check_step(step_s: float, profile: Profile, duration_s: float) -> None:

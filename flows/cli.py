@@ -145,7 +145,9 @@ def explain(
     start: options.Start = "1d",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the lane.")] = 0,
     settings: options.Settings = None,
-    output: Annotated[Path | None, typer.Option(help="Write every decision up to then into this Parquet file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write a day's decisions, from --start on, into this .parquet or .csv file.")
+    ] = None,
     state: options.State = None,
     as_json: options.Json = False,
 ) -> None:

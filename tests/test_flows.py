@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 
 from experiments.planning.plan import make_plan
 from experiments.planning.spec import load_spec, spec_from_dict
-from experiments.report import keep_findings
+from experiments.report import keep_findings, report_data
 from experiments.store.finished import recall_document
 from experiments.store.results import ResultStore
 from experiments.store.state import StateDir
@@ -80,7 +80,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory) -> Path:
-    evaluation = {"policies": ["static", "hpa-tuned", "clairvoyant", "agent"], "seeds": 3}
+    evaluation = {"policies": ["static", "hpa-tuned", "clairvoyant", "general", "agent"], "seeds": 3}
     train = {"algorithm": "ppo", "steps": 4096, "seed": 1, "lanes": 16}
     return write_spec(tmp_path_factory.mktemp("spec") / "whole.yaml", train=train, evaluation=evaluation)
 
@@ -113,7 +113,7 @@ def test_a_sweep_goes_from_points_to_a_registered_model_and_a_report(swept, home
     assert gate["seeds"] == 3 and gate["slo_attainment"] > 0.0
     assert gate["reason"] and gate["passed"] == (not gate["failures"])
     policies = swept["evaluation"]["policies"]
-    assert list(policies) == ["static", "hpa-tuned", "clairvoyant", "agent"]
+    assert list(policies) == ["static", "hpa-tuned", "clairvoyant", "general", "agent"]
     for name, entry in policies.items():
         means = {indicator: value["mean"] for indicator, value in entry["indicators"].items()}
         assert means["slo_attainment"] > 0
@@ -131,6 +131,11 @@ def test_a_sweep_goes_from_points_to_a_registered_model_and_a_report(swept, home
     assert swept["mlflow"]["warning"] is None
     page = Path(swept["report"]).read_text()
     assert "plotly" in page and "https://" not in page.split("<body", 1)[0].split("Content-Security-Policy", 1)[0]
+    assert (
+        "<h2>A day of decisions: the trained agent</h2>" in page and "the general agent comes with the package" in page
+    )
+    decisions = report_data(swept["sweep_id"], StateDir.open(home)).decisions
+    assert set(decisions["policy"]) == {"agent"} and len(decisions) == 2 * 3600 / 15
 
 
 def test_prefect_shows_what_the_sweep_was_and_what_came_out(swept, home):

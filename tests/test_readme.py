@@ -111,7 +111,9 @@ COMMANDS: dict[str, str | Serves | None] = {
     ),
     "devops-sim run production --policy general --policy rule --trace my-traffic.csv.gz --scale-peak-to-replicas 20 "
     "--start 7d": AS_IT_STANDS,
-    "devops-sim explain rule --at 14:20 --trace my-traffic.csv.gz --scale-peak-to-replicas 20 --start 7d": AS_IT_STANDS,
+    "devops-sim explain rule --at 14:20 --trace my-traffic.csv.gz --scale-peak-to-replicas 20 --start 7d --output day.csv": (
+        AS_IT_STANDS
+    ),
     "devops-sim benchmark-agents my-traffic.csv.gz --budget-days 150 --seeds 2": (
         "devops-sim benchmark-agents my-traffic.csv.gz --budget-days 4 --seeds 1 --policies hpa-tuned,rule,clairvoyant"
     ),

@@ -337,6 +337,40 @@ def test_the_name_of_the_threshold_lies_above_the_curves(data: ReportData):
     assert panels.yaxis2.domain[0] - panels.yaxis3.domain[1] > 0.045  # room for it
 
 
+def test_a_trained_and_a_general_agent_stand_side_by_side(tmp_path: Path):
+    """Pods: 23.20 USD a day against 27.00, 14 % fewer; in all 38.20 against 42.00, 9.0 %; the tiles fill their rows."""
+    general = {"policy": "general", **indicators(42.0, 0.99961, 0.17), **with_interval("gap_closed", 0.33, 0.05)}
+    rule = {"policy": "rule", **indicators(37.0, 0.9994, 0.2), **with_interval("gap_closed", 0.78, 0.05)}
+    both = pd.concat([evaluation(), pd.DataFrame([general, rule])], ignore_index=True)
+    data = report_data(evaluation=both)
+    text = comparison_text(data)
+    assert (
+        "The trained agent learned on the traffic before; the general agent comes with the package and has never seen any "
+        "of it. Side by side the trained agent needs 14 % fewer pod-hours than the general agent and 9.0 % less in all, at "
+        "an SLO attainment of 99.946 % against 99.961 %."
+    ) in text
+    assert "The rule keeps the 99.9 % SLO at the least cost, $37.00 a day" in text
+    assert (
+        "That comparison is not at equal SLO attainment: the general agent reaches 99.961 %, the tuned HPA 99.941 %."
+        in text
+    )
+    html = visible(write_report(data, tmp_path / "report.html"))
+    tiles = re.findall(r'<div class="tile".*?><span>(.*?)</span>', html)
+    assert tiles[:5] == ["Objective", "Trained agent", "General agent", "Tuned HPA", "Rule"] and len(tiles) == 6
+    alone = comparison_text(report_data(evaluation=both.query("policy != 'agent'")))
+    assert "Side by side" not in alone and "No trained agent was evaluated." in alone
+    assert "The general agent needs" in alone
+
+
+def test_long_settings_unfold_and_short_ones_do_not(tmp_path: Path):
+    settings = {"static": "replicas 14", "agent": ", ".join(f"setting_{k} {k}" for k in range(12))}
+    table = evaluation().assign(settings=lambda rows: rows["policy"].map(settings))
+    html = visible(write_report(report_data(evaluation=table), tmp_path / "report.html"))
+    assert "<small>replicas 14</small>" in html
+    (unfolding,) = re.findall(r'<details class="settings"><summary>settings</summary><small>(.*?)</small>', html)
+    assert unfolding.replace("<wbr>", "") == settings["agent"]
+
+
 def test_the_words_say_when_the_agent_loses():
     worse = evaluation(agent={**indicators(47.9, 0.9995, 0.19), **with_interval("gap_closed", -0.21, 0.03)})
     text = comparison_text(report_data(evaluation=worse))
@@ -415,7 +449,7 @@ def test_a_second_report_takes_the_place_of_the_first(data: ReportData, tmp_path
 
 def test_pictures_are_drawn_as_far_as_there_is_data(data: ReportData, tmp_path: Path):
     drawn = write_pictures(data, tmp_path / "all")
-    assert sorted(path.name for path in drawn) == ["learning_curve.png", "pareto.png", "timeline.png"]
+    assert sorted(path.name for path in drawn) == ["learning_curve.png", "pareto.png", "timeline.png"]  # no decisions
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5_000 for path in drawn)
     few = write_pictures(report_data(timelines={}, learning_curve=None), tmp_path / "few")
     assert [path.name for path in few] == ["pareto.png"]

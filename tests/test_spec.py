@@ -56,6 +56,7 @@ def test_bundled_specs_are_sound_and_the_demo_asks_what_its_comment_says():
     assert len(demo.settings()) == 5 + 6 * 3
     assert demo.traffic.evaluate.start == 7 * DAY_S
     assert demo.train.algorithm == "ppo"
+    assert {"agent", "general", "rule", "hpa-tuned", "clairvoyant"} <= set(demo.evaluation.policies)
     assert demo.limits(load_profile("production")) == {"slo_attainment": 0.99}
     assert load_spec("capacity").train is None
     assert load_spec("capacity").evaluation is None

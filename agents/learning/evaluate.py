@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 
 from agents.policies.contract import Policy, play
+from agents.policies.explained import decisions_of
+from agents.policies.learned import LearnedPolicy
+from agents.policies.rule import RulePolicy
 from sim_core.dataplane.services.graph import resolve
 from sim_core.engines import FLUID
 from sim_core.errors import PolicyError
@@ -23,6 +26,7 @@ from sim_core.world import Lane
 
 FIRST_SEED = 1000  # of evaluations; searches and training use other seeds
 TIMELINE_STEP_S = 60.0
+DECISIONS_S = 86_400.0  # of which decisions are told, at most
 BASELINE, OPTIMUM = "hpa-tuned", "clairvoyant"
 _SAME_COST = 1e-9  # relative; what sums of floats may differ by
 
@@ -65,6 +69,8 @@ class Evaluation:
         classes: one row a policy and class of requests: `policy`, `request_class`, what was promised for it
             (`slo_objective` [1], `latency_threshold_s` [s]), and CLASS_INDICATORS with their intervals as in `table`.
         saturated: by policy, a sentence for each service that was saturated; see `sim_core.saturation`.
+        decisions: of the first day and seed, of one policy that explains itself (`told_of`) and the service with most
+            replicas: `policy` and `agents.policies.explained.COLUMNS`. Empty where no policy explains itself.
     """
 
     table: pd.DataFrame
@@ -74,6 +80,7 @@ class Evaluation:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     classes: pd.DataFrame = field(default_factory=pd.DataFrame)
     saturated: dict[str, list[str]] = field(default_factory=dict)
+    decisions: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def no_room(self) -> str | None:
@@ -111,7 +118,29 @@ def evaluate(request: EvaluateRequest, on_policy: Callable[[str], None] = lambda
     table = pd.concat(rows, ignore_index=True)[["policy", "seed", *INDICATORS]]
     gaps = {name: gap for name in names if (gap := gap_closed(table, name)) is not None}
     summary = _summary(table, names, gaps, request.profile)
-    return Evaluation(summary, table, gaps, timelines, settings, pd.DataFrame(classes), saturated)
+    decisions = _decisions(request, lanes[0])
+    return Evaluation(summary, table, gaps, timelines, settings, pd.DataFrame(classes), saturated, decisions)
+
+
+def told_of(policies: Iterable[Policy]) -> RulePolicy | LearnedPolicy | None:
+    """The policy whose decisions are told: the agent trained for this, else another model, the general one, the rule."""
+
+    def rank(policy: RulePolicy | LearnedPolicy) -> tuple[bool, bool, bool]:
+        return isinstance(policy, RulePolicy), policy.name.startswith("general"), policy.name != "agent"
+
+    explaining = [policy for policy in policies if isinstance(policy, RulePolicy | LearnedPolicy)]
+    return min(explaining, key=rank, default=None)
+
+
+def _decisions(request: EvaluateRequest, lane: Lane) -> pd.DataFrame:
+    policy = told_of(request.policies)
+    if policy is None:
+        return pd.DataFrame()
+    decisions = decisions_of(policy, lane, min(request.duration_s, DECISIONS_S), request.engine)
+    most = decisions.groupby("service", sort=False)["desired"].mean().idxmax()
+    shown = decisions[decisions["service"] == most].reset_index(drop=True)
+    shown.insert(0, "policy", policy.name)
+    return shown
 
 
 def gap_closed(lanes: pd.DataFrame, policy: str) -> dict[str, Any] | None:

@@ -50,6 +50,7 @@ class ReportData:
         classes: of the evaluation, one row a policy and class of requests; see `agents.learning.evaluate.Evaluation`.
         saturated: of the evaluation, by policy, a sentence for each service that was saturated.
         beyond: sentences on where the figures lie outside of what the fluid engine was validated for.
+        decisions: of the first evaluation seed, see `agents.learning.evaluate.Evaluation`.
 
     Raises:
         ValueError: the profile has no SLO, a duration is not positive, or a table lacks a column that every report needs.
@@ -72,6 +73,7 @@ class ReportData:
     beyond: tuple[str, ...] = ()
     saturated: Mapping[str, Sequence[str]] = field(default_factory=dict)
     classes: pd.DataFrame | None = None
+    decisions: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -116,15 +118,19 @@ STYLES = {
     "hpa": Style("#1f6fb2", "#5fb0f0", "circle", "o"),
     "clairvoyant": Style("#2a9d72", "#4fcf9f", "star", "*"),
     "static": Style("#80868f", "#a3abb6", "square", "s"),
+    "general": Style("#8a5fbf", "#b795e6", "triangle-up", "^"),
+    "rule": Style("#b87a14", "#e3ab4c", "triangle-down", "v"),
 }
 _OTHER_STYLES = (
-    Style("#8a5fbf", "#b795e6", "triangle-up", "^"),
-    Style("#b87a14", "#e3ab4c", "triangle-down", "v"),
     Style("#0e8a95", "#45c4cf", "pentagon", "p"),
     Style("#a0527a", "#d98ab3", "hexagon", "h"),
+    Style("#5c7a29", "#a3c26b", "cross", "P"),
+    Style("#6b5b4b", "#c2ae99", "x", "X"),
 )
 _LABELS = {
     "agent": ("Trained agent", "the trained agent"),
+    "general": ("General agent", "the general agent"),
+    "rule": ("Rule", "the rule"),
     "hpa-tuned": ("Tuned HPA", "the tuned HPA"),
     "hpa": ("HPA", "the HPA"),
     "clairvoyant": ("Clairvoyant", "the clairvoyant policy"),
@@ -133,12 +139,14 @@ _LABELS = {
 
 
 def role_of(policy: str) -> str:
-    """`agent`, `hpa`, `clairvoyant`, `static`, or the policy's own name when it is none of these."""
+    """`agent`, `general`, `rule`, `hpa`, `clairvoyant`, `static`, or the policy's own name when it is none of these."""
     name = policy.lower()
     if name.startswith(("models:/", "runs:/")) or (":" not in name and name.startswith(("agent", "learned", "ppo"))):
         return "agent"
     if ":" in name:  # from a user's own module, whatever that is called
         return policy
+    if (alone := name.partition("(")[0]) in ("general", "rule"):
+        return alone
     return next((role for role in ("hpa", "clairvoyant", "static") if name.startswith(role)), policy)
 
 

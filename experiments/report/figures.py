@@ -115,12 +115,12 @@ def timeline_figure(data: ReportData) -> go.Figure | None:
     """Load, replicas and p95 latency of one day for each policy, or None without timelines."""
     if not data.timelines:
         return None
-    figure = go.Figure(layout=_base_layout())
+    figure = go.Figure(layout=base_layout())
     names, shown = _timeline_names(data), shown_in_timeline(data)
     styles = _timeline_styles(data)
     time_s, load_per_s = timeline_load(data)
     figure.add_scatter(
-        x=_clock(time_s),
+        x=on_clock(time_s),
         y=load_per_s.astype(np.float32),
         name="load",
         line={"color": LOAD, "width": 1},
@@ -141,10 +141,10 @@ def timeline_figure(data: ReportData) -> go.Figure | None:
         line = {"color": styles[policy].color, "width": 1.8}
         time, ready = thin_steps(timeline["time_s"], timeline["replicas_ready"], MAX_POINTS)
         pods = {"line": {**line, "shape": "hv"}, "hovertemplate": "%{y:.0f} ready", "yaxis": "y2"}
-        figure.add_scatter(x=_clock(time), y=ready, mode="lines", **pods, **common)
+        figure.add_scatter(x=on_clock(time), y=ready, mode="lines", **pods, **common)
         time, p95_s = thin_extremes(timeline["time_s"], timeline["latency_p95_s"], MAX_POINTS)
         wait = {"line": {**line, "width": 1.4}, "hovertemplate": "p95 %{y:.0f} ms", "yaxis": "y3", "showlegend": False}
-        figure.add_scatter(x=_clock(time), y=(1000.0 * p95_s).astype(np.float32), mode="lines", **wait, **common)
+        figure.add_scatter(x=on_clock(time), y=(1000.0 * p95_s).astype(np.float32), mode="lines", **wait, **common)
     _add_desired(figure, data, shown, styles)
     _timeline_axes(figure, time_s, load_per_s, np.concatenate(latencies), data.threshold_s)
     return figure
@@ -155,7 +155,7 @@ def learning_figure(data: ReportData) -> go.Figure | None:
     panels = learning_panels(data)
     if not panels or data.learning_curve is None:
         return None
-    figure = go.Figure(layout=_base_layout())
+    figure = go.Figure(layout=base_layout())
     steps = data.learning_curve["step"].to_numpy(dtype=np.float64)
     wall_s = data.learning_curve.get("wall_s", pd.Series(np.full(len(steps), np.nan))).to_numpy(dtype=np.float64)
     after = [f"after {seconds(wall)}" if math.isfinite(wall) else "" for wall in wall_s]
@@ -176,13 +176,13 @@ def learning_figure(data: ReportData) -> go.Figure | None:
         )
         top = 1.0 - i * height
         domain = [top - height + (0.07 if i < len(panels) - 1 else 0.0), top]
-        figure.update_layout({f"yaxis{axis[1:]}": {**_axis(title), "domain": domain}})
+        figure.update_layout({f"yaxis{axis[1:]}": {**axis_of(title), "domain": domain}})
     figure.update_layout(
         showlegend=False,
         height=120 + 210 * len(panels),
         hovermode="closest",
         xaxis={
-            **_axis("environment steps"),
+            **axis_of("environment steps"),
             "anchor": f"y{len(panels)}" if len(panels) > 1 else "y",
             "tickformat": "~s",
         },
@@ -207,13 +207,17 @@ def learning_panels(data: ReportData) -> list[tuple[str, np.ndarray]]:
 
 
 def shown_in_timeline(data: ReportData) -> list[str]:
-    """Policies drawn from the start: agents and the baseline HPA, or all when there are neither."""
+    """Policies drawn from the start: the baseline HPA and trained agents, where there are none the general one, else the
+    rule; all when there is none of these."""
     outcomes = {outcome.policy: outcome for outcome in evaluated(data)}
     baseline = baseline_of(outcomes.values())
     hpas = [policy for policy in data.timelines if policy.lower().startswith("hpa")]
     chosen = baseline.policy if baseline is not None and baseline.policy in data.timelines else next(iter(hpas), None)
     styles = _timeline_styles(data)
-    agents = [policy for policy in data.timelines if styles[policy] is STYLES["agent"]]
+    by_role = [
+        [policy for policy in data.timelines if styles[policy] is STYLES[role]] for role in ("agent", "general", "rule")
+    ]
+    agents = next(filter(None, by_role), [])
     return [policy for policy in data.timelines if policy in agents or policy == chosen] or list(data.timelines)
 
 
@@ -240,7 +244,7 @@ def _add_desired(figure: go.Figure, data: ReportData, shown: Sequence[str], styl
             continue
         time, desired = thin_steps(timeline["time_s"], timeline["replicas_desired"], MAX_POINTS)
         figure.add_scatter(
-            x=_clock(time),
+            x=on_clock(time),
             y=desired,
             mode="lines",
             name="desired (dotted)",
@@ -268,17 +272,17 @@ def _timeline_axes(
         hovermode="x unified",
         hoversubplots="axis",
         xaxis={
-            **_axis("time since the start of the day [h:min]" if one_day else "time since the start [day h:min]"),
+            **axis_of("time since the start of the day [h:min]" if one_day else "time since the start [day h:min]"),
             "type": "date",
             "anchor": "y3",
             "tickformat": "%H:%M" if one_day else "%-j d %H:%M",
             "hoverformat": "%H:%M:%S" if one_day else "day %-j, %H:%M",
             "showspikes": False,
         },
-        yaxis={**_axis("load [req/s]"), "domain": [0.76, 1.0], "range": [0, 1.08 * peak]},
-        yaxis2={**_axis("ready replicas"), "domain": [0.38, 0.71], "rangemode": "tozero"},
+        yaxis={**axis_of("load [req/s]"), "domain": [0.76, 1.0], "range": [0, 1.08 * peak]},
+        yaxis2={**axis_of("ready replicas"), "domain": [0.38, 0.71], "rangemode": "tozero"},
         yaxis3={
-            **_axis("p95 latency [ms]"),
+            **axis_of("p95 latency [ms]"),
             "domain": [0.0, 0.33],
             "type": "log" if wide else "linear",
             "range": within,
@@ -286,48 +290,48 @@ def _timeline_axes(
     )
     if wide:
         figure.update_yaxes(dtick="D2", tickformat="~r", selector={"type": "log"})
-    _threshold_line(figure, "y3", 1000.0 * threshold_s)
+    threshold_line(figure, "y3", 1000.0 * threshold_s)
     # Above the panel: on the line it would lie on the curve, which mostly runs near the threshold when it matters.
-    _threshold_name(figure, f"- - SLO threshold {seconds(threshold_s)}", y=1.0, yref="y3 domain")
+    threshold_name(figure, f"- - SLO threshold {seconds(threshold_s)}", y=1.0, yref="y3 domain")
 
 
-def _threshold_line(figure: go.Figure, axis: str, value: float) -> None:
+def threshold_line(figure: go.Figure, axis: str, value: float) -> None:
     line = {"color": LIMIT, "width": 1.3, "dash": "dash"}
     figure.add_shape(type="line", x0=0, x1=1, y0=value, y1=value, line=line, xref="x domain", yref=axis)
 
 
-def _threshold_name(figure: go.Figure, text: str, y: float, yref: str) -> None:
+def threshold_name(figure: go.Figure, text: str, y: float, yref: str) -> None:
     font = {"color": LIMIT, "size": 12}
     figure.add_annotation(
         x=1, y=y, text=text, showarrow=False, xanchor="right", yanchor="bottom", font=font, xref="x domain", yref=yref
     )
 
 
-def _clock(time_s: np.ndarray) -> np.ndarray:
+def on_clock(time_s: np.ndarray) -> np.ndarray:
     return 1000.0 * time_s  # plotly's date axis counts milliseconds
 
 
 def cost_figure(axis: NinesAxis, objective: float, title: str = "whole cost [$/day]") -> go.Figure:
     """Empty axes for cost against SLO attainment, with the line of the objective [1]."""
-    figure = go.Figure(layout=_base_layout())
+    figure = go.Figure(layout=base_layout())
     figure.update_layout(
         height=430,
         hovermode="closest",
-        xaxis={**_axis(title), "tickprefix": "$"},
+        xaxis={**axis_of(title), "tickprefix": "$"},
         yaxis={
-            **_axis("SLO attainment [% of requests, scale of nines]"),
+            **axis_of("SLO attainment [% of requests, scale of nines]"),
             "tickvals": axis.ticks,
             "ticktext": axis.labels,
             "range": [axis.low, axis.top + 0.06 * (axis.top - axis.low)],
         },
     )
     goal = float(axis.position(objective))
-    _threshold_line(figure, "y", goal)
-    _threshold_name(figure, f"SLO {objective_text(objective)}", y=goal, yref="y")
+    threshold_line(figure, "y", goal)
+    threshold_name(figure, f"SLO {objective_text(objective)}", y=goal, yref="y")
     return figure
 
 
-def _base_layout() -> dict[str, Any]:
+def base_layout() -> dict[str, Any]:
     return {
         "template": None,
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -348,7 +352,7 @@ def _base_layout() -> dict[str, Any]:
     }
 
 
-def _axis(title: str) -> dict[str, Any]:
+def axis_of(title: str) -> dict[str, Any]:
     return {
         "title": {"text": title, "standoff": 8, "font": {"size": 13}},
         "gridcolor": GRID,

@@ -65,6 +65,7 @@ def keep_findings(
         findings["evaluation"] = _policies(evaluation).to_dict(orient="split", index=False)
         findings["saturated"] = evaluation.saturated
         findings["classes"] = evaluation.classes.to_dict(orient="split", index=False)
+        findings["decisions"] = evaluation.decisions.to_dict(orient="split", index=False)
         findings["timelines"] = {
             policy: {name: np.asarray(values, dtype=float).tolist() for name, values in timeline.items()}
             for policy, timeline in evaluation.timelines.items()
@@ -106,6 +107,7 @@ def evaluation_data(held_out: HeldOut, evaluation: Evaluation, commands: Sequenc
         engine=held_out.engine,
         classes=evaluation.classes,
         saturated=evaluation.saturated,
+        decisions=evaluation.decisions,
         beyond=_beyond(held_out.engine, lambda: [held_out.profile], evaluation.timelines),
     )
 
@@ -131,7 +133,9 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
     file = state.reports / f"{sweep_id}.json"
     findings = json.loads(file.read_text()) if file.exists() else {}
     table = compare(points)
-    evaluation, curve, classes = (findings.get(name) for name in ("evaluation", "curve", "classes"))
+    evaluation, curve, classes, decisions = (
+        findings.get(name) for name in ("evaluation", "curve", "classes", "decisions")
+    )
     timelines = {
         policy: {name: np.array(values) for name, values in timeline.items()}
         for policy, timeline in findings.get("timelines", {}).items()
@@ -153,6 +157,7 @@ def report_data(sweep_id: str, state: StateDir) -> ReportData:
         engine=spec.engine,
         classes=pd.DataFrame(**classes) if classes else None,
         saturated=findings.get("saturated", {}),
+        decisions=pd.DataFrame(**decisions) if decisions else None,
         beyond=_beyond(spec.engine, lambda: worlds_of(spec, profile), timelines),
     )
 

@@ -36,13 +36,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table; `color` is the policy's, `mark` sets the row off."""
+    """One row of a table; `color` is the policy's, `mark` sets the row off, `settings` unfold under its name."""
 
     label: str
     note: str
     color: str
     cells: Sequence[Cell]
     mark: str = ""
+    settings: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from experiments.report.data import (
     evaluated,
     swept,
 )
+from experiments.report.decisions import decision_caption, decision_day, decision_figure
 from experiments.report.html import Cell, Row, Table, page_of, write_file
 from experiments.report.series import pareto_front
 from experiments.report.words import (
@@ -39,6 +40,7 @@ from experiments.report.words import (
     gap_scope,
     interval_words,
     keeps_slo,
+    learned,
     recommended_of,
     saved_against,
     slo_status,
@@ -50,8 +52,14 @@ from experiments.report.words import (
 from sim_core.engines import engine_named
 from sim_core.units import format_duration
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MAX_SWEEP_ROWS = 1_000
+_MOST_TILES = 6  # a row at 1280 px, and three rows of two on a phone; the tables have the rest
+_MOST_LETTERS = 60  # of the settings under a policy's name; longer ones unfold
 _DURATIONS = ("start", "duration", "duration_s")  # of traffic and its windows: 7d; wall times read 2 min 18 s
+_PLAIN_NAMES = ("agent", "general", "hpa-tuned", "hpa")  # which the label says already
 _AGAINST = "pod-hours against HPA"
 _TEMPLATES = Path(__file__).parent / "templates"
 _MAIN_INDICATORS = (
@@ -90,7 +98,7 @@ def write_report(data: ReportData, path: str | Path) -> Path:
 
 
 def write_pictures(data: ReportData, folder: str | Path) -> list[Path]:
-    """Write `pareto.png`, `timeline.png` and `learning_curve.png`, as far as there is data for them; the paths written.
+    """Write the report's figures as pictures, named by `PICTURES`, as far as there is data for them; the paths written.
 
     Raises:
         InputError: the folder cannot be made or written.
@@ -101,18 +109,28 @@ def write_pictures(data: ReportData, folder: str | Path) -> list[Path]:
     for name, draw in PICTURES.items():
         figure = draw(data)
         if figure is not None:
-            png = io.BytesIO()
-            figure.savefig(png, format="png", dpi=160)
-            written.append(write_file(Path(folder) / name, png.getvalue()))
+            written.append(write_file(Path(folder) / name, _png(figure)))
     return written
+
+
+def _png(figure: Figure) -> bytes:
+    """A picture of few colors: with a palette it takes a third of the space, and looks the same."""
+    from PIL import Image
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=160)
+    Image.open(drawn).convert("RGB").quantize(128).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def render(data: ReportData) -> str:
     """The page as text."""
+    day = decision_day(data)
     drawn = {
         "comparison": figures.comparison_figure(data),
         "sweep": figures.sweep_figure(data),
         "timeline": figures.timeline_figure(data),
+        "decisions": decision_figure(day),
         "learning": figures.learning_figure(data),
     }
     outcomes, played = evaluated(data), swept(data)
@@ -130,6 +148,8 @@ def render(data: ReportData) -> str:
         comparison=_comparison_table(outcomes, data.objective),
         all_indicators=_indicator_table(outcomes, data.objective),
         classes=_class_table(outcomes, data.classes),
+        decisions=day,
+        decisions_caption=decision_caption(day) if day else "",
         sweep=_sweep_table(played, data),
         sweep_total=len(played),
         traffic=_facts(data.traffic),
@@ -153,22 +173,25 @@ class Tile:
 def _tiles(outcomes: list[Outcome], configurations: list[Outcome], data: ReportData) -> list[Tile]:
     tiles = [Tile("Objective", objective_text(data.objective), within_slo(data))]
     baseline = baseline_of(outcomes)
-    agents = [o for o in outcomes if o.role == "agent" and o.measured][:2]
+    agents = learned([o for o in outcomes if o.measured])[:2]
     best = cheapest_that_keeps([o for o in outcomes if o.role != "clairvoyant"], data.objective)
     shown = [*agents, *([baseline] if baseline else [])]
     shown += [best] if best is not None and best not in shown else []
-    for outcome in shown[:3]:
+    whose = f"{agents[0].label}: " if len(agents) > 1 else ""
+    for outcome in shown:
         tiles.append(
             Tile(outcome.label, f"{usd(outcome.cost.mean)}/day", _tile_note(outcome, data), outcome.style.color)
         )
     if agents and baseline is not None and (saved := saved_against(agents[0], baseline)) is not None:
         share = f"{percent(abs(saved.replica_hours_share))} {'less' if saved.replica_hours_share >= 0 else 'more'}"
-        tiles.append(Tile(f"Pod-hours against {baseline.phrase}", share, saved.amounts(), agents[0].style.color))
-    gaps = [(agent, agent.indicator("gap_closed")) for agent in agents]
-    for agent, gap in [(agent, gap) for agent, gap in gaps if math.isfinite(gap.mean)][:1]:
+        title = f"pod-hours against {baseline.phrase}"
+        tiles.append(Tile(_capital(f"{whose}{title}"), share, saved.amounts(), agents[0].style.color))
+    if agents and math.isfinite((gap := agents[0].indicator("gap_closed")).mean):
         scope = f"95 % interval {gap.low:.2f} to {gap.high:.2f} {gap_scope(data)}"
         interval = scope if gap.has_interval else "fewer than three seeds, no interval"
-        tiles.append(Tile("Gap closed to foresight", f"{gap.mean:.2f}", interval, agent.style.color))
+        tiles.append(
+            Tile(_capital(f"{whose}gap closed to foresight"), f"{gap.mean:.2f}", interval, agents[0].style.color)
+        )
     if not outcomes and configurations:
         kept = sum(keeps_slo(o, data.objective) for o in configurations)
         tiles.append(Tile("Configurations swept", f"{len(configurations)}", f"{kept} keep the SLO"))
@@ -176,7 +199,11 @@ def _tiles(outcomes: list[Outcome], configurations: list[Outcome], data: ReportD
         if found is not None:
             note = f"{_tile_note(found, data)}: {found.label}"
             tiles.append(Tile("Cheapest that keeps it", f"{usd(found.cost.mean)}/day", note, found.style.color))
-    return tiles
+    return tiles[:_MOST_TILES]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _tile_note(outcome: Outcome, data: ReportData) -> str:
@@ -206,11 +233,14 @@ def _comparison_table(outcomes: list[Outcome], objective: float) -> Table | None
         by_title[_AGAINST] = _relative_cost(outcome, baseline)
         tone, words = slo_status(outcome, objective)
         by_title["SLO"] = Cell(words, key=words, tone=tone)
-        note = outcome.policy if outcome.policy.lower().replace("_", "-") not in ("agent", "hpa-tuned", "hpa") else ""
+        note = outcome.policy if outcome.policy.lower().replace("_", "-") not in _PLAIN_NAMES else ""
         note = "" if note.lower() == outcome.label.lower() else note
-        note = ", ".join([*([note] if note else []), *(figures.setting_words(v) for v in outcome.settings.values())])
+        settings = ", ".join(figures.setting_words(value) for value in outcome.settings.values())
+        unfolds = settings if len(settings) > _MOST_LETTERS else ""
+        note = ", ".join(filter(None, [note, "" if unfolds else settings]))
         mark = "best" if outcome is winner else ""
-        rows.append(Row(outcome.label, note, outcome.style.color, [by_title[title] for title in columns], mark))
+        cells = [by_title[title] for title in columns]
+        rows.append(Row(outcome.label, note, outcome.style.color, cells, mark, unfolds))
     return Table(columns, rows)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MultipleLocator, NullFormatter, NullLocator
 
 from experiments.analysis.amounts import objective_text, seconds
 from experiments.report.data import STYLES, Outcome, ReportData, at_worst, evaluated, styles_of, swept
+from experiments.report.decisions import decision_day
 from experiments.report.figures import (
     FRONT,
     GRID,
@@ -95,8 +97,9 @@ def draw_timeline(data: ReportData) -> Figure | None:
         time, p95_s = thin_extremes(timeline["time_s"], timeline["latency_p95_s"], MAX_POINTS)
         latency.plot(time / 3600.0, 1000.0 * p95_s, color=style.color, linewidth=1.0)
         peaks_s += [float(np.nanmax(p95_s))] if np.isfinite(p95_s).any() else []
-    if max(peaks_s) > 8.0 * data.threshold_s:
+    if max(peaks_s) > 4.0 * data.threshold_s:
         latency.set_yscale("log")
+        latency.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         latency.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         latency.yaxis.set_minor_formatter(NullFormatter())
         latency.yaxis.set_minor_locator(NullLocator())
@@ -112,7 +115,7 @@ def draw_timeline(data: ReportData) -> Figure | None:
     replicas.set_ylim(bottom=0.0)
     replicas.legend(frameon=False, fontsize=9, ncols=4, loc="upper left", bbox_to_anchor=(0.0, 1.18), borderaxespad=0.0)
     latency.set_xlabel("time since the start of the day [h]")
-    latency.margins(x=0.005)
+    _hours(latency, time_s)
     figure.align_ylabels()
     return figure
 
@@ -137,9 +140,44 @@ def draw_learning_curve(data: ReportData) -> Figure | None:
     return figure
 
 
+def draw_decisions(data: ReportData) -> Figure | None:
+    """Load and replicas of a day of decisions, and below them the margin and the error budget."""
+    day = decision_day(data)
+    if day is None:
+        return None
+    color, hours = day.style.color, day.time_s / 3600.0
+    figure = _figure(width=9.6, height=6.4)
+    pods, margin, budget = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [2.6, 0.9, 0.8]})
+    pods.fill_between(hours, day.load, color=LOAD, alpha=0.3, linewidth=0, label="load seen")
+    pods.fill_between(hours, day.low, day.high, color=color, alpha=0.28, linewidth=0, label="load provided for (90 %)")
+    pods.plot(hours, day.forecast, color=color, linewidth=0.9, linestyle="--", label="forecast")
+    for name, (time_s, replicas), line in (
+        ("replicas chosen", day.chosen, {"color": color, "linewidth": 1.7}),
+        ("replicas ready", day.ready, {"color": INK, "linewidth": 0.9, "linestyle": ":"}),
+    ):
+        pods.step(time_s / 3600.0, replicas, where="post", label=name, **line)
+    margin.plot(day.margin[0] / 3600.0, 100.0 * day.margin[1], color=color, linewidth=1.0)
+    budget.plot(day.spent[0] / 3600.0, 100.0 * day.spent[1], color=color, linewidth=1.4)
+    budget.axhline(100.0, color=LIMIT, linewidth=1.1, linestyle="--")
+    budget.set_title("- - all of the error budget", loc="right", color=LIMIT, fontsize=9, pad=3)
+    for axes, title in ((pods, "pods"), (margin, "margin [%]"), (budget, "budget\nspent [%]")):
+        _plain_axes(axes)
+        axes.set_ylabel(title)
+    pods.set_ylim(bottom=0.0)
+    margin.set_ylim(bottom=min(0.0, 100.0 * float(np.nanmin(day.margin[1]))))
+    budget.set_ylim(0.0, 108.0 * max(1.0, float(np.nanmax(day.spent[1]))))
+    pods.set_title(f"A day of decisions: {day.phrase}", loc="left", fontsize=11, color=INK, pad=22)
+    pods.legend(frameon=False, fontsize=9, ncols=5, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.0)
+    budget.set_xlabel("time of day [h]")
+    _hours(budget, day.time_s)
+    figure.align_ylabels()
+    return figure
+
+
 PICTURES: dict[str, Callable[[ReportData], Figure | None]] = {
     "pareto.png": draw_pareto,
     "timeline.png": draw_timeline,
+    "decisions.png": draw_decisions,
     "learning_curve.png": draw_learning_curve,
 }
 
@@ -181,10 +219,25 @@ def _draw_outcomes(axes: Axes, outcomes: list[Outcome], scale: NinesAxis, front:
             markersize=11 if outcome.style.marker == "*" else 8,
             elinewidth=1.3,
             capsize=3,
-            label=_literal(outcome.label),
             yerr=up_down,
             xerr=left_right,
         )
+        # A marker of its own for the legend, where bars would lie over the markers of other rows.
+        shape: dict[str, Any] = {
+            "marker": outcome.style.marker,
+            "color": outcome.style.color,
+            "linestyle": "none",
+            "markersize": 8,
+        }
+        axes.plot([], [], label=_literal(outcome.label), **shape)
+
+
+def _hours(axes: Axes, time_s: np.ndarray) -> None:
+    """An axis of hours without empty ends; every third one is named on a day."""
+    first, last = float(time_s[0]) / 3600.0, float(time_s[-1]) / 3600.0
+    axes.set_xlim(math.floor(first * 20.0) / 20.0, math.ceil(last * 20.0) / 20.0)
+    if 12.0 <= last - first <= 25.0:
+        axes.xaxis.set_major_locator(MultipleLocator(3.0))
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -34,6 +34,7 @@ from sim_core.engines import FLUID
 from sim_core.indicators import FIXED_COST_TITLES, INDICATORS
 from sim_core.units import format_duration
 
+LEARNED = ("agent", "general")  # roles of those that learned: on this traffic, and on others
 _SHARES = {indicator.name for indicator in INDICATORS.values() if indicator.is_share}
 
 
@@ -154,7 +155,7 @@ def _objective_words(data: ReportData, named: Outcome) -> list[str]:
 def _verdict_of_evaluation(data: ReportData, outcomes: list[Outcome], configurations: list[Outcome]) -> Verdict:
     baseline = baseline_of(outcomes)
     deployable = [o for o in outcomes if o.role != "clairvoyant"]
-    agents = [o for o in deployable if o.role == "agent"]
+    agents = learned(deployable)
     winner = cheapest_that_keeps(deployable, data.objective)
     headline, tone = _headline(deployable or outcomes, winner, baseline, data.objective)
     details: list[str] = []
@@ -164,7 +165,8 @@ def _verdict_of_evaluation(data: ReportData, outcomes: list[Outcome], configurat
     details += _no_room_words(outcomes, agents)
     for outcome in dict.fromkeys(o for o in (winner, *agents) if o is not None):
         details += _certainty_of_slo(outcome, data.objective)
-    if not agents:
+    details += _trained_or_general(agents, data.objective)
+    if all(agent.role == "general" for agent in agents):
         details.append("No trained agent was evaluated.")
     if not all(o.cost.has_interval for o in outcomes):
         details.append(
@@ -177,6 +179,28 @@ def _verdict_of_evaluation(data: ReportData, outcomes: list[Outcome], configurat
             f"Cheapest of {_count(len(configurations), 'configuration')} that keeps the SLO on training traffic: {found}."
         )
     return Verdict(headline, tuple(details), tone)
+
+
+def learned(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The agents among them: trained ones first, then those that come with the package."""
+    return sorted((o for o in outcomes if o.role in LEARNED), key=lambda o: LEARNED.index(o.role))
+
+
+def _trained_or_general(agents: Sequence[Outcome], objective: float) -> list[str]:
+    """What training on this traffic was worth, where an agent that was trained on it stands beside a general one."""
+    trained = next((o for o in agents if o.policy == "agent"), None)
+    general = next((o for o in agents if o.role == "general"), None)
+    if trained is None or general is None:
+        return []
+    saved = saved_against(trained, general)
+    difference = f"needs {saved.brief(general.phrase)}" if saved else f"costs {_share_words(trained, general)}"
+    noise = ", which is within the noise of the seeds" if differs(trained, general, None) is False else ""
+    reached = [attained(o.attainment.mean, objective) for o in (trained, general)]
+    return [
+        f"{_capital(trained.phrase)} learned on the traffic before; {general.phrase} comes with the package and has never "
+        f"seen any of it. Side by side {trained.phrase} {difference}{noise}, at an SLO attainment of {reached[0]} against "
+        f"{reached[1]}."
+    ]
 
 
 def _headline(
@@ -204,7 +228,7 @@ def _headline(
         saved = saved_against(winner, baseline)
         headline += f": {saved.brief(baseline.phrase) if saved else _share_words(winner, baseline)}"
         headline += "" if keeps_slo(baseline, objective) else f"; {baseline.phrase} misses the SLO"
-    lost = winner.role != "agent" and any(o.role == "agent" for o in outcomes)
+    lost = not learned([winner]) and bool(learned(outcomes))
     unsure = slo_status(winner, objective)[0] != "good" or not winner.cost.has_interval
     return f"{headline}.", "fair" if lost or unsure else "good"
 
@@ -225,7 +249,7 @@ def differs(one: Outcome, other: Outcome, baseline: Outcome | None) -> bool | No
 
 def _agent_against_baseline(agent: Outcome, baseline: Outcome | None, objective: float) -> list[str]:
     if baseline is None:
-        return ["No HPA was evaluated beside the agent: its cost has nothing to be compared with."]
+        return [f"No HPA was evaluated beside {agent.phrase}: its cost has nothing to be compared with."]
     who, hpa = _capital(agent.phrase), baseline.phrase
     saved = saved_against(agent, baseline)
     costs = f"needs {saved.words(hpa)}" if saved else f"costs {_share_words(agent, baseline)}"
@@ -238,7 +262,7 @@ def _agent_against_baseline(agent: Outcome, baseline: Outcome | None, objective:
         end = "what it saves is paid for in bad requests" if cheaper else "it is not an option"
         lines.append(f"{who} misses the SLO ({reached} against {objective_text(objective)}): {end}. It {costs}.")
     elif clear is False:
-        lines.append(f"{who} and {hpa} cannot be told apart on cost, within the noise of the seeds: the agent {costs}.")
+        lines.append(f"{who} and {hpa} cannot be told apart on cost, within the noise of the seeds: it {costs}.")
     elif agent.cost.mean < baseline.cost.mean:
         lines.append(f"{who} {costs}.")
     else:
@@ -269,7 +293,8 @@ def _gap_words(agent: Outcome, baseline: Outcome | None, data: ReportData) -> li
     if gap.has_interval and gap.low <= 0.0 <= gap.high:
         text += "; the interval holds zero, so no improvement is shown"
     lines = [f"{text}."]
-    if agent.attainment.mean < baseline.attainment.mean:
+    own_limits, other_limits = agent.attainment, baseline.attainment
+    if own_limits.mean < other_limits.mean or own_limits.low > other_limits.high:
         own, theirs = (attained(o.attainment.mean, data.objective) for o in (agent, baseline))
         lines.append(
             f"That comparison is not at equal SLO attainment: {agent.phrase} reaches {own}, {baseline.phrase} {theirs}."

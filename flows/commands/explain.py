@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sim_core.errors import InputError, PolicyError
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 _AROUND = 4  # decisions shown before and after
 _DAY_S = 86_400.0
+OPTION, ENDINGS = "--output", (".parquet", ".csv")
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,24 @@ def explain(request: ExplainRequest) -> dict[str, Any]:
     profile = load_profile(request.profile, overrides(request.settings))
     warnings = warn_of([profile])
 
-    from agents.policies.contract import play
-    from agents.policies.explained import COLUMNS, Explained
-    from experiments.timelines import check_place
+    from agents.policies.explained import COLUMNS, decisions_of
+    from experiments.analysis.decisions import clock, in_words
+    from experiments.timelines import check_place, write_table
     from sim_core.world import Lane
 
     if request.output is not None:
-        check_place(request.output)
+        check_place(request.output, OPTION, ENDINGS)
     since_s = (at_s - start_s) % _DAY_S
     sync_s = profile.controller.sync_period_seconds
-    length_s = (int(since_s / sync_s) + _AROUND + 2) * sync_s
-    trace = request.traffic.load(profile, start_s, length_s)
-    policy = Explained(made(choice, request.state))  # type: ignore[arg-type]
-    play([Lane(profile, trace, request.seed, start_s)], policy, length_s)
-    decisions = policy.decisions
+    least_s = (int(since_s / sync_s) + 1) * sync_s
+    length_s = max(least_s + (_AROUND + 1) * sync_s, _DAY_S if request.output is not None else 0.0)
+    # A generator's traffic is scaled by its peak: that of the whole day, as `run` plays it.
+    trace = request.traffic.load(profile, start_s, least_s if request.traffic.trace else max(length_s, _DAY_S))
+    length_s = min(length_s, int((trace.duration_s - start_s) / sync_s + 1e-9) * sync_s)
+    policy = made(choice, request.state)
+    decisions = decisions_of(policy, Lane(profile, trace, request.seed, start_s), length_s)  # type: ignore[arg-type]
     if request.output is not None:
-        decisions.to_parquet(request.output, index=False)
+        write_table(request.output, decisions.assign(clock=decisions["at_s"].map(clock)), OPTION)
     shown: list[dict[str, Any]] = []
     for _, rows in decisions.groupby("service", sort=False):
         nearest = int((rows["time_s"] - since_s).abs().to_numpy().argmin())
@@ -69,10 +71,10 @@ def explain(request: ExplainRequest) -> dict[str, Any]:
         shown += [
             {
                 **{str(name): value for name, value in row.items()},
-                "clock": clock(start_s + row["time_s"]),
+                "clock": clock(row["at_s"]),
                 "asked": index == rows.index[nearest],
             }
-            for index, row in zip(part.index, part.drop(columns="lane").to_dict("records"), strict=True)
+            for index, row in zip(part.index, part.to_dict("records"), strict=True)
         ]
     return {
         "command": "explain",
@@ -81,7 +83,7 @@ def explain(request: ExplainRequest) -> dict[str, Any]:
         "traffic": request.traffic.describe(trace),
         "seed": request.seed,
         "at": request.at,
-        "settings": policy.settings,
+        "settings": dict(getattr(policy, "settings", {})),
         "columns": COLUMNS,
         "decisions": shown,
         "in_words": [in_words(row) for row in shown if row["asked"]],
@@ -101,29 +103,6 @@ def clock_s(text: str) -> float:
         raise InputError("--at", f"must be a time of day from 00:00 to 23:59, as 14:20 (got {text!r})")
     hours, minutes, seconds = (int(part or 0) for part in parts.groups())
     return 3600.0 * hours + 60.0 * minutes + seconds
-
-
-def clock(time_s: float) -> str:
-    """The time of day of a moment of the traffic."""
-    seconds = round(time_s) % 86_400
-    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-
-
-def in_words(row: Mapping[str, Any]) -> str:
-    """A decision as a sentence or two."""
-    if row["stale"]:
-        return f"{row['clock']} {row['service']}: metrics were too old; {row['desired']:.0f} replicas were held."
-    words = (
-        f"{row['clock']} {row['service']}: the last scrape showed a load of {row['load']:.1f} pods; {row['forecast']:.1f} "
-        f"are expected when pods ordered now are ready, give or take {row['uncertainty']:.0%}. Of the error budget "
-        f"{row['budget_spent']:.0%} is spent, so {row['needed']:.0f} replicas cost least ({row['margin']:+.0%})"
-    )
-    if row["residual"]:
-        words += f", with {row['residual']:+.1%} of load by what was learned"
-    if row["overdue"]:
-        words += f"; {row['overdue']:.0f} pods that should be ready do not count"
-    held = f" ({row['desired'] - row['needed']:+.0f} by holds and bounds)" if row["desired"] != row["needed"] else ""
-    return f"{words}. Asked for: {row['desired']:.0f}{held}."
 
 
 def _explains_itself(text: str) -> Choice:
