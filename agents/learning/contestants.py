@@ -25,7 +25,7 @@ PRICES = tuple(float(price) for price in np.geomspace(0.004, 2.0, 8))
 _PRICE_STEP = 3.0
 PRICE_FACTOR = "price_factor"  # of a learned policy's own price of the error budget
 PRICE_FACTORS = (0.15, 0.35, 0.6, 1.0, 1.7, 3.0, 6.0)
-LEARNED_SHARE = 0.4  # of the budget of a trained agent that it learns with; its rule is searched with the rest
+LEARNED_SHARE = 0.25  # of the budget of a trained agent that it learns with; its rule is searched with the rest
 TRAINING_SEEDS = 2
 
 

@@ -76,6 +76,12 @@ def load_weights(policy: Any, model: bytes, kept: float) -> None:
         module.load_state_dict(weights)
 
 
+def with_settings(model: bytes, settings: Mapping[str, float]) -> bytes:
+    """The same network with other settings: those of the rule, and `kept`."""
+    rule = {name: value for name, value in settings.items() if name != "kept"}
+    return with_metadata(model, {"rule": rule, "kept": settings["kept"]})
+
+
 def with_metadata(model: bytes, changes: Mapping[str, Any]) -> bytes:
     """The same network with other metadata: `rule`, `kept`, `about`; layout and features are this version's."""
     loaded = onnx.load_model_from_string(model)

@@ -35,6 +35,9 @@ GENERATED_DAYS = 6
 MOST_DAYS = 8  # of a trace
 STARTUPS_S = (10.0, 20.0, 45.0, 110.0)
 OBJECTIVES = (0.99, 0.99, 0.995)
+SIZES = (0.5, 1.0, 1.0, 2.0)  # CPU time of a request over the profile's own
+BALANCING = ("least_outstanding", "least_outstanding", "round_robin", "random")
+VARIANTS = 2
 PEAKS = (12, 20, 40)  # replicas at 70 %
 SERVED = 0.9  # of the traffics, that the price of the error budget is high enough for
 LANES = 64
@@ -43,7 +46,7 @@ SEED = 20_261_128
 
 
 def parts_of(traces: Sequence[Trace], seed: int = SEED) -> list[Part]:
-    """The traffics with the profile `production` in many variants, one for each; their last MOST_DAYS.
+    """The traffics with the profile `production` in many variants, VARIANTS for each; their last MOST_DAYS.
 
     Args:
         traces: as they were recorded.
@@ -57,16 +60,20 @@ def parts_of(traces: Sequence[Trace], seed: int = SEED) -> list[Part]:
         raise InputError("traces", f"must last two days or more (shorter: {', '.join(short)})")
     generator = np.random.default_rng(seed)
     made = []
-    for number, trace in enumerate(traces):
-        profile = load_profile("production").with_overrides(
+    for number, trace in enumerate([trace for _ in range(VARIANTS) for trace in traces]):
+        size, usual = float(generator.choice(SIZES)), load_profile("production")
+        cpu_s = usual.services[0].container.cpu_seconds_per_request or 0.0
+        profile = usual.with_overrides(
             {
                 "services.api.lifecycle.startup_seconds": STARTUPS_S[number % len(STARTUPS_S)],
+                "services.api.container.cpu_seconds_per_request": size * cpu_s,
+                "ingress.load_balancing": BALANCING[int(generator.integers(len(BALANCING)))],
                 "slo.objective": OBJECTIVES[int(generator.integers(len(OBJECTIVES)))],
             }
         )
         scaled = scale_to_replicas(trace, profile, PEAKS[int(generator.integers(len(PEAKS)))])
         end_s = np.floor(scaled.duration_s / DAY_S) * DAY_S
-        made.append(Part(profile, scaled, max(0.0, end_s - MOST_DAYS * DAY_S), end_s, most_days=2))
+        made.append(Part(profile, scaled, max(0.0, end_s - MOST_DAYS * DAY_S), end_s, most_days=1))
     return made
 
 

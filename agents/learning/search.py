@@ -33,7 +33,6 @@ LEAST_SEARCH_DAYS, MOST_SEARCH_DAYS = 20.0, 300.0  # of the search for a rule be
 _FINAL_SHARE = 0.2  # of the budget, for playing the finalists with other draws
 OTHER_DRAWS = 1000  # from the seed of the candidates to that of the finalists
 _SIGMA = 0.2  # of the range of a parameter: how far the first candidates lie from the start
-_NEAR = 0.08  # ... where the start is a good one
 # How many times its pods a candidate is charged for spending the whole budget once more than it may; on the frontiers
 # that were measured a budget is worth a tenth of the pods or less.
 _PENALTY = 0.5
@@ -166,12 +165,7 @@ def search_target(profile: Profile) -> float:
 
 
 def search(
-    family: Family,
-    part: Part | Sequence[Part],
-    budget_days: float,
-    seed: int = SEARCH_SEED,
-    threads: int = 2,
-    start: Mapping[str, Any] | None = None,
+    family: Family, part: Part | Sequence[Part], budget_days: float, seed: int = SEARCH_SEED, threads: int = 2
 ) -> Found:
     """The settings of a family with the fewest pods that keep the SLO with a margin; where none does, the nearest to it.
 
@@ -182,21 +176,20 @@ def search(
             candidate is always played.
         seed: of the draws of the first candidates' days.
         threads: that lanes are played on; the outcome does not depend on them.
-        start: settings that are known to be good, near which is searched; None: the family's own defaults.
     """
     parts = [part] if isinstance(part, Part) else list(part)
     parameters = list(family.parameters(parts[0]))
     field = _Field(family, parts, threads)
-    began = [p.start if start is None else p.to_unit(min(max(start[p.name], p.low), p.high)) for p in parameters]
+    start = [parameter.start for parameter in parameters]
     free = [k for k, parameter in enumerate(parameters) if parameter.high > parameter.low]
     n_final = min(FINALISTS, int(_FINAL_SHARE * budget_days / field.days))
     for_candidates = budget_days - n_final * field.days
-    candidates = [_settings(parameters, began)]
+    candidates = [_settings(parameters, start)]
     field.play(candidates, seed)
     if len(free) == 1:  # a line needs no evolution: ever finer steps around the best
         _search_line(field, parameters, free[0], for_candidates, seed)
     elif free:
-        _evolve(field, parameters, began, _SIGMA if start is None else _NEAR, free, for_candidates, seed)
+        _evolve(field, parameters, start, free, for_candidates, seed)
     field.finish(n_final, seed + OTHER_DRAWS)
     return field.best()
 
@@ -209,13 +202,12 @@ def _evolve(
     field: _Field,
     parameters: Sequence[Parameter],
     start: Sequence[float],
-    sigma: float,
     free: Sequence[int],
     budget: float,
     seed: int,
 ) -> None:
     def cma(mean: np.ndarray, run: int) -> CMA:
-        return CMA(mean=mean, sigma=sigma, bounds=np.tile([0.0, 1.0], (len(free), 1)), seed=seed + run)
+        return CMA(mean=mean, sigma=_SIGMA, bounds=np.tile([0.0, 1.0], (len(free), 1)), seed=seed + run)
 
     mean, run = np.array([start[k] for k in free]), 0
     evolution = cma(mean, run)

@@ -1,9 +1,9 @@
-"""Training of an autoscaler with PPO from stable-baselines3, on top of a searched rule; both begin as the general model.
+"""Training of an autoscaler for some traffic, with PPO from stable-baselines3: it begins as the general model.
 
-First the rule's settings are searched on the training traffic; it is the floor. Then PPO learns when to provide for more or
-less than the rule does; a dual price of bad requests follows the error budget meanwhile, so that what is learned keeps the
-SLO. Last, a part of the traffic that neither has seen decides how much of the residual is kept, and whether anything that
-was learned is better than the general model as it is: where it gains nothing there, the rule alone or that model ships.
+First that model's settings are refined on the training traffic; its rule is the floor. Then PPO goes on learning when to
+provide for more or less than the rule does; a dual price of bad requests follows the error budget meanwhile, so that what is
+learned keeps the SLO. Last, a part of the traffic that nothing has seen decides what ships: the general model, the refined
+one, or what PPO made of it, and how much of its residual is kept.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.env import BAD_SCALE, DevOpsVecEnv, EnvSpec, worthwhile_threads
-from agents.learning.export import export_onnx, load_weights, with_metadata
-from agents.learning.families import RULE
-from agents.learning.search import DAY_S, Found, Part, budget_days, requests_by_lane, search
+from agents.learning.export import export_onnx, load_weights, with_metadata, with_settings
+from agents.learning.refine import Refined, refine
+from agents.learning.search import DAY_S, Part, budget_days, requests_by_lane
 from agents.policies.contract import play
 from agents.policies.learned import LearnedPolicy, general_policy
 from sim_core.errors import InputError
@@ -66,9 +66,9 @@ _BEYOND, _MOST_BEYOND = 4.0, 3  # steps beyond these, and how many, where they d
 _CALIBRATION_FACTORS = (*_PRICE_FACTORS, 9.0, 16.0)
 CALIBRATION_DAYS = 8
 JUDGED_DAYS = 5  # of which the lower limit of the attainment is to keep the SLO, see `calibrate`
-PRIOR_DAYS, PRIOR_SPREAD = 2.0, 0.5
-OPTIMISM = 1.6  # bad requests of other days over those of the days that were tuned on
-OWN, GENERAL = "own", "general"  # models that validation chooses from
+PRIOR_DAYS, PRIOR_SPREAD = 2.0, 0.4
+OPTIMISM = 1.25  # bad requests of other days over those of the days that were tuned on
+GENERAL, REFINED, LEARNED = "general", "refined", "learned"  # models that validation chooses from
 CONSTANT = 0.01  # residuals nearer than this to their median count as one constant action
 
 
@@ -131,8 +131,8 @@ class TrainResult:
         onnx: the model, see `agents.learning.export`.
         rule: settings of the rule inside.
         kept: share of the residual that is kept [1].
-        is_general: whether it is the general model, rule and residual, since neither search nor learning gained on it.
-        validation: rows of (model, kept, price, slo_attainment, pods_usd) on the validation part; `model` is OWN or GENERAL.
+        origin: which model ships: GENERAL or REFINED, where nothing later gained on it, or LEARNED.
+        validation: rows of (model, kept, price, slo_attainment, pods_usd) on the validation part; `model` is one of these.
         gain_over_rule: pods that the residual saves on the validation part at equal attainment [1]; None: no frontier of
             the two reaches the objective there.
         action_std: spread of its actions at the end of the learning, as a share of the largest residual [1].
@@ -145,7 +145,7 @@ class TrainResult:
     onnx: bytes
     rule: dict[str, Any]
     kept: float
-    is_general: bool
+    origin: str
     validation: list[dict[str, Any]]
     gain_over_rule: float | None
     action_std: float
@@ -162,8 +162,10 @@ class TrainResult:
         """How the learning went, in a line for people; a policy that does nothing says so."""
         gain = "unknown" if self.gain_over_rule is None else f"{self.gain_over_rule:+.1%} of the pods"
         what = f"residual kept at {self.kept:.0%}" if self.kept > 0.0 else "the residual gained nothing: the rule ships"
-        if self.is_general:
+        if self.origin == GENERAL:
             what = "nothing that was learned is better than the general model: it ships, with a price for this traffic"
+        if self.origin == REFINED:
+            what = "learning gained nothing on the general model with settings for this traffic, which ships"
         collapsed = "; collapsed to one action" if self.constant_share > 0.95 else ""
         return (
             f"{what}; gain over the rule {gain} on the validation part; action entropy {self.action_entropy:.2f} nat, "
@@ -220,11 +222,13 @@ def train(
     learned_end_s = request.validation_start_s
     part = Part(request.profile, request.trace, request.start_s, learned_end_s)
     general = general_policy()
-    found = search(RULE, part, request.searched_days, start=general.rule)
-    spec = EnvSpec(in_long_ticks(request.profile), request.trace, request.start_s, learned_end_s, rule=found.settings)
-    learner, steps = learn(request, [spec] * request.n_envs, on_progress, should_stop, start=general)
-    network = export_onnx([learner.policy], found.settings, 1.0)
-    chosen = choose_kept(network, found, Part(request.profile, request.trace, learned_end_s, request.end_s), general)
+    found = refine(general, part, request.searched_days)
+    refined = LearnedPolicy(with_settings(general.model, found.settings))
+    spec = EnvSpec(in_long_ticks(request.profile), request.trace, request.start_s, learned_end_s, rule=refined.rule)
+    learner, steps = learn(request, [spec] * request.n_envs, on_progress, should_stop, start=refined)
+    network = export_onnx([learner.policy], refined.rule, 1.0)
+    validation = Part(request.profile, request.trace, learned_end_s, request.end_s)
+    chosen = choose(network, general, refined, found, validation)
     model = LearnedPolicy(chosen.model)
     whole = Part(request.profile, request.trace, request.start_s, request.end_s, CALIBRATION_DAYS)
     price, calibration = calibrate(model, whole)
@@ -234,7 +238,7 @@ def train(
         onnx=with_metadata(chosen.model, {"rule": rule, "about": {"trace": request.trace.name, "steps": steps}}),
         rule=rule,
         kept=chosen.kept,
-        is_general=chosen.is_general,
+        origin=chosen.origin,
         validation=chosen.rows,
         gain_over_rule=chosen.gain,
         action_std=std,
@@ -254,6 +258,7 @@ def train(
             "learning_rate": request.learning_rate,
             "hidden": list(HIDDEN),
             "episode_s": spec.check().episode_s,
+            "refined_gain": found.gain,
             "search_days": found.simulated_days,
             "search_candidates": found.candidates,
         },
@@ -301,35 +306,47 @@ class Chosen:
 
     Attributes:
         model: with the share of the residual that is kept.
-        is_general, rows, gain, constant_share: see `TrainResult`.
+        origin, rows, gain, constant_share: see `TrainResult`.
     """
 
     model: bytes
     kept: float
-    is_general: bool
+    origin: str
     rows: list[dict[str, Any]]
     gain: float | None
     constant_share: float
 
 
-def choose_kept(network: bytes, found: Found, part: Part, general: LearnedPolicy) -> Chosen:
-    """What needs the fewest pods at the objective, on traffic not seen: a share of a residual, or the general model.
+def choose(network: bytes, general: LearnedPolicy, refined: LearnedPolicy, found: Refined, part: Part) -> Chosen:
+    """What needs the fewest pods at the objective: the general model, the refined one, or a share of what was learned on it.
+
+    The refined model is one of few that were tried, so what it gained there counts too, by days; what PPO learned there says
+    nothing of other days.
 
     Args:
-        network: a model that keeps all of it.
-        found: the rule.
+        network: a model that keeps all of the residual that was learned.
+        found: what `refined` came of.
         part: the validation part.
     """
-    pods, rows, constant_share = pods_of_shares(network, found.settings["price"], part)
+    pods, rows, constant_share = pods_of_shares(network, LearnedPolicy(network).rule["price"], part)
     gains = {kept: 1.0 - pods[kept] / pods[0.0] for kept in KEPT if math.isfinite(pods[kept] / pods[0.0])}
     best = max(gains, key=lambda kept: gains[kept], default=0.0)
     kept = best if gains.get(best, 0.0) >= LEAST_GAIN else 0.0
     gain = max((gains[share] for share in gains if share > 0.0), default=None)
-    usual, usual_rows, _ = frontier_of(general, part)
-    rows += [{"model": GENERAL, "kept": general.kept, **row} for row in usual_rows]
-    if pods[kept] <= (1.0 - LEAST_GAIN) * usual or (math.isnan(usual) and math.isfinite(pods[kept])):
-        return Chosen(with_metadata(network, {"kept": kept}), kept, False, rows, gain, constant_share)
-    return Chosen(general.model, general.kept, True, rows, gain, constant_share)
+    costs = {}
+    for origin, model in ((GENERAL, general), (REFINED, refined)):
+        costs[origin], played, _ = frontier_of(model, part)
+        rows += [{"model": origin, "kept": model.kept, **row} for row in played]
+    days = len(part.starts_s) * part.block_s / DAY_S
+    seen = 1.0 - costs[REFINED] / costs[GENERAL]
+    known = found.gain if math.isnan(seen) else (found.days * found.gain + days * seen) / (found.days + days)
+    origin, content, share = GENERAL, general.model, general.kept
+    if known >= LEAST_GAIN:
+        origin, content, share = REFINED, refined.model, refined.kept
+    # An objective that is out of reach, NaN, is worse than any cost.
+    if pods[kept] <= (1.0 - LEAST_GAIN) * costs[origin] or (math.isnan(costs[origin]) and math.isfinite(pods[kept])):
+        origin, content, share = LEARNED, with_metadata(network, {"kept": kept}), kept
+    return Chosen(content, share, origin, rows, gain, constant_share)
 
 
 def pods_of_shares(network: bytes, price: float, part: Part) -> tuple[dict[float, float], list[dict[str, Any]], float]:
@@ -349,7 +366,7 @@ def pods_of_shares(network: bytes, price: float, part: Part) -> tuple[dict[float
     for kept in KEPT:
         model = LearnedPolicy(with_metadata(network, {"kept": kept}), price=price)
         pods[kept], outcomes, constant_share = frontier_of(model, part)
-        rows += [{"model": OWN, "kept": kept, **row} for row in outcomes]
+        rows += [{"model": LEARNED, "kept": kept, **row} for row in outcomes]
     return pods, rows, constant_share
 
 
@@ -428,7 +445,7 @@ def bad_share_high(requests: np.ndarray, bad: np.ndarray) -> float:
     Args:
         requests, bad: of each day, shape (n_days,).
     """
-    share = max(bad.sum() / requests.sum(), 1e-9)
+    share = min(max(bad.sum() / requests.sum(), 1e-9), 1.0 - 1e-9)
     off = (bad - share * requests) / requests.mean()
     prior = PRIOR_DAYS * (PRIOR_SPREAD * share) ** 2
     spread = math.sqrt((np.square(off).sum() + prior) / (len(off) - 1 + PRIOR_DAYS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import onnxruntime
 from agents.features import FEATURES, LAYOUT_VERSION, N_FEATURES, choose_lanes, see_lanes
 from agents.observation import Observations
 from agents.policies.rule import NOTHING, RULE_STATE, batch_of_rules
-from agents.policies.settings import LEARNED, RULE, completed, problems_of
+from agents.policies.settings import LEARNED, RULE, completed, for_lanes, problems_of
 from sim_core.errors import ModelError, PolicyError
 from sim_core.world import Lane, Scaler
 
@@ -81,6 +81,8 @@ class LearnedPolicy:
         self.kept = float(json.loads(told["kept"])) if kept is None else kept
         self.about: dict[str, Any] = json.loads(told.get("about", "{}"))
         self._input = inputs[0].name
+        self._chosen: list[Mapping[str, float]] = []  # settings by lane; none: its own for all
+        self._kept = np.zeros(0)
         self.rules, self.capacity = np.zeros(0), NOTHING
         self.states = np.zeros(0, dtype=RULE_STATE)
         self.features = np.zeros((0, N_FEATURES), dtype=np.float32)
@@ -96,16 +98,27 @@ class LearnedPolicy:
         own = min(max(self.rule["price"] * factor, price.low), price.high)
         return LearnedPolicy(self.model, self.name, self.metadata, own, self.kept)
 
+    def by_lane(self, settings: Sequence[Mapping[str, float]]) -> LearnedPolicy:
+        """The same network, which plays lane k with settings k: those of the rule, and `kept`."""
+        made = LearnedPolicy(self.model, self.name, self.metadata)
+        made._chosen = list(settings)
+        return made
+
     def reset(self, lanes: Sequence[Lane], duration_s: float) -> None:
-        self.rules, self.capacity = batch_of_rules([(lane.profile, self.rule) for lane in lanes])
+        chosen = for_lanes(self._chosen or [self.settings], len(lanes))
+        rules = [{name: value for name, value in own.items() if name != "kept"} for own in chosen]
+        self.rules, self.capacity = batch_of_rules(
+            [(lane.profile, own) for lane, own in zip(lanes, rules, strict=True)]
+        )
+        self._kept = np.repeat([own["kept"] for own in chosen], [len(lane.profile.services) for lane in lanes])
         self.states = np.zeros(len(self.rules), dtype=RULE_STATE)
         self.features = np.zeros((len(self.rules), N_FEATURES), dtype=np.float32)
 
     def predict(self, observations: Observations) -> np.ndarray:
         observations.decide(see_lanes, self.rules, self.states, self.features)
         residuals = np.zeros(len(self.rules))
-        if self.kept > 0.0:
-            residuals[:] = self.kept * self.residuals(self.features)
+        if self._kept.any():
+            residuals[:] = self._kept * self.residuals(self.features)
         desired = np.zeros((observations.n_lanes, observations.n_services), dtype=np.int64)
         capacity = self.capacity
         observations.decide(

@@ -40,6 +40,9 @@ HELD = 64  # decisions that a hold may last
 BUDGET_MEMORY_S = 86_400.0  # e-folding time of the error budget's account
 BUDGET_PRIOR_S = 7200.0  # requests of so long count as having spent just the budget, before anything is known
 _MOST_BUDGETS = 3.0  # spent, that the price answers to
+# Where a budget is worth more than the pods that its load keeps busy, no price buys what the spread says will not come:
+# there the spread itself is doubted, by the root of the price, up to so much.
+_MOST_DOUBT = 12.0
 STALE_SCRAPES = 2.5  # a newest scrape older than so many intervals and the usual delay is stale
 FURTHEST_S = 1800.0  # that a decision looks ahead
 _DRAIN_S = 60.0  # a queue is to be worked off in so long
@@ -220,12 +223,13 @@ def prepare(world, i, rule, memory):
     look_ahead(rule.forecast, forecast, season, ahead_s, step_s)
     seen = scrape_of(world, 0, i)
     memory.waiting = rule.backlog_weight * seen.queue_len * rule.work_s / _DRAIN_S
+    memory.spent = memory.bad / max(rule.budget * memory.requests, 1e-9)
+    memory.price = rule.price * math.exp(rule.feedback * (min(memory.spent, _MOST_BUDGETS) - 1.0))
+    doubt = min(max(1.0, math.sqrt(memory.price)), _MOST_DOUBT)
     for h in range(HORIZONS):
         variance = rule.spread_weight * rule.spread_weight * forecast.variance[h]
         variance += rule.count_weight * rule.count_weight / max(math.exp(forecast.log_ahead[h]), 0.1)
-        memory.spread[h] = math.sqrt(variance)
-    memory.spent = memory.bad / max(rule.budget * memory.requests, 1e-9)
-    memory.price = rule.price * math.exp(rule.feedback * (min(memory.spent, _MOST_BUDGETS) - 1.0))
+        memory.spread[h] = doubt * math.sqrt(variance)
 
 
 @phase

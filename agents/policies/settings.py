@@ -69,7 +69,7 @@ RULE = (
     Setting("spread_weight", 0.0, 2.5, 0.8),  # of the forecast's spread that is planned for [1]
     Setting("tail", 0.0, 0.6, 0.1),  # how much heavier than normal the ends of its distribution are
     Setting("count_weight", 0.0, 0.6, 0.1),  # of a spread that falls with the root of the load [1]
-    Setting("price", 0.004, 4.0, 0.1),  # of the error budget of some load, in the pods that this load keeps busy [1]
+    Setting("price", 0.004, 100.0, 0.1),  # of the error budget of some load, in the pods that this load keeps busy [1]
     Setting("feedback", 0.0, 3.0, 0.7),  # what the log of the price gains for each budget that is overspent
     Setting("hold_s", 0.0, 900.0, 60.0),  # replicas fall only to the most that was wanted for so long
     Setting("backlog_weight", 0.0, 2.0, 0.5),  # of the work that waits [1]
