@@ -353,15 +353,6 @@ def test_a_policy_that_weighs_bad_requests_gets_a_frontier_of_prices(monkeypatch
 # --- the verdict
 
 
-def made_up_flat(name: str, pods_usd: float) -> Outcomes:
-    """A policy whose pods cost as much at 1 %, on all days and in all seeds."""
-    shape = (len(SHARES), 1, 5, 2)
-    along = np.ones(shape) * SHARES[:, np.newaxis, np.newaxis, np.newaxis]
-    pods = pods_usd * np.ones(shape) + 2.0 * np.log2(0.01 / along)
-    settings = [{"knob": float(k)} for k in range(len(SHARES))]
-    return Outcomes(name, settings, 3, np.full(shape, 1e6), 1e6 * along, pods, np.full(shape, 31.0))
-
-
 def rows_of(played: Sequence[Outcomes]) -> dict[str, dict[str, Any]]:
     table = judge(played, 0.99, resamples=200).table
     return {str(row["policy"]): {str(key): value for key, value in row.items()} for row in table.to_dict("records")}
@@ -396,7 +387,7 @@ def test_the_table_ranks_rivals_at_equal_attainment():
 def test_a_learned_policy_meets_its_own_rule_and_no_other_learned_one():
     """At 1 % `general` costs 24, `agent` 25, their rules 26 and 30: agent and general are no rivals, rules are."""
     costs = {"agent": 25.0, "general": 24.0, "agent(kept=0)": 26.0, "general(kept=0)": 30.0, "hpa-tuned": 32.0}
-    rows = rows_of([made_up_flat(name, usd) for name, usd in costs.items()])
+    rows = rows_of([constant(name, usd, (0, 0, 0, 0, 0)) for name, usd in costs.items()])
     assert rows["agent"]["best_rival"] == rows["general"]["best_rival"] == "agent(kept=0)"
     assert rows["agent"]["against_rule_pct"] == pytest.approx(100 * (25 / 26 - 1))
     assert rows["general"]["against_rule_pct"] == pytest.approx(100 * (24 / 30 - 1))
