@@ -45,6 +45,12 @@ LEARNERS = 2
 SEED = 20_261_128
 
 
+def traffic_of(paths: Sequence[Path]) -> list[Trace]:
+    """The traces of some files, and the bundled generators' traffic after them."""
+    generated = [bundled_traffic(name).generate(GENERATED_DAYS * DAY_S, seed=k) for k, name in enumerate(GENERATED)]
+    return [*(rate_estimate(read_trace(path)) for path in paths), *generated]
+
+
 def parts_of(traces: Sequence[Trace], seed: int = SEED) -> list[Part]:
     """The traffics with the profile `production` in many variants, VARIANTS for each; their last MOST_DAYS.
 
@@ -135,9 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--search-days", type=float, default=2000.0)
     parser.add_argument("--steps", type=int, default=2_000_000)
     given = parser.parse_args(arguments)
-    generated = [bundled_traffic(name).generate(GENERATED_DAYS * DAY_S, seed=k) for k, name in enumerate(GENERATED)]
-    logged = [rate_estimate(read_trace(path)) for path in given.traces]
-    model, facts = make([*logged, *generated], given.search_days, given.steps)
+    model, facts = make(traffic_of(given.traces), given.search_days, given.steps)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_bytes(model)
     digest = hashlib.sha256(model).hexdigest()

@@ -468,6 +468,11 @@ def _outcome(
     return by_day[0], by_day[1], usd, np.concatenate(watched.residuals)
 
 
+def moved_dual(dual: float, spent: float) -> float:
+    """The dual price of bad requests over the first one, after a rollout that spent so many error budgets."""
+    return min(max(dual * math.exp(DUAL_RATE * (min(spent, 3.0) - 1.0)), DUAL_BOUNDS[0]), DUAL_BOUNDS[1])
+
+
 class _Watched:
     """A learned policy whose residuals are noted."""
 
@@ -574,8 +579,7 @@ class _Progress(BaseCallback):
         pod_s, requests, bad, reward = now - self._before
         self._before = now
         spent = bad / max(requests * (1.0 - self._request.profile.slo.objective), 1e-9)
-        dual = self._checkpoint.dual * math.exp(DUAL_RATE * (min(spent, 3.0) - 1.0))
-        self._price(min(max(dual, DUAL_BOUNDS[0]), DUAL_BOUNDS[1]))
+        self._price(moved_dual(self._checkpoint.dual, spent))
         lanes = len(episodes.specs)
         steps = N_STEPS * lanes
         seconds = steps * episodes.step_s
