@@ -2,8 +2,8 @@
 
 `python -m agents.learning.general TRACE... -o FILE.onnx` makes the file that this package ships. Traffic (traces scaled to
 several peaks, and the bundled generators), start-up times and objectives are varied, so that none of them is learned by
-heart; the last day of each traffic decides how much of the residual is kept, and its price of the error budget is one that
-keeps the SLO on nearly all of them.
+heart; the last day of each traffic decides how much of the residual is kept, and its price of the error budget is the mean of those
+that keep the SLO on each.
 """
 
 from __future__ import annotations
@@ -35,13 +35,8 @@ GENERATED_DAYS = 6
 MOST_DAYS = 8  # of a trace
 STARTUPS_S = (10.0, 20.0, 45.0, 110.0)
 OBJECTIVES = (0.99, 0.99, 0.995)
-SIZES = (0.5, 1.0, 1.0, 2.0)  # CPU time of a request over the profile's own
-BALANCING = ("least_outstanding", "least_outstanding", "round_robin", "random")
-VARIANTS = 2
 PEAKS = (12, 20, 40)  # replicas at 70 %
-SERVED = 0.9  # of the traffics, that the price of the error budget is high enough for
 LANES = 64
-LEARNERS = 2
 SEED = 20_261_128
 
 
@@ -52,7 +47,7 @@ def traffic_of(paths: Sequence[Path]) -> list[Trace]:
 
 
 def parts_of(traces: Sequence[Trace], seed: int = SEED) -> list[Part]:
-    """The traffics with the profile `production` in many variants, VARIANTS for each; their last MOST_DAYS.
+    """The traffics with the profile `production` in many variants, one for each; their last MOST_DAYS.
 
     Args:
         traces: as they were recorded.
@@ -66,30 +61,29 @@ def parts_of(traces: Sequence[Trace], seed: int = SEED) -> list[Part]:
         raise InputError("traces", f"must last two days or more (shorter: {', '.join(short)})")
     generator = np.random.default_rng(seed)
     made = []
-    for number, trace in enumerate([trace for _ in range(VARIANTS) for trace in traces]):
-        size, usual = float(generator.choice(SIZES)), load_profile("production")
-        cpu_s = usual.services[0].container.cpu_seconds_per_request or 0.0
-        profile = usual.with_overrides(
+    for number, trace in enumerate(traces):
+        profile = load_profile("production").with_overrides(
             {
                 "services.api.lifecycle.startup_seconds": STARTUPS_S[number % len(STARTUPS_S)],
-                "services.api.container.cpu_seconds_per_request": size * cpu_s,
-                "ingress.load_balancing": BALANCING[int(generator.integers(len(BALANCING)))],
                 "slo.objective": OBJECTIVES[int(generator.integers(len(OBJECTIVES)))],
             }
         )
         scaled = scale_to_replicas(trace, profile, PEAKS[int(generator.integers(len(PEAKS)))])
         end_s = np.floor(scaled.duration_s / DAY_S) * DAY_S
-        made.append(Part(profile, scaled, max(0.0, end_s - MOST_DAYS * DAY_S), end_s, most_days=1))
+        made.append(Part(profile, scaled, max(0.0, end_s - MOST_DAYS * DAY_S), end_s, most_days=2))
     return made
 
 
-def make(traces: Sequence[Trace], search_days: float, steps: int, seed: int = SEED) -> tuple[bytes, dict[str, Any]]:
+def make(
+    traces: Sequence[Trace], search_days: float, steps: int, learners: int = 1, seed: int = SEED
+) -> tuple[bytes, dict[str, Any]]:
     """The general model, and how it came about.
 
     Args:
         traces: two days or more each.
         search_days: simulated days for the rule.
-        steps: env steps of each learner of the residual; what they would do is averaged.
+        steps: env steps of each learner of the residual.
+        learners: with seeds of their own; what they would do is averaged.
     """
     whole = parts_of(traces, seed)
     learned = [replace(part, end_s=part.end_s - DAY_S) for part in whole]
@@ -102,12 +96,9 @@ def make(traces: Sequence[Trace], search_days: float, steps: int, seed: int = SE
     first = learned[0]
     request = TrainRequest(first.profile, first.trace, first.start_s, first.end_s, steps, n_envs=LANES)
     lanes = [specs[lane % len(specs)] for lane in range(LANES)]
-    learned_by = [learn(replace(request, seed=seed % 1000 + k), lanes) for k in range(LEARNERS)]
+    learned_by = [learn(replace(request, seed=seed % 1000 + k), lanes) for k in range(learners)]
     network = export_onnx([learner.policy for learner, _ in learned_by], found.settings, 1.0)
     kept, gains = choose(network, found, held_back)
-    model = LearnedPolicy(with_metadata(network, {"kept": kept}))
-    prices = [calibrate(model, replace(part, most_days=CALIBRATION_DAYS))[0] for part in whole]
-    rule = {**found.settings, "price": float(np.quantile(prices, SERVED))}
     about = {
         "kind": "general",
         "traffic": [trace.name for trace in traces],
@@ -115,7 +106,20 @@ def make(traces: Sequence[Trace], search_days: float, steps: int, seed: int = SE
         "steps": sum(made for _, made in learned_by),
         "gain_over_rule": gains,
     }
-    return with_metadata(network, {"rule": rule, "kept": kept, "about": about}), {"rule": rule, "kept": kept, **about}
+    return priced(with_metadata(network, {"kept": kept, "about": about}), whole)
+
+
+def priced(model: bytes, parts: Sequence[Part]) -> tuple[bytes, dict[str, Any]]:
+    """A model with the geometric mean of the prices that keep the SLO on some traffics; and what it tells of itself.
+
+    The highest of them would be safe everywhere, and dear nearly everywhere: the account of the budget raises the price where
+    it has to be higher.
+    """
+    policy = LearnedPolicy(model)
+    prices = [calibrate(policy, replace(part, most_days=CALIBRATION_DAYS))[0] for part in parts]
+    rule = {**policy.rule, "price": float(np.exp(np.log(prices).mean()))}
+    facts = {"rule": rule, "kept": policy.kept, **policy.about, "prices": prices}
+    return with_metadata(model, {"rule": rule}), facts
 
 
 def choose(network: bytes, found: Found, parts: Sequence[Part]) -> tuple[float, dict[str, float]]:
@@ -140,8 +144,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, default=GENERAL)
     parser.add_argument("--search-days", type=float, default=2000.0)
     parser.add_argument("--steps", type=int, default=2_000_000)
+    parser.add_argument("--learners", type=int, default=1, help="networks with seeds of their own, which are averaged")
+    parser.add_argument("--price-of", type=Path, help="only set the price of the error budget of this model anew")
     given = parser.parse_args(arguments)
-    model, facts = make(traffic_of(given.traces), given.search_days, given.steps)
+    traces = traffic_of(given.traces)
+    if given.price_of is not None:
+        model, facts = priced(given.price_of.read_bytes(), parts_of(traces))
+    else:
+        model, facts = make(traces, given.search_days, given.steps, given.learners)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_bytes(model)
     digest = hashlib.sha256(model).hexdigest()

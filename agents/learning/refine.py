@@ -24,7 +24,9 @@ PRICES = (0.35, 1.0, 2.8)  # over the one with which the present settings just k
 FIRST_PRICES = (0.06, 0.25, 1.0, 4.0, 16.0)
 LEAST_GAIN = 0.003  # of the pods, that a change must save
 DAYS = 3  # of the traffic that each is played on
-AT_ONCE = 6  # changes that are tried on the same settings, before the best of them, or the three best together, is taken
+AT_ONCE = (
+    6  # changes that are tried on the same settings, before the best of them, or the three best together, is taken
+)
 # Settings and by what they are multiplied, the ones that matter most first; `hold_s` and `kept` are set.
 MOVES: tuple[tuple[str, float], ...] = (
     ("hold_s", 120.0),
