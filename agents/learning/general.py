@@ -2,8 +2,8 @@
 
 `python -m agents.learning.general TRACE... -o FILE.onnx` makes the file that this package ships. Traffic (traces scaled to
 several peaks, and the bundled generators), start-up times and objectives are varied, so that none of them is learned by
-heart; the last day of each traffic decides how much of the residual is kept, and its price of the error budget is the mean of those
-that keep the SLO on each.
+heart; the last day of each traffic decides how much of the residual is kept, and its price of the error budget is the
+mean of those that keep the SLO on each.
 """
 
 from __future__ import annotations
