@@ -15,6 +15,7 @@ from agents.env import MAX_RESIDUAL, DevOpsVecEnv, EnvSpec
 from agents.features import N_FEATURES
 from agents.learning.evaluate import EvaluateRequest, evaluate, gap_closed, no_room
 from agents.learning.export import export_onnx, load_weights, with_settings
+from agents.learning.general import priced
 from agents.learning.refine import Refined, _at, refine
 from agents.learning.search import Part
 from agents.learning.train import (
@@ -163,6 +164,18 @@ def test_what_is_no_better_than_the_general_model_is_not_shipped():
     bad = LearnedPolicy(network)
     assert choose(general.model, bad, bad, Refined(bad.settings, 0.0, 3.0, 0.0, 1), part).origin == LEARNED
     vec_env.close()
+
+
+def test_the_general_price_is_the_mean_of_those_of_its_traffics():
+    """On two parts of a day: the geometric one, whatever the model asked before; network, rule and share are the same."""
+    model = general_policy()
+    parts = [Part(PRODUCTION, TRACE, start_s, start_s + 2 * HOUR_S) for start_s in PART]
+    content, facts = priced(model.model, parts)
+    prices = [calibrate(model, part)[0] for part in parts]
+    made = LearnedPolicy(content)
+    assert facts["prices"] == prices
+    assert made.rule["price"] == pytest.approx(math.sqrt(prices[0] * prices[1]))
+    assert {**made.settings, "price": 0.0} == {**model.settings, "price": 0.0}
 
 
 # --- Refining

@@ -355,6 +355,9 @@ def test_the_general_model_is_the_released_one(tmp_path, monkeypatch):
     """It loads by its name, and a changed file, or none, is refused with what to do."""
     assert general_policy().about["kind"] == "general"
     assert policy_of(choice_of("general(price=0.5)", "run")).settings["price"] == 0.5
+    assert policy_of(choice_of("general(kept=0)", "run")).settings == {**general_policy().settings, "kept": 0.0}
+    with pytest.raises(PolicyError, match=r"(?s)price: must be between.*kept: must be between"):
+        policy_of(choice_of("general(price=-1, kept=2)", "run"))
     copy = tmp_path / "general.onnx"
     monkeypatch.setattr("agents.policies.learned.GENERAL", copy)
     with pytest.raises(ModelError, match="install the package anew"):
