@@ -107,6 +107,7 @@ def test_a_trained_model_keeps_the_slo_where_its_price_was_set(trained):
     assert 1.0 - table["slo_attainment"][0] < allowed
     for row in result.calibration:
         assert row["slo_attainment_low"] < row["slo_attainment"]
+        assert all(type(value) is float for value in row.values()), "plain data: it goes into YAML and JSON"
     assert table["scale_events"][0] > 10
     prices = [row["price"] for row in result.calibration]
     assert min(prices) <= result.rule["price"] <= max(prices)

@@ -305,7 +305,7 @@ def test_a_higher_price_asks_for_more(network):
     said = [asked(LearnedPolicy(alone, price=price), lanes, 1800.0).mean() for price in (0.01, 0.1, 1.0)]
     assert said[0] < said[1] < said[2]
     assert LearnedPolicy(network).priced(2.0).rule["price"] == 2.0 * RULE_DEFAULTS["price"]
-    assert LearnedPolicy(network).priced(1e9).rule["price"] == 4.0  # the dearest that a price may be
+    assert LearnedPolicy(network).priced(1e9).rule["price"] == 100.0  # the dearest that a price may be
 
 
 def test_what_is_no_model_is_refused(network):

@@ -427,7 +427,7 @@ def calibrate(model: LearnedPolicy, part: Part) -> tuple[float, list[dict[str, f
     for factor in _CALIBRATION_FACTORS:
         priced = model.priced(factor)
         requests, bad, usd, _ = _outcome(priced, part, VALIDATION_SEED, 1)
-        share, high = bad.sum() / requests.sum(), bad_share_high(requests, bad)
+        share, high = float(bad.sum() / requests.sum()), bad_share_high(requests, bad)
         outcome = {"slo_attainment": 1.0 - share, "slo_attainment_low": 1.0 - high, "pods_usd": usd}
         rows.append({"price": priced.rule["price"], **outcome})
     highs = np.minimum.accumulate([1.0 - row["slo_attainment_low"] for row in rows])
