@@ -37,6 +37,7 @@ from sim_core.world import Lane
 
 Row = dict[str, Any]
 
+LEAST_S = 1800.0  # of training traffic
 N_STEPS = 128
 BATCH_SIZE = 1024
 N_EPOCHS = 4
@@ -208,14 +209,14 @@ def train(
         should_stop: asked after every rollout; true ends the learning early and goes on to validate.
 
     Raises:
-        InputError: the training part does not lie in the trace, or is shorter than an hour.
+        InputError: the training part does not lie in the trace, or is shorter than LEAST_S.
     """
     began = time.monotonic()
     torch.set_num_threads(1)
-    if request.end_s - request.start_s < 3600.0:
+    if request.end_s - request.start_s < LEAST_S:
         raise InputError(
             "training traffic",
-            f"must last at least 3600 s (got {request.end_s - request.start_s:g} s); give a longer trace",
+            f"must last at least {LEAST_S:g} s (got {request.end_s - request.start_s:g} s); give a longer trace",
         )
     if request.steps < 1:
         raise InputError("steps", f"must be at least 1 (got {request.steps})")
