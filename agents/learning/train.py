@@ -27,6 +27,7 @@ from agents.env import BAD_SCALE, DevOpsVecEnv, EnvSpec, worthwhile_threads
 from agents.learning.export import export_onnx, load_weights, with_metadata, with_settings
 from agents.learning.refine import Refined, refine
 from agents.learning.search import DAY_S, Part, budget_days, requests_by_lane
+from agents.learning.verdict import cost_at
 from agents.policies.contract import play
 from agents.policies.learned import LearnedPolicy, general_policy
 from sim_core.errors import InputError
@@ -406,11 +407,9 @@ def pods_at(outcomes: Sequence[tuple[float, float]], attainment: float) -> float
     Args:
         outcomes: (attainment, cost of pods) of settings of one policy.
     """
-    bad = np.log(np.maximum([1.0 - attained for attained, _ in outcomes], 1e-9))
-    order = np.argsort(bad)
-    cost = np.minimum.accumulate(np.array([usd for _, usd in outcomes])[order])
-    aim = math.log(1.0 - attainment)
-    return math.nan if aim < bad[order[0]] else float(np.interp(aim, bad[order], cost))
+    bad = np.maximum([[1.0 - attained] for attained, _ in outcomes], 1e-9)
+    cost, _ = cost_at(bad, np.array([[usd] for _, usd in outcomes]), 1.0 - attainment)
+    return float(cost[0])
 
 
 def calibrate(model: LearnedPolicy, part: Part) -> tuple[float, list[dict[str, float]]]:
