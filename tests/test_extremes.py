@@ -191,7 +191,8 @@ def idle_under_overload(play: Play) -> str:
 
     Its workers do no less than they would if all of them met at the CPU after every wait. Of that it does rho / (1 + rho)
     at least, as the least of stations does (one server, no waiting room), but for chance in the arrivals and 3 %: steady
-    calls of a pod that fills end late (DESIGN, known wrong). Plays last as long as such a line needs to fill.
+    calls of a pod that fills end late. Plays last as long as such a line needs to fill; a pod has no more cores than
+    workers, and a place beside its first worker's (all in DESIGN, known wrong).
     """
     profile, scaler = play.lane.profile, play.lane.scaler
     container = profile.services[0].container
@@ -203,6 +204,7 @@ def idle_under_overload(play: Play) -> str:
     rho, highest = (load * cores / cpu_s / pod_per_s for load in (min(play.load), max(play.load)))
     least = rho / (1.0 + rho) - 4.0 * np.sqrt(highest / most)
     assume(least > 0.5)  # else there are too few arrivals to tell
+    assume(cores <= workers and workers + container.queue_limit > 1)
     assume((1.0 + container.cpu_scv) * cpu_s <= play.n_ticks * profile.tick_seconds)
     worlds = Worlds([play.lane])
     worlds.advance(play.n_ticks)
