@@ -19,7 +19,7 @@ import pandas as pd
 
 from agents.learning.evaluate import BASELINE, FIRST_SEED
 from agents.learning.protocol import Contestant, Trial
-from agents.learning.search import requests_by_lane
+from agents.learning.search import requests_and_bad
 from agents.policies.contract import Policy, play
 from sim_core.controlplane.pods import NO_USAGE, READY_FALSE, READY_TRUE
 from sim_core.errors import InputError
@@ -224,9 +224,7 @@ def struck(policy: Policy, lanes: Sequence[Lane], fault: Fault, threads: int = 1
 
 def _sums(played: Simulation) -> np.ndarray:
     """Requests, bad ones and pod-seconds since the start, shape (3, n_lanes)."""
-    requests = requests_by_lane(played)
-    bad = (1.0 - played.indicators["slo_attainment"].fillna(1.0).to_numpy()) * requests
-    return np.stack([requests, bad, played.indicators["replica_hours"].to_numpy() * 3600.0])
+    return np.stack([*requests_and_bad(played), played.indicators["replica_hours"].to_numpy() * 3600.0])
 
 
 def compare(outcomes: Sequence[Struck]) -> pd.DataFrame:

@@ -44,7 +44,6 @@ from agents.learning.train import (
 )
 from agents.policies.contract import play
 from agents.policies.learned import LearnedPolicy, general_policy
-from agents.policies.rule import RULE_STATE, batch_of_rules
 from sim_core.errors import DevOpsSimError, nearest
 from sim_core.profile import in_long_ticks
 from sim_core.world import Lane
@@ -186,16 +185,12 @@ class Residual(LearnedPolicy):
 
     def __init__(self, learner: Any, rules: Sequence[Mapping[str, float]], kept: float):
         super().__init__(general_policy().model, "learner", kept=0.0 if learner is None else kept)
-        self._learner, self._rules = learner, rules
+        self._learner, self._chosen = learner, [{**rule, "kept": self.kept} for rule in rules]
         self._memory: Any = None
         self.played: list[np.ndarray] = []
 
     def reset(self, lanes: Sequence[Lane], duration_s: float) -> None:
         super().reset(lanes, duration_s)
-        self.rules, self.capacity = batch_of_rules(
-            [(lane.profile, rule) for lane, rule in zip(lanes, self._rules, strict=True)]
-        )
-        self.states = np.zeros(len(self.rules), dtype=RULE_STATE)
         self._memory, self.played = None, []
 
     def residuals(self, features: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from agents.learning.evaluate import FIRST_SEED, OPTIMUM
-from agents.learning.search import DAY_S, Part, Settings, requests_by_lane
+from agents.learning.search import DAY_S, Part, Settings, requests_and_bad
 from agents.policies.contract import Policy, play
 from agents.policies.registry import KEPT
 from sim_core.errors import InputError
@@ -304,7 +304,5 @@ def _played(policy: Policy, lanes: Sequence[Lane], trial: Trial) -> np.ndarray:
     """Requests, bad ones, cost of pods and of the rest [USD a day] of lanes, shape (4, n_lanes)."""
     played = play(lanes, policy, trial.days.block_s, threads=trial.threads)
     table, a_day = played.indicators, DAY_S / trial.days.block_s
-    requests = requests_by_lane(played)
-    bad = (1.0 - table["slo_attainment"].fillna(1.0).to_numpy()) * requests
     usd = [table[name].to_numpy() * a_day for name in ("cost_pods_usd", "cost_fixed_usd")]
-    return np.stack([requests, bad, *usd])
+    return np.stack([*requests_and_bad(played), *usd])

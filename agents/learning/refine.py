@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agents.learning.search import DAY_S, OTHER_DRAWS, SEARCH_SEED, Part, Settings, requests_by_lane
+from agents.learning.search import DAY_S, OTHER_DRAWS, SEARCH_SEED, Part, Settings, requests_and_bad
 from agents.policies.contract import play
 from agents.policies.learned import LearnedPolicy
 from agents.policies.settings import RULE
@@ -176,8 +176,7 @@ class _Field:
         self.spent_days += len(settings) * self.days
         self.candidates += len(settings)
         shape = len(settings), len(starts)
-        requests = requests_by_lane(played).reshape(shape)
-        bad = (1.0 - played.indicators["slo_attainment"].fillna(1.0).to_numpy().reshape(shape)) * requests
+        requests, bad = (amount.reshape(shape) for amount in requests_and_bad(played))
         usd = played.indicators["cost_pods_usd"].to_numpy().reshape(shape).sum(axis=1) / self.days
         return bad.sum(axis=1) / np.maximum(requests.sum(axis=1), 1e-9), usd
 

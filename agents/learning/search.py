@@ -248,6 +248,12 @@ def requests_by_lane(played: Simulation) -> np.ndarray:
     return played.classes.groupby("lane")["requests"].sum().to_numpy()
 
 
+def requests_and_bad(played: Simulation) -> tuple[np.ndarray, np.ndarray]:
+    """Requests of each lane, and how many of them were bad, shape (n_lanes,) each; none is bad where there was none."""
+    requests = requests_by_lane(played)
+    return requests, (1.0 - played.indicators["slo_attainment"].fillna(1.0).to_numpy()) * requests
+
+
 class _Field:
     """Candidates that were played, and what came of them on each part."""
 

@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.env import BAD_SCALE, DevOpsVecEnv, EnvSpec, worthwhile_threads
 from agents.learning.export import export_onnx, load_weights, with_metadata, with_settings
 from agents.learning.refine import Refined, refine
-from agents.learning.search import DAY_S, Part, budget_days, requests_by_lane
+from agents.learning.search import DAY_S, Part, budget_days, requests_and_bad
 from agents.learning.verdict import cost_at
 from agents.policies.contract import play
 from agents.policies.learned import LearnedPolicy, general_policy
@@ -461,8 +461,7 @@ def _outcome(
     lanes = [Lane(profile, part.trace, first_seed + k, at) for at in part.starts_s for k in range(seeds)]
     watched = _Watched(policy)
     played = play(lanes, watched, part.block_s, threads=2)
-    requests = requests_by_lane(played)
-    bad = (1.0 - played.indicators["slo_attainment"].fillna(1.0).to_numpy()) * requests
+    requests, bad = requests_and_bad(played)
     usd = float(played.indicators["cost_pods_usd"].sum()) / (len(lanes) * part.block_s / DAY_S)
     by_day = [amount.reshape(-1, seeds).sum(axis=1) for amount in (requests, bad)]
     return by_day[0], by_day[1], usd, np.concatenate(watched.residuals)
